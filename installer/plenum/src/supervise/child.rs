@@ -89,7 +89,7 @@ impl Child {
     }
 
     /// Readable once the process has ended.
-    pub fn ended(&self) -> impl AsFd + '_ {
+    pub fn ended(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
