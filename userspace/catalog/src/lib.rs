@@ -1,1 +1,6 @@
-//! .
+//! The package catalog: the Cosmos API over repositories in Universe format.
+
+pub mod definition;
+pub mod options;
+pub mod render;
+pub mod template;
