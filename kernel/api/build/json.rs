@@ -18,12 +18,12 @@ pub fn add_attributes(config: &mut prost_build::Config, set: &FileDescriptorSet)
     for id in ["ResourceProviderID", "UUID", "MachineID"] {
         config.message_attribute(format!(".mesos.v1.{id}"), "#[derive(PartialOrd, Ord)]");
     }
-    // It holds itself, so prost leaves these to us.
+    // Prost derives equality for neither lists nor what holds itself.
+    config.message_attribute(".mesos.v1.Labels", "#[derive(Eq, Hash)]");
     config.message_attribute(".mesos.v1.ContainerID", "#[derive(Eq, Hash, PartialOrd, Ord)]");
     let enums: HashMap<String, String> = names::enums(set).into_iter().map(|e| (e.full, e.rust)).collect();
     let messages = names::messages(set);
-    let maps: Vec<&str> =
-        messages.iter().filter(|m| is_map_entry(m.node)).map(|m| m.full.as_str()).collect();
+    let maps: Vec<&str> = messages.iter().filter(|m| is_map_entry(m.node)).map(|m| m.full.as_str()).collect();
     for message in &messages {
         if is_map_entry(message.node) || message.full.starts_with(".plenum") {
             continue;

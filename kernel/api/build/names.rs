@@ -78,7 +78,12 @@ fn full(package: &str, scopes: &[String], name: &str) -> String {
 type Visit<'v, 'a> = dyn FnMut(&str, &[String], &'a DescriptorProto) + 'v;
 
 fn walk<'a>(set: &'a FileDescriptorSet, visit: &mut Visit<'_, 'a>) {
-    fn inner<'a>(package: &str, scopes: &mut Vec<String>, node: &'a DescriptorProto, visit: &mut Visit<'_, 'a>) {
+    fn inner<'a>(
+        package: &str,
+        scopes: &mut Vec<String>,
+        node: &'a DescriptorProto,
+        visit: &mut Visit<'_, 'a>,
+    ) {
         visit(package, scopes, node);
         scopes.push(node.name().to_string());
         for nested in &node.nested_type {

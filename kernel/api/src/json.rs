@@ -3,10 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use ::bytes::Bytes;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use ::bytes::Bytes;
 use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 

@@ -104,8 +104,7 @@ pub fn decode_limited<T: Message>(encoding: Encoding, bytes: &[u8], limit: usize
 /// Decodes and checks a protobuf message, also one without JSON (the private protocol). The caller has bounded its size.
 pub fn decode_protobuf<T: prost::Message + Default + Described>(bytes: &[u8]) -> Result<T, DecodeError> {
     scan::check(T::schema(), bytes)?;
-    T::decode(bytes)
-        .map_err(|e| DecodeError::Malformed { encoding: "protobuf", reason: e.to_string() })
+    T::decode(bytes).map_err(|e| DecodeError::Malformed { encoding: "protobuf", reason: e.to_string() })
 }
 
 /// Encodes a message.

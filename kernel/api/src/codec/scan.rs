@@ -53,8 +53,9 @@ fn walk(schema: &Message, bytes: &[u8], depth: usize) -> Result<(), Finding> {
             (Kind::Message(inner), WireType::LengthDelimited) => {
                 let length = decode_varint(&mut at).map_err(malformed)?;
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
-                let (body, rest) =
-                    at.split_at_checked(length).ok_or_else(|| Finding::Malformed("truncated message".into()))?;
+                let (body, rest) = at
+                    .split_at_checked(length)
+                    .ok_or_else(|| Finding::Malformed("truncated message".into()))?;
                 let inner = &MESSAGES[inner];
                 if inner.checked {
                     let start = bytes.len() - at.len();
