@@ -1,0 +1,170 @@
+//! The helpers that enter a running container: `exec` runs a command there, `socket` makes a socket there.
+
+use crate::channel;
+use crate::failure::{At, Step, failed, refused};
+use crate::files::path;
+use crate::init::report_failure;
+use crate::supervise::decode_status;
+use crate::sys::{self, Cloned};
+use crate::task::{self, Image};
+use crate::wire::{self, Exec, Exit, Failed, Flat, Pid, Reader, Reply, Request, Socket, ns};
+use crate::{cgroup, proc};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socket, socketpair,
+};
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// `plenum-shim exec`.
+pub fn run_command() -> ExitCode {
+    helper(|agent, request| match request {
+        Request::Exec(exec) => command(agent, &exec).map(|exit| Reply::Exited(Box::new(exit))),
+        _ => Err(refused("not a command", "")),
+    })
+}
+
+/// `plenum-shim socket`. The descriptor travels with the reply's first byte.
+pub fn run_socket() -> ExitCode {
+    sys::reset_signals();
+    sys::close_from(3);
+    let mut agent = UnixStream::from(sys::adopt_fd(0));
+    let request = channel::take_hello(&mut agent).and_then(|_| channel::read(&mut agent, wire::CONTROL_FRAME_MAX));
+    let made = match request {
+        Ok(Request::Socket(wanted)) => make_socket(&wanted),
+        _ => return ExitCode::from(2),
+    };
+    let sent = match made {
+        Ok(socket) => {
+            let frame = wire::encode(&Reply::Done);
+            let descriptors = [socket.as_raw_fd()];
+            let control = [ControlMessage::ScmRights(&descriptors)];
+            sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(&frame)], &control, MsgFlags::MSG_NOSIGNAL, None).is_ok()
+        }
+        Err(failure) => channel::write(&mut agent, &Reply::Failed(failure)).is_ok(),
+    };
+    if sent { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn helper(work: impl FnOnce(&UnixStream, Request) -> Step<Reply>) -> ExitCode {
+    sys::reset_signals();
+    sys::close_from(3);
+    let mut agent = UnixStream::from(sys::adopt_fd(0));
+    let request = channel::take_hello(&mut agent).and_then(|_| channel::read(&mut agent, wire::FRAME_MAX));
+    let Ok(request) = request else { return ExitCode::from(2) };
+    let reply = work(&agent, request).unwrap_or_else(Reply::Failed);
+    match channel::write(&mut agent, &reply) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(1),
+    }
+}
+
+fn make_socket(wanted: &Socket) -> Step<OwnedFd> {
+    join(&wanted.init, ns::NET)?;
+    let family = if wanted.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(family, SockType::Stream, flags, None).at("make socket", "")
+}
+
+/// Enters namespaces of a process. Each is opened before the first is entered, for `/proc` may change, and the process
+/// is checked to be the one that was meant after they are open.
+fn join(who: &Pid, namespaces: u32) -> Step<()> {
+    let table = [
+        (ns::IPC, "ipc", CloneFlags::CLONE_NEWIPC),
+        (ns::UTS, "uts", CloneFlags::CLONE_NEWUTS),
+        (ns::NET, "net", CloneFlags::CLONE_NEWNET),
+        (ns::CGROUP, "cgroup", CloneFlags::CLONE_NEWCGROUP),
+        (ns::PID, "pid", CloneFlags::CLONE_NEWPID),
+        (ns::MOUNT, "mnt", CloneFlags::CLONE_NEWNS),
+    ];
+    let mut open = Vec::new();
+    for (bit, name, flag) in table {
+        if namespaces & bit != 0 {
+            let file = format!("/proc/{}/ns/{name}", who.pid);
+            open.push((File::open(&file).at("open namespace", &file)?, name, flag));
+        }
+    }
+    if !proc::alive(who) {
+        return Err(failed("find container", who.pid.to_string(), Errno::ESRCH));
+    }
+    for (file, name, flag) in open {
+        setns(file, flag).at("enter namespace", name)?;
+    }
+    Ok(())
+}
+
+fn command(agent: &UnixStream, exec: &Exec) -> Step<Exit> {
+    let deadline = Instant::now() + Duration::from_millis(exec.deadline_ms.clamp(1, 86_400_000));
+    let image = Image::new(&exec.process)?;
+    let null = File::open("/dev/null").at("open", "/dev/null")?;
+    // The group files are opened with the host's mounts and written by the child: the helper itself stays outside.
+    let open = |dir: &Vec<u8>| File::options().write(true).open(path(dir).join("cgroup.procs"));
+    let groups: Vec<File> = exec.groups.iter().filter_map(|dir| open(dir).ok()).collect();
+    join(&exec.init, exec.namespaces)?;
+    let (ours, report) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .at("set-up socket", "")?;
+    match sys::clone(0, None).at("fork command", "")? {
+        Cloned::Child => {
+            drop(ours);
+            let _tied = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
+            for mut group in groups {
+                let _group_of_a_dying_container = std::io::Write::write_all(&mut group, b"0");
+            }
+            let output = [null.as_raw_fd(), 1, 2];
+            let failure = task::become_task(&exec.process, &image, output, report.as_raw_fd());
+            report_failure_anywhere(report, &failure);
+            sys::exit_now(70)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(report);
+            follow(agent, &ours, pid, &pidfd, deadline)
+        }
+    }
+}
+
+fn report_failure_anywhere(report: OwnedFd, failure: &Failed) {
+    report_failure(&report, failure);
+    let moved = sys::adopt_fd(task::REPORT_FD);
+    if report.as_raw_fd() != task::REPORT_FD {
+        report_failure(&moved, failure);
+    }
+    std::mem::forget((report, moved));
+}
+
+/// Waits for the command, the deadline or the end of the agent, whichever is first.
+fn follow(agent: &UnixStream, set_up: &OwnedFd, pid: i32, pidfd: &OwnedFd, deadline: Instant) -> Step<Exit> {
+    let mut timed_out = false;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let mut fds = [
+            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(agent.as_fd(), PollFlags::POLLIN),
+        ];
+        let woken = poll(&mut fds, timeout);
+        if matches!(woken, Err(Errno::EINTR)) {
+            continue;
+        }
+        if matches!(woken, Ok(1..)) && fds[0].any().unwrap_or(true) {
+            break;
+        }
+        timed_out = true;
+        // The command has a session of its own; what it started in it goes with it.
+        let _gone = sys::kill(-pid, libc::SIGKILL);
+        let _gone = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        break;
+    }
+    let status = sys::wait_raw(pid, true).at("wait for command", "")?.map_or(0, |(_, status)| status);
+    let mut packet = vec![0; 64 * 1024];
+    if let Ok(len @ 1..) = recv(set_up.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
+        let failure = Failed::take(&mut Reader::new(packet.get(1..len).unwrap_or_default()));
+        return Err(failure.unwrap_or_else(|_| refused("a step that cannot be named", "")));
+    }
+    Ok(Exit { timed_out, ..decode_status(status) })
+}

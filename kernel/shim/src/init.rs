@@ -1,0 +1,196 @@
+//! PID 1 of the container: prepares the namespaces, forks the task, reaps what is orphaned, passes signals on.
+//!
+//! It ends when nothing is left to reap; with it ends the namespace and everything in it.
+
+use crate::cgroup;
+use crate::failure::{At, Step};
+use crate::files::path;
+use crate::sys::{self, Cloned};
+use crate::task::{self, Image};
+use crate::wire::{Failed, Flat, Launch, ns};
+use nix::mount::{MsFlags, mount};
+use nix::sys::socket::{MsgFlags, recv, send};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// First byte of a packet: the task's process says who it is (its number is in the socket's credentials).
+pub const PACKET_TASK: u8 = b'P';
+/// A warning, as text.
+pub const PACKET_WARNING: u8 = b'W';
+/// A failed step, flat.
+pub const PACKET_FAILED: u8 = b'F';
+
+/// What init works with.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The description.
+    pub launch: &'a Launch,
+    /// The checked command.
+    pub image: &'a Image,
+    /// Folders of the groups that are entered by a write.
+    pub enter: &'a [Vec<u8>],
+    /// Standard descriptors of the task.
+    pub output: [OwnedFd; 3],
+    /// Packets to the supervisor; closed by the task's `execve`.
+    pub report: OwnedFd,
+    /// Where the task's raw wait status goes.
+    pub status: OwnedFd,
+}
+
+/// Runs in the freshly cloned process and never returns.
+pub fn run(plan: Plan<'_>) -> ! {
+    sys::set_name(c"plenum-init");
+    sys::set_mask(true);
+    if let Err(failure) = prepare(&plan) {
+        report_failure(&plan.report, &failure);
+        sys::exit_now(70);
+    }
+    match sys::clone(0, None).at("fork task", "") {
+        Ok(Cloned::Child) => run_task(&plan),
+        Ok(Cloned::Parent { pid, pidfd: _ }) => {
+            let named = plan.launch.namespaces & ns::PID != 0;
+            keep_only(&plan);
+            sys::trim_memory();
+            attend(pid, named)
+        }
+        Err(failure) => {
+            report_failure(&plan.report, &failure);
+            sys::exit_now(70)
+        }
+    }
+}
+
+/// Tells the supervisor of a failure.
+pub fn report_failure(report: &OwnedFd, failure: &Failed) {
+    let mut packet = vec![PACKET_FAILED];
+    failure.put(&mut packet);
+    packet.truncate(60_000);
+    let _supervisor_gone = send(report.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL);
+}
+
+fn prepare(plan: &Plan<'_>) -> Step<()> {
+    let launch = plan.launch;
+    // Nothing runs unseen: without its supervisor a container ends.
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at("tie to supervisor", "")?;
+    if launch.namespaces & ns::PID == 0 {
+        sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).at("adopt orphans", "")?;
+    }
+    let mut warnings = Vec::new();
+    cgroup::enter_all(plan.enter.iter().map(|dir| path(dir)), &mut warnings);
+    for warning in warnings {
+        let packet = [&[PACKET_WARNING], warning.as_bytes()].concat();
+        send(plan.report.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).at("report warning", "")?;
+    }
+    if launch.namespaces & ns::CGROUP != 0 {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).at("control group namespace", "")?;
+    }
+    // Killing init kills the container, so the kernel had better choose the task. Lowering the score needs a privilege
+    // that a machine may withhold; then init takes its chance with the rest (see `Isolation`).
+    let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-999");
+    if launch.namespaces & ns::MOUNT != 0 {
+        mounts(launch)?;
+    }
+    if launch.namespaces & ns::UTS != 0
+        && let Some(name) = &launch.hostname
+    {
+        nix::unistd::sethostname(name).at("host name", name)?;
+    }
+    if launch.namespaces & ns::NET != 0 {
+        sys::loopback_up().at("loopback device", "lo")?;
+    }
+    Ok(())
+}
+
+/// Our mounts stay inside; an unmount on the host still reaches the container, so that no device is held busy by it.
+fn mounts(launch: &Launch) -> Step<()> {
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).at("private mounts", "/")?;
+    if launch.namespaces & ns::PID != 0 {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("proc"), "/proc", Some("proc"), flags, none).at("mount", "/proc")?;
+    }
+    if let Some(file) = &launch.resolv_conf {
+        const TARGET: &str = "/etc/resolv.conf";
+        mount(Some(path(file)), TARGET, none, MsFlags::MS_BIND, none).at("bind over /etc/resolv.conf", file)?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(none, TARGET, none, flags, none).at("make read-only", TARGET)?;
+    }
+    Ok(())
+}
+
+fn run_task(plan: &Plan<'_>) -> ! {
+    let failure = introduce(plan).err().unwrap_or_else(|| {
+        let output = plan.output.each_ref().map(AsRawFd::as_raw_fd);
+        task::become_task(&plan.launch.process, plan.image, output, plan.report.as_raw_fd())
+    });
+    // The report socket is either where it was or, after the descriptors were rearranged, at REPORT_FD.
+    let mut packet = vec![PACKET_FAILED];
+    failure.put(&mut packet);
+    packet.truncate(60_000);
+    if send(plan.report.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).is_err() {
+        let _supervisor_gone = send(task::REPORT_FD, &packet, MsgFlags::MSG_NOSIGNAL);
+    }
+    sys::exit_now(70)
+}
+
+/// Shows the supervisor who the task is and waits until it holds a descriptor of it: from then on the number cannot be
+/// mistaken, however short-lived the task.
+fn introduce(plan: &Plan<'_>) -> Step<()> {
+    if plan.launch.namespaces & ns::PID == 0 {
+        sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at("tie to init", "")?;
+    }
+    const STEP: &str = "introduce task to supervisor";
+    send(plan.report.as_raw_fd(), &[PACKET_TASK], MsgFlags::MSG_NOSIGNAL).at(STEP, "")?;
+    let mut answer = [0; 1];
+    match recv(plan.report.as_raw_fd(), &mut answer, MsgFlags::empty()).at(STEP, "")? {
+        0 => Err(crate::failure::refused("introduce task to supervisor: it has gone", "")),
+        _ => Ok(()),
+    }
+}
+
+const STATUS_FD: i32 = 3;
+
+/// Init keeps the status pipe and nothing else.
+fn keep_only(plan: &Plan<'_>) {
+    let null = plan.output[0].as_raw_fd();
+    for fd in 0..3 {
+        let _cannot_fail = sys::dup_to(null, fd, false);
+    }
+    let _cannot_fail = sys::dup_to(plan.status.as_raw_fd(), STATUS_FD, true);
+    sys::close_from(4);
+    let _at_root = nix::unistd::chdir("/");
+}
+
+/// The loop of PID 1.
+fn attend(task: i32, own_pid_namespace: bool) -> ! {
+    let mut running = true;
+    loop {
+        loop {
+            match sys::wait_raw(-1, false) {
+                Ok(Some((pid, status))) if pid == task => {
+                    running = false;
+                    write_status(status);
+                }
+                Ok(Some(_orphan)) => {}
+                Ok(None) => break,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_nobody_left) => sys::exit_now(0),
+            }
+        }
+        let signal = sys::next_signal();
+        // After the task is reaped its number may be reused, but only by the container's own processes, and only if
+        // the container has numbers of its own.
+        if passes(signal) && (running || own_pid_namespace) {
+            let _nobody_there = sys::kill(-task, signal);
+        }
+    }
+}
+
+fn passes(signal: i32) -> bool {
+    use libc::{SIGCHLD, SIGPIPE, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
+    signal > 0 && ![SIGCHLD, SIGPIPE, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU].contains(&signal)
+}
+
+fn write_status(status: i32) {
+    let mut pipe = std::mem::ManuallyDrop::new(std::fs::File::from(sys::adopt_fd(STATUS_FD)));
+    let _supervisor_gone = std::io::Write::write_all(&mut *pipe, &status.to_le_bytes());
+}
