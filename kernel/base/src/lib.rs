@@ -1,1 +1,19 @@
-//! .
+//! What every Plenum process shares: the skeleton of a role, configuration, places on disk, TLS and certificates,
+//! HTTP serving and calling, authentication, clocks and frames. Nothing here knows what a role does.
+
+pub mod auth;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod files;
+pub mod frames;
+pub mod http_error;
+pub mod pki;
+pub mod places;
+pub mod policy;
+pub mod prefixed;
+pub mod retry;
+pub mod serve;
+pub mod service;
+pub mod sockets;
+pub mod tls;

@@ -1,0 +1,132 @@
+//! Keeping a component's certificate fresh: at half its life a new one is asked of identity over mutual TLS, written down, swapped in.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Expect, Identity, TlsError};
+use crate::client::{Client, ClientError};
+use crate::files;
+use crate::pki::{PkiError, Request};
+use crate::retry::Backoff;
+use crate::service::Shutdown;
+
+/// Body of `POST /internal/v1/certificates`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// PKCS #10, PEM.
+    pub csr: String,
+}
+
+/// Reply of `POST /internal/v1/certificates` and of `POST /internal/v1/join`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Issued {
+    /// The certificate followed by the CA's, PEM.
+    pub certificate: String,
+    /// The CA certificates to trust, PEM.
+    pub ca: String,
+}
+
+/// Why a renewal failed. All of these are tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// The identity did not come from files.
+    #[error("the identity has no files to renew")]
+    NoFiles,
+    /// Files, or what identity sent, cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The request could not be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// Identity could not be asked.
+    #[error("identity could not be asked: {0}")]
+    Client(#[from] ClientError),
+}
+
+/// When the certificate should be renewed: half its life, counted from the end so that backdating does not matter.
+fn due(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
+    let life = not_after.duration_since(not_before).unwrap_or_default();
+    not_after - life / 2
+}
+
+/// Renews `identity` in good time until `shutdown`. `url` is identity's base, such as `https://127.88.0.1:8101`.
+/// Failures are logged and tried again, from a second up to five minutes apart.
+pub async fn keep_fresh(identity: Identity, url: String, shutdown: Shutdown) {
+    let quick = || Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+    let mut backoff = quick();
+    loop {
+        let own = identity.peer();
+        let wait = due(own.not_before, own.not_after).duration_since(SystemTime::now()).unwrap_or_default();
+        // The wall clock may jump and machines sleep: look again at least every minute.
+        if !wait.is_zero() {
+            if !shutdown.sleep(wait.min(Duration::from_secs(60))).await {
+                return;
+            }
+            continue;
+        }
+        match shutdown.until(renew(&identity, &url)).await {
+            None => return,
+            Some(Ok(())) => {
+                tracing::info!(peer = %own.name, "certificate renewed");
+                backoff = quick();
+            }
+            Some(Err(error)) => {
+                let left = own.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+                tracing::warn!(%error, seconds_left = left.as_secs(), "the certificate could not be renewed");
+            }
+        }
+        // Also after a success: a certificate that is due at once must not become a busy loop.
+        if !shutdown.sleep(backoff.delay()).await {
+            return;
+        }
+    }
+}
+
+/// Renews once: asks, checks, writes `cert.pem` and `ca.pem`, swaps. The key stays the same.
+///
+/// # Errors
+/// [`RenewError`]; files and identity are then as before.
+pub async fn renew(identity: &Identity, url: &str) -> Result<(), RenewError> {
+    let files = identity.files().ok_or(RenewError::NoFiles)?;
+    let read = |path: &std::path::Path| {
+        std::fs::read_to_string(path).map_err(|source| TlsError::File { path: path.to_path_buf(), source })
+    };
+    let key = read(&files.key)?;
+    let request = RenewRequest { csr: Request::for_key(&key)?.csr };
+    let client = Client::with_identity(identity, Expect::Role("identity".to_owned()))?;
+    let issued: Issued = client
+        .post(&format!("{url}/internal/v1/certificates"))
+        .deadline(Duration::from_secs(20))
+        .json(&request)
+        .send()
+        .await?
+        .success()
+        .await?
+        .json()
+        .await?;
+    // What cannot be used together is not written.
+    Identity::from_pem(&issued.ca, &issued.certificate, &key)?;
+    let write = |path: &std::path::Path, text: &str, mode| {
+        files::replace(path, text.as_bytes(), mode)
+            .map_err(|source| TlsError::File { path: path.to_path_buf(), source })
+    };
+    if read(&files.ca)? != issued.ca {
+        write(&files.ca, &issued.ca, 0o644)?;
+    }
+    write(&files.cert, &issued.certificate, files::SECRET)?;
+    identity.replace(&issued.ca, &issued.certificate, &key)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_the_life_is_when_it_is_due() {
+        let start = SystemTime::now();
+        assert_eq!(due(start, start + Duration::from_secs(100)), start + Duration::from_secs(50));
+        assert_eq!(due(start, start), start);
+    }
+}
