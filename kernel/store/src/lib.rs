@@ -6,6 +6,7 @@
 
 mod copy;
 mod election;
+mod embedded;
 mod error;
 mod limits;
 mod scoped;
@@ -18,6 +19,9 @@ use async_trait::async_trait;
 
 pub use copy::{CopySummary, copy_all, export, import};
 pub use election::{Leader, Leadership};
+#[doc(hidden)]
+pub use embedded::{Clock, Medium, MemoryMedium, SystemClock};
+pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use limits::{MAX_KEY_BYTES, MAX_OPERATIONS, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES};
 pub use scoped::{Scoped, scoped};

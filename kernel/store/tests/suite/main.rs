@@ -1,0 +1,4 @@
+//! The store's promises, held against both implementations, and what is particular to each.
+
+mod contract;
+mod embedded;
