@@ -20,22 +20,24 @@ impl From<AuthError> for ApiError {
     }
 }
 
-async fn identify(authenticator: &Authenticator, request: &Request) -> Result<Principal, AuthError> {
-    let peer = request.extensions().get::<ConnInfo>().and_then(|conn| conn.peer.clone());
-    authenticator.identify(peer.as_ref().map(|peer| &peer.name), request.headers()).await
+/// The body is set aside meanwhile: it cannot be shared between threads, and so neither could the future.
+async fn identify(authenticator: &Authenticator, parts: &Parts) -> Result<Principal, AuthError> {
+    let peer = parts.extensions.get::<ConnInfo>().and_then(|conn| conn.peer.as_ref());
+    authenticator.identify(peer.map(|peer| &peer.name), &parts.headers).await
 }
 
 /// Middleware: 401 without a principal, else the handler can take [`Principal`] as an argument.
 /// `router.layer(axum::middleware::from_fn_with_state(authenticator, auth::require))`
 pub async fn require(
     State(authenticator): State<Arc<Authenticator>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    match identify(&authenticator, &request).await {
+    let (mut parts, body) = request.into_parts();
+    match identify(&authenticator, &parts).await {
         Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
+            parts.extensions.insert(principal);
+            next.run(Request::from_parts(parts, body)).await
         }
         Err(error) => ApiError::from(error).into_response(),
     }
@@ -44,17 +46,18 @@ pub async fn require(
 /// Middleware: requests without credentials pass too, without a principal; wrong credentials are 401.
 pub async fn optional(
     State(authenticator): State<Arc<Authenticator>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    match identify(&authenticator, &request).await {
+    let (mut parts, body) = request.into_parts();
+    match identify(&authenticator, &parts).await {
         Ok(principal) => {
-            request.extensions_mut().insert(principal);
+            parts.extensions.insert(principal);
         }
         Err(AuthError::Missing) => {}
         Err(error) => return ApiError::from(error).into_response(),
     }
-    next.run(request).await
+    next.run(Request::from_parts(parts, body)).await
 }
 
 /// The principal as an extractor; 401 where no middleware found one.
