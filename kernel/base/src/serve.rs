@@ -2,6 +2,7 @@
 //! Who is calling is `auth`; what is answered is the router.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -89,6 +90,34 @@ impl Default for Limits {
             streams: 250,
             drain: Duration::from_secs(10),
         }
+    }
+}
+
+/// A kind of listener.
+trait Accept: Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = std::io::Result<(Self::Stream, ConnInfo)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> std::io::Result<(TcpStream, ConnInfo)> {
+        let (stream, remote) = self.accept().await?;
+        // Without effect on throughput of streams, but each small event leaves at once.
+        let _ = stream.set_nodelay(true);
+        let local = stream.local_addr().ok();
+        Ok((stream, ConnInfo { remote: Some(remote), local, tls: false, peer: None }))
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> std::io::Result<(UnixStream, ConnInfo)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, ConnInfo { remote: None, local: None, tls: false, peer: None }))
     }
 }
 
@@ -163,32 +192,15 @@ impl Server {
     /// Serves `listener` until `shutdown`, then lets open requests end (at most `Limits::drain`).
     /// The listener is closed first; one that was handed over stays open in the supervisor.
     pub async fn serve(&self, listener: TcpListener, shutdown: Shutdown) {
-        let accept = async || {
-            let (stream, remote) = listener.accept().await?;
-            // Without effect on throughput of streams, but each small event leaves at once.
-            let _ = stream.set_nodelay(true);
-            let local = stream.local_addr().ok();
-            Ok((stream, ConnInfo { remote: Some(remote), local, tls: false, peer: None }))
-        };
-        self.accept_all(accept, &shutdown).await;
+        self.accept_all(&listener, &shutdown).await;
     }
 
     /// As [`Server::serve`], on a Unix socket; plain HTTP is always taken there, since its file's permissions guard it.
     pub async fn serve_unix(&self, listener: UnixListener, shutdown: Shutdown) {
-        let accept = async || {
-            let (stream, _) = listener.accept().await?;
-            Ok((stream, ConnInfo { remote: None, local: None, tls: false, peer: None }))
-        };
-        self.accept_all(accept, &shutdown).await;
+        self.accept_all(&listener, &shutdown).await;
     }
 
-    async fn accept_all<S>(
-        &self,
-        accept: impl AsyncFn() -> std::io::Result<(S, ConnInfo)>,
-        shutdown: &Shutdown,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn accept_all<L: Accept>(&self, listener: &L, shutdown: &Shutdown) {
         let connections = TaskTracker::new();
         let router = self.router();
         // Ends whatever is left after the drain.
@@ -196,7 +208,7 @@ impl Server {
         loop {
             let next = async {
                 let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-                Some((slot, accept().await))
+                Some((slot, listener.next().await))
             };
             let Some(Some((slot, accepted))) = shutdown.until(next).await else { break };
             match accepted {
