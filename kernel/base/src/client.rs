@@ -217,7 +217,6 @@ impl Client {
     }
 
     /// Begins a call.
-    #[must_use]
     pub fn call(&self, method: Method, url: &str) -> Call {
         let mut headers = HeaderMap::new();
         if let Some(value) = self.credentials.as_ref().and_then(Credentials::header) {
@@ -234,25 +233,21 @@ impl Client {
     }
 
     /// Begins a GET.
-    #[must_use]
     pub fn get(&self, url: &str) -> Call {
         self.call(Method::GET, url)
     }
 
     /// Begins a POST.
-    #[must_use]
     pub fn post(&self, url: &str) -> Call {
         self.call(Method::POST, url)
     }
 
     /// Begins a PUT.
-    #[must_use]
     pub fn put(&self, url: &str) -> Call {
         self.call(Method::PUT, url)
     }
 
     /// Begins a DELETE.
-    #[must_use]
     pub fn delete(&self, url: &str) -> Call {
         self.call(Method::DELETE, url)
     }
@@ -475,7 +470,6 @@ impl Reply {
     }
 
     /// The body as hyper has it, for a proxy.
-    #[must_use]
     pub fn into_body(self) -> Incoming {
         self.body
     }
