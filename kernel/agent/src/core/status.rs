@@ -1,0 +1,143 @@
+//! How statuses are made: common fields, what is carried over from the status before, and the words for an exit.
+
+use plenum_api::mesos::network_info::IpAddress;
+use plenum_api::mesos::task_status::{Reason, Source};
+use plenum_api::mesos::{ContainerStatus, FrameworkInfo, NetworkInfo, TaskState, TaskStatus};
+
+use super::event::{ExecutorKey, Exit, ExitStatus, TaskKey};
+use super::model::{KillCause, Task};
+use super::{Agent, Cx, wire};
+
+/// What is particular about a status.
+#[derive(Debug, Clone)]
+pub(crate) struct News {
+    pub state: TaskState,
+    pub source: Source,
+    pub reason: Option<Reason>,
+    pub message: Option<String>,
+    pub healthy: Option<bool>,
+}
+
+impl News {
+    /// As the command executor says it.
+    pub fn executor(state: TaskState) -> Self {
+        Self { state, source: Source::Executor, reason: None, message: None, healthy: None }
+    }
+
+    /// As the agent says it.
+    pub fn agent(state: TaskState, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            state,
+            source: Source::Agent,
+            reason: Some(reason),
+            message: Some(message.into()),
+            healthy: None,
+        }
+    }
+
+    pub fn reason(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+}
+
+/// LOST for frameworks that are not partition-aware, the more exact state for the others.
+pub(crate) fn lost_or(framework: Option<&FrameworkInfo>, exact: TaskState) -> TaskState {
+    use plenum_api::mesos::framework_info::capability::Type;
+    match framework {
+        Some(info) if wire::capable(info, Type::PartitionAware) => exact,
+        _ => TaskState::TaskLost,
+    }
+}
+
+/// The terminal status of a command task whose process ended, as Mesos' command executor words it.
+pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
+    let words = match exit.status {
+        ExitStatus::Code(code) => format!("Command exited with status {code}"),
+        ExitStatus::Signal(signal) => format!("Command terminated with signal {}", wire::signal_name(signal)),
+        ExitStatus::Unknown => "Failed to get exit status for Command".to_owned(),
+    };
+    let words = if exit.message.is_empty() { words } else { format!("{words}; {}", exit.message) };
+    if exit.oom && exit.status != ExitStatus::Code(0) {
+        let message = format!("Memory limit exceeded; {words}");
+        return News::agent(TaskState::TaskFailed, Reason::ContainerLimitationMemory, message);
+    }
+    let news = match kill {
+        Some(KillCause::Completion) => {
+            News::executor(TaskState::TaskFailed).reason(Reason::MaxCompletionTimeReached)
+        }
+        Some(KillCause::Drain) => News::executor(TaskState::TaskKilled).reason(Reason::AgentDraining),
+        Some(KillCause::DrainGone) => {
+            News::executor(TaskState::TaskGoneByOperator).reason(Reason::AgentDraining)
+        }
+        Some(KillCause::Teardown) => News::executor(TaskState::TaskKilled).reason(Reason::FrameworkRemoved),
+        Some(KillCause::Health) => News { healthy: Some(false), ..News::executor(TaskState::TaskKilled) },
+        Some(KillCause::Framework | KillCause::Shutdown) => News::executor(TaskState::TaskKilled),
+        None if exit.status == ExitStatus::Code(0) => News::executor(TaskState::TaskFinished),
+        None => News::executor(TaskState::TaskFailed),
+    };
+    news.message(words)
+}
+
+impl Agent {
+    /// A complete status. What the news do not mention is as in the status before.
+    pub(super) fn make_status(&self, key: &TaskKey, news: News, cx: &Cx<'_>) -> TaskStatus {
+        let task = self.tasks.get(key);
+        let before = task.and_then(|task| task.latest.as_ref());
+        let mut status = TaskStatus {
+            task_id: key.task.as_str().into(),
+            message: news.message,
+            agent_id: Some(self.agent_id.as_str().into()),
+            executor_id: task.map(|task| task.executor_id().into()),
+            timestamp: Some(cx.now.wall.as_secs_f64()),
+            healthy: news.healthy.or(before.and_then(|status| status.healthy)),
+            check_status: before.and_then(|status| status.check_status.clone()),
+            container_status: task.and_then(|task| self.container_status(task)),
+            ..Default::default()
+        };
+        status.set_state(news.state);
+        status.set_source(news.source);
+        if let Some(reason) = news.reason {
+            status.set_reason(reason);
+        }
+        status
+    }
+
+    /// Makes and forwards a status.
+    pub(super) fn say(&mut self, key: &TaskKey, news: News, cx: &mut Cx<'_>) {
+        let status = self.make_status(key, news, cx);
+        self.forward(key, status, cx);
+    }
+
+    /// Where a task runs. A container on the host's network has the host's address.
+    pub(super) fn container_status(&self, task: &Task) -> Option<ContainerStatus> {
+        let (container, pid, networks) = match &task.executor {
+            None => (&task.container, task.pid, &task.networks),
+            Some(id) => {
+                let key = ExecutorKey { framework: task.framework.clone(), executor: id.clone() };
+                let executor = self.executors.get(&key)?;
+                (&executor.container, executor.pid, &executor.networks)
+            }
+        };
+        if container.is_empty() {
+            return None;
+        }
+        let network_infos = if networks.is_empty() { vec![self.host_network()] } else { networks.clone() };
+        Some(ContainerStatus {
+            container_id: Some(container.as_str().into()),
+            network_infos,
+            executor_pid: pid,
+            ..Default::default()
+        })
+    }
+
+    fn host_network(&self) -> NetworkInfo {
+        let address = IpAddress { ip_address: Some(self.settings.ip.clone()), ..Default::default() };
+        NetworkInfo { ip_addresses: vec![address], ..Default::default() }
+    }
+}
