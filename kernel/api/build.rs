@@ -30,6 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.bytes(["."]);
     // Secrets do not show up in logs that print a message; their Debug is written by hand.
     config.skip_debug([".mesos.v1.Credential", ".mesos.v1.Secret.Value"]);
+    // Written by hand for the sake of maps; see src/scalar.rs.
+    config.extern_path(".mesos.v1.Value.Scalar", "crate::scalar::Scalar");
     let set = config.load_fds(&files, &[root])?;
     json::add_attributes(&mut config, &set)?;
     let tables = schema::tables(&set);
@@ -37,6 +39,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     fs::write(out.join("schema.rs"), tables)?;
+    show_scalar(&out.join("mesos.v1.rs"))?;
+    Ok(())
+}
+
+/// Puts the hand-written `Scalar` where the generated one would be.
+fn show_scalar(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let code = fs::read_to_string(path)?;
+    let place = "pub mod value {";
+    if code.matches(place).count() != 1 {
+        return Err(format!("`{place}` is not in the generated code exactly once").into());
+    }
+    let scalar = format!("{place}\n    pub use crate::scalar::Scalar;");
+    fs::write(path, code.replace(place, &scalar))?;
     Ok(())
 }
 

@@ -63,11 +63,13 @@ pub fn uuid_text(bytes: &[u8; 16]) -> String {
 
 macro_rules! id {
     ($($name:ident),*) => { $(
+        #[allow(clippy::needless_update, reason = "only a container has more than its value")]
         impl From<&str> for $name {
             fn from(value: &str) -> Self {
                 Self { value: value.to_string(), ..Default::default() }
             }
         }
+        #[allow(clippy::needless_update, reason = "only a container has more than its value")]
         impl From<String> for $name {
             fn from(value: String) -> Self {
                 Self { value, ..Default::default() }
@@ -141,5 +143,28 @@ impl fmt::Debug for crate::mesos::Credential {
 impl fmt::Debug for crate::mesos::secret::Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Value { .. }")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeded_ids_are_distinct_repeatable_and_shaped() {
+        let (mut a, mut b) = (SeededIds::new(7), SeededIds::new(7));
+        let many: std::collections::BTreeSet<String> = (0..1000).map(|_| a.uuid_text()).collect();
+        assert_eq!(many.len(), 1000);
+        let text = b.uuid_text();
+        assert!(many.contains(&text));
+        assert_eq!((text.len(), &text[14..15]), (36, "4"), "{text}");
+        assert!(matches!(text.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{text}");
+    }
+
+    #[test]
+    fn containers_print_their_parents() {
+        let inner = ContainerId::from("a").child("b").child("c");
+        assert_eq!((inner.to_string().as_str(), inner.root().as_str()), ("a.b.c", "a"));
+        assert_eq!(AgentId::from("x").to_string(), "x");
     }
 }

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod ids;
 pub mod recordio;
 pub mod resources;
+mod scalar;
 pub mod schema;
 mod time;
 

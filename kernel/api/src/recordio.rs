@@ -134,3 +134,91 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(decoder: &mut Decoder) -> Result<Vec<Bytes>, RecordError> {
+        let mut records = Vec::new();
+        while let Some(record) = decoder.next_record()? {
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    #[test]
+    fn a_known_stream() {
+        let mut decoder = Decoder::default();
+        decoder.feed(b"5\nhello0\n11\nhello");
+        assert_eq!(drain(&mut decoder), Ok(vec![Bytes::from("hello"), Bytes::new()]));
+        assert_eq!(decoder.finish(), Err(RecordError::Truncated));
+        decoder.feed(b" world");
+        assert_eq!(drain(&mut decoder), Ok(vec![Bytes::from("hello world")]));
+        assert_eq!(decoder.finish(), Ok(()));
+        assert_eq!(encode(b"hello").as_ref(), b"5\nhello");
+    }
+
+    #[test]
+    fn bad_lengths_are_refused_for_good() {
+        for bad in [
+            "\n",
+            "x\n",
+            "-1\n",
+            "+1\n",
+            " 1\n",
+            "1\r\n",
+            "0x1\n",
+            "99999999999999999999\n",
+            "000000000000000000001\n",
+        ] {
+            let mut decoder = Decoder::new(10);
+            decoder.feed(bad.as_bytes());
+            assert_eq!(decoder.next_record(), Err(RecordError::BadLength), "{bad:?}");
+            decoder.feed(b"1\na");
+            assert_eq!(decoder.next_record(), Err(RecordError::BadLength), "{bad:?} again");
+            assert_eq!(decoder.finish(), Err(RecordError::BadLength));
+        }
+        let mut decoder = Decoder::new(10);
+        decoder.feed(b"11\n");
+        assert_eq!(decoder.next_record(), Err(RecordError::TooLarge { size: 11, limit: 10 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same_records(
+            records in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8),
+            sizes in proptest::collection::vec(1_usize..9, 1..20),
+        ) {
+            let mut stream = Vec::new();
+            records.iter().for_each(|r| encode_into(r, &mut stream));
+            let mut decoder = Decoder::default();
+            let mut found = Vec::new();
+            let mut rest = stream.as_slice();
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (chunk, tail) = rest.split_at((*size).min(rest.len()));
+                decoder.feed(chunk);
+                found.extend(drain(&mut decoder).expect("a valid stream"));
+                rest = tail;
+            }
+            prop_assert_eq!(found, records);
+            prop_assert_eq!(decoder.finish(), Ok(()));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 0..10)) {
+            let mut decoder = Decoder::new(100);
+            let mut taken = 0;
+            for chunk in &chunks {
+                decoder.feed(chunk);
+                taken += drain(&mut decoder).map_or(0, |records| records.iter().map(Bytes::len).sum());
+            }
+            prop_assert!(taken <= chunks.iter().map(Vec::len).sum());
+        }
+    }
+}

@@ -96,3 +96,22 @@ impl Now {
         Self { mono, wall }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Millis(1) - Millis(2), Millis(0));
+        assert_eq!(Millis(u64::MAX) + Millis(2), Millis(u64::MAX));
+        for (secs, millis) in [(1.5, 1500), (-1.0, 0), (f64::NAN, 0), (f64::INFINITY, u64::MAX)] {
+            assert_eq!(Millis::from_secs_f64(secs), Millis(millis));
+        }
+        assert_eq!(Millis::from_nanos(1_999_999), Millis(1));
+        assert_eq!(Millis::from_nanos(-5_000_000), Millis(0));
+        assert_eq!(Millis(2).as_nanos(), 2_000_000);
+        assert_eq!(Millis(u64::MAX).as_nanos(), i64::MAX);
+        assert_eq!(Duration::from(Millis::from_secs(2)), Duration::from_secs(2));
+    }
+}

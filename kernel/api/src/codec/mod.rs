@@ -5,6 +5,8 @@
 
 mod explain;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -74,11 +74,22 @@ fn walk(schema: &Message, bytes: &[u8], depth: usize) -> Result<(), Finding> {
         }
     }
     for (position, field) in schema.fields.iter().enumerate() {
-        if field.label == Label::Required && seen & (1 << position) == 0 {
+        if seen & (1 << position) == 0 && must_be_there(schema, field) {
             return Err(Finding::Missing(field.name.into()));
         }
     }
     Ok(())
+}
+
+/// Required by itself, or the value of a map entry whose default would lack required fields.
+fn must_be_there(schema: &Message, field: &Field) -> bool {
+    match (field.label, field.kind) {
+        (Label::Required, _) => true,
+        (_, Kind::Message(inner)) if schema.map_entry => {
+            MESSAGES[inner].fields.iter().any(|f| f.label == Label::Required)
+        }
+        _ => false,
+    }
 }
 
 /// Puts the name of the field, and its index in a list, before the path of a finding.

@@ -31,9 +31,9 @@ impl Amount {
         self.0
     }
 
-    /// The number for the wire; whole and fractional parts are converted apart so that three decimals come out exact.
+    /// The number for the wire: the one nearest to the three decimals, so that 26.827 prints as 26.827.
     pub fn as_f64(self) -> f64 {
-        (self.0 / 1000) as f64 + (self.0 % 1000) as f64 / 1000.0
+        self.0 as f64 / 1000.0
     }
 
     /// True for zero.

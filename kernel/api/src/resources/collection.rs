@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use super::{Amount, Item, Meta, Name, Quantities, Ranges, Reservation, Value};
 
+/// Metadata as items hold it.
+type Shared = Option<Arc<Meta>>;
+
 /// A normalised collection of resources. Order carries no meaning and follows the order of arrival.
 ///
 /// Collections have few items (an agent's total rarely more than ten), so lookups are linear and addition of plain
@@ -171,11 +174,11 @@ impl Resources {
     }
 
     fn map_meta(&self, mut change: impl FnMut(&mut Meta)) -> Resources {
-        let mut cache: Option<(Option<Arc<Meta>>, Option<Arc<Meta>>)> = None;
+        let mut cache: Option<(Shared, Shared)> = None;
         let mut out = Resources { items: Vec::with_capacity(self.items.len()) };
         for item in &self.items {
             // Neighbours mostly share their metadata (or have none); one changed copy serves them all.
-            let same = |known: &Option<Arc<Meta>>| match (known, &item.meta) {
+            let same = |known: &Shared| match (known, &item.meta) {
                 (None, None) => true,
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 _ => false,

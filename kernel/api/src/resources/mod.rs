@@ -14,6 +14,8 @@ mod meta;
 mod quantities;
 mod ranges;
 pub mod role;
+#[cfg(test)]
+mod tests;
 mod text;
 mod validate;
 

@@ -1,0 +1,5 @@
+//! Tests of both encodings.
+
+mod generate;
+mod golden;
+mod round_trip;

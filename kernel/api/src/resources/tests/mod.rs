@@ -1,0 +1,5 @@
+//! Tests of the algebra.
+
+mod cases;
+mod laws;
+mod operations;
