@@ -186,12 +186,16 @@ impl Package {
 
     fn check(&self) -> Result<(), &'static str> {
         let name = self.name.as_bytes();
-        let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let edge =
+            |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         let inside = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
         let version = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
         if !PACKAGING_VERSIONS.contains(&self.packaging_version.as_str()) {
             Err("unknown packagingVersion")
-        } else if !(edge(name.last()) && name.first().is_some_and(u8::is_ascii_lowercase) && name.iter().all(inside)) {
+        } else if !(edge(name.last())
+            && name.first().is_some_and(u8::is_ascii_lowercase)
+            && name.iter().all(inside))
+        {
             Err("the name is not of the form [a-z][a-z0-9-]*[a-z0-9]")
         } else if self.version.is_empty() || !self.version.bytes().all(version) {
             Err("the version is not of the form [-a-zA-Z0-9.]+")

@@ -199,7 +199,8 @@ mod tests {
     #[test]
     fn the_first_repository_leads_and_the_highest_release_of_a_version_is_seen() {
         let index = index();
-        let order: Vec<_> = index.versions("hello").iter().map(|entry| entry.package.version.as_str()).collect();
+        let order: Vec<_> =
+            index.versions("hello").iter().map(|entry| entry.package.version.as_str()).collect();
         assert_eq!(order, ["2", "1", "9"]);
         let newest = index.find("hello", None).unwrap();
         assert_eq!((newest.package.release_version, &*newest.package.description), (3, "again"));
@@ -211,13 +212,17 @@ mod tests {
     #[test]
     fn searching() {
         let index = index();
-        let names = |query: Option<&str>| index.search(query).into_iter().map(|row| row.name).collect::<Vec<_>>();
+        let names =
+            |query: Option<&str>| index.search(query).into_iter().map(|row| row.name).collect::<Vec<_>>();
         assert_eq!(names(None), ["zeta", "alpha", "hello"]);
         assert_eq!(names(Some("ALPHA")), ["alpha"]);
         assert_eq!(names(Some("we*")), ["zeta", "alpha", "hello"]);
         assert_eq!(names(Some("h*o")), ["hello"]);
         assert_eq!(names(Some("H*o")), Vec::<String>::new());
         assert_eq!(names(Some("nothing")), Vec::<String>::new());
-        assert_eq!(index.search(Some("hello"))[0].versions, BTreeMap::from([("1".into(), 0), ("2".into(), 3), ("9".into(), 99)]));
+        assert_eq!(
+            index.search(Some("hello"))[0].versions,
+            BTreeMap::from([("1".into(), 0), ("2".into(), 3), ("9".into(), 99)])
+        );
     }
 }

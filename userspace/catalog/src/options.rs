@@ -55,7 +55,8 @@ pub fn check(schema: &Value, options: &Value) -> Result<(), Mismatch> {
         .should_validate_formats(false)
         .build(&schema_of_draft4(schema))
         .map_err(|error| Mismatch::Schema(error.to_string()))?;
-    let errors: Vec<Value> = validator.iter_errors(options).take(MAX_ERRORS).map(|error| describe(&error)).collect();
+    let errors: Vec<Value> =
+        validator.iter_errors(options).take(MAX_ERRORS).map(|error| describe(&error)).collect();
     if errors.is_empty() { Ok(()) } else { Err(Mismatch::Options(errors)) }
 }
 

@@ -38,8 +38,13 @@ pub enum RenderError {
     NoTemplate,
     /// The template is none.
     BadTemplate(TemplateError),
-    /// The template did not render to JSON: the parser's message and the text.
-    NotJson { message: String, text: String },
+    /// The template did not render to JSON.
+    NotJson {
+        /// What the parser says.
+        message: String,
+        /// What it was given.
+        text: String,
+    },
     /// The template rendered to JSON that is no object.
     NotAnObject,
     /// `labels` is not a map of texts.
@@ -98,7 +103,8 @@ fn context(package: &Package, given: &Map<String, Value>) -> Result<Value, Rende
         None if given.is_empty() => Value::Object(Map::new()),
         None => return Err(RenderError::OptionsNotAllowed),
         Some(schema) => {
-            let merged = options::merge(Value::Object(options::defaults(schema)), Value::Object(given.clone()));
+            let merged =
+                options::merge(Value::Object(options::defaults(schema)), Value::Object(given.clone()));
             if merged.as_object().is_some_and(|merged| !merged.is_empty()) {
                 options::check(schema, &merged).map_err(|mismatch| match mismatch {
                     Mismatch::Options(errors) => RenderError::SchemaMismatch(errors),

@@ -1,5 +1,7 @@
 //! Real packages: what a faithful catalog renders is known for each. The packages are not part of the project; without them this says so.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -48,7 +50,9 @@ fn assemble(release: u64, files: &BTreeMap<String, Vec<u8>>) -> Package {
     let parse = |name: &str| files.get(name).map(|bytes| serde_json::from_slice::<Value>(bytes).unwrap());
     let mut definition = parse("package.json").unwrap();
     definition["releaseVersion"] = json!(release);
-    for (field, file) in [("config", "config.json"), ("resource", "resource.json"), ("command", "command.json")] {
+    for (field, file) in
+        [("config", "config.json"), ("resource", "resource.json"), ("command", "command.json")]
+    {
         if let Some(value) = parse(file) {
             definition[field] = value;
         }
@@ -121,7 +125,10 @@ fn real_packages_render_as_they_always_did() {
         if agrees {
             same += 1;
         } else {
-            wrong.push(format!("{name}/{} {}: {status}, wanted {}", row["releaseVersion"], row["variant"], row["status"]));
+            wrong.push(format!(
+                "{name}/{} {}: {status}, wanted {}",
+                row["releaseVersion"], row["variant"], row["status"]
+            ));
         }
     }
     println!("{same} renderings as expected, {} not", wrong.len());

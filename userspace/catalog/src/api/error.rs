@@ -43,7 +43,12 @@ impl CosmosError {
 
     /// A body that is not JSON, or not of the endpoint's form.
     pub fn body(message: &str) -> Self {
-        Self::new(400, "JsonDecodingError", format!("The request's body cannot be read: {message}"), Value::Null)
+        Self::new(
+            400,
+            "JsonDecodingError",
+            format!("The request's body cannot be read: {message}"),
+            Value::Null,
+        )
     }
 
     /// No package of the name.
@@ -64,13 +69,23 @@ impl CosmosError {
 
     /// No app of the package runs.
     pub fn not_installed(name: &str) -> Self {
-        Self::new(400, "PackageNotInstalled", format!("Package [{name}] is not installed"), json!({"packageName": name}))
+        Self::new(
+            400,
+            "PackageNotInstalled",
+            format!("Package [{name}] is not installed"),
+            json!({"packageName": name}),
+        )
     }
 
     /// The named app is not of the package.
     pub fn no_app_of_package(name: &str, app: &str) -> Self {
         let data = json!({"packageName": name, "appId": app});
-        Self::new(400, "UninstallNonExistentAppForPackage", format!("Package [{name}] with id [{app}] is not installed"), data)
+        Self::new(
+            400,
+            "UninstallNonExistentAppForPackage",
+            format!("Package [{name}] with id [{app}] is not installed"),
+            data,
+        )
     }
 
     /// Several apps of the package run, and none was named.
@@ -82,7 +97,9 @@ impl CosmosError {
     /// The package has no app.
     pub fn no_template(name: &str, version: &str) -> Self {
         let data = json!({"packageName": name, "packageVersion": version});
-        let message = format!("Package: [{name}] version: [{version}] does not have a Marathon template defined and can not be rendered");
+        let message = format!(
+            "Package: [{name}] version: [{version}] does not have a Marathon template defined and can not be rendered"
+        );
         Self::new(400, "ServiceMarathonTemplateNotFound", message, data)
     }
 
@@ -90,15 +107,30 @@ impl CosmosError {
     pub fn services(status: u16, body: &str) -> Self {
         let data = json!({"marathonStatus": status, "marathonError": body});
         if status >= 500 {
-            Self::new(502, "MarathonBadGateway", format!("The service scheduler answered {status}; try again"), data)
+            Self::new(
+                502,
+                "MarathonBadGateway",
+                format!("The service scheduler answered {status}; try again"),
+                data,
+            )
         } else {
-            Self::new(400, "MarathonBadResponse", format!("The service scheduler refused the app: {body}"), data)
+            Self::new(
+                400,
+                "MarathonBadResponse",
+                format!("The service scheduler refused the app: {body}"),
+                data,
+            )
         }
     }
 
     /// The service scheduler cannot be reached.
     pub fn unavailable(message: &str) -> Self {
-        Self::new(503, "ServiceUnavailable", format!("The service scheduler cannot be reached: {message}"), json!({"serviceName": "marathon"}))
+        Self::new(
+            503,
+            "ServiceUnavailable",
+            format!("The service scheduler cannot be reached: {message}"),
+            json!({"serviceName": "marathon"}),
+        )
     }
 
     /// A repository of the name or address is there already.
@@ -109,7 +141,12 @@ impl CosmosError {
 
     /// No repository of the name or address.
     pub fn no_repository(what: &str) -> Self {
-        Self::new(400, "RepositoryNotPresent", format!("Repository [{what}] is not present"), json!({"nameOrUri": what}))
+        Self::new(
+            400,
+            "RepositoryNotPresent",
+            format!("Repository [{what}] is not present"),
+            json!({"nameOrUri": what}),
+        )
     }
 
     /// Neither name nor address was given.
@@ -125,23 +162,39 @@ impl CosmosError {
 
     /// An address that is none.
     pub fn uri_syntax(uri: &str) -> Self {
-        Self::new(400, "RepositoryUriSyntax", format!("[{uri}] is not an http or https address"), json!({"uri": uri}))
+        Self::new(
+            400,
+            "RepositoryUriSyntax",
+            format!("[{uri}] is not an http or https address"),
+            json!({"uri": uri}),
+        )
     }
 
     /// A repository that does not answer with packages.
     pub fn repository_unreadable(name: &str, uri: &str, cause: &str) -> Self {
         let data = json!({"repository": {"name": name, "uri": uri}, "cause": cause});
-        Self::new(400, "RepositoryUriConnection", format!("No packages could be read from [{uri}]: {cause}"), data)
+        Self::new(
+            400,
+            "RepositoryUriConnection",
+            format!("No packages could be read from [{uri}]: {cause}"),
+            data,
+        )
     }
 
     /// The record could not be written.
     pub fn store(message: &str) -> Self {
-        Self::new(503, "ServiceUnavailable", format!("The catalog cannot write now: {message}"), json!({"serviceName": "store"}))
+        Self::new(
+            503,
+            "ServiceUnavailable",
+            format!("The catalog cannot write now: {message}"),
+            json!({"serviceName": "store"}),
+        )
     }
 
     /// Several frameworks of one name: which one to tear down is not for us to guess.
     pub fn multiple_frameworks(name: &str, ids: &[String]) -> Self {
-        let message = format!("Uninstalled the app, but several frameworks are named [{name}]: [{}]", ids.join(", "));
+        let message =
+            format!("Uninstalled the app, but several frameworks are named [{name}]: [{}]", ids.join(", "));
         Self::new(400, "MultipleFrameworkIds", message, json!({"frameworkName": name, "ids": ids}))
     }
 
@@ -157,9 +210,12 @@ impl CosmosError {
                 let message = format!("Package [{name}] takes no options");
                 Self::new(400, "OptionsNotAllowed", message, json!({"packageName": name}))
             }
-            RenderError::SchemaMismatch(errors) => {
-                Self::new(400, "JsonSchemaMismatch", "Options JSON failed validation", json!({ "errors": errors }))
-            }
+            RenderError::SchemaMismatch(errors) => Self::new(
+                400,
+                "JsonSchemaMismatch",
+                "Options JSON failed validation",
+                json!({ "errors": errors }),
+            ),
             RenderError::BadSchema(message) => {
                 Self::unhandled(format!("The options' schema of package [{name}] is invalid: {message}"))
             }

@@ -55,7 +55,11 @@ impl Endpoint {
             .unwrap_or_default()
             .split(',')
             .find_map(|given| {
-                self.versions.iter().zip(&offered).find(|(_, offer)| fits(given, offer)).map(|(version, _)| *version)
+                self.versions
+                    .iter()
+                    .zip(&offered)
+                    .find(|(_, offer)| fits(given, offer))
+                    .map(|(version, _)| *version)
             })
             .ok_or_else(|| CosmosError::accept(accept, &offered))
     }
@@ -69,7 +73,9 @@ fn fits(given: &str, ours: &str) -> bool {
     };
     let ((given_type, given_parameters), (our_type, our_parameters)) = (split(given), split(ours));
     let known = |parameter: &String| {
-        parameter.is_empty() || parameter.starts_with("q=") || our_parameters.contains(&parameter.replace('"', ""))
+        parameter.is_empty()
+            || parameter.starts_with("q=")
+            || our_parameters.contains(&parameter.replace('"', ""))
     };
     given_type == our_type && given_parameters.iter().all(known)
 }
@@ -81,13 +87,16 @@ mod tests {
     #[test]
     fn versions_are_chosen_by_what_the_client_takes() {
         let request = DESCRIBE.request();
-        let negotiate = |accept: &str| DESCRIBE.negotiate(Some(&request), Some(accept)).map_err(|error| error.kind);
+        let negotiate =
+            |accept: &str| DESCRIBE.negotiate(Some(&request), Some(accept)).map_err(|error| error.kind);
         let v2 = "application/vnd.dcos.package.describe-response+json;charset=utf-8;version=v2";
         let v3 = "application/vnd.dcos.package.describe-response+json; charset=utf-8; version=v3";
         assert_eq!(negotiate(v2), Ok(2));
         assert_eq!(negotiate(&format!("{v3},{v2};q=0.9")), Ok(3));
         assert_eq!(negotiate("application/vnd.dcos.package.describe-response+json"), Ok(3));
-        for refused in ["*/*", "application/json", "application/vnd.dcos.package.describe-response+json;version=v9", ""] {
+        for refused in
+            ["*/*", "application/json", "application/vnd.dcos.package.describe-response+json;version=v9", ""]
+        {
             assert_eq!(negotiate(refused), Err("UnsupportedAccept"), "{refused:?}");
         }
         let error = DESCRIBE.negotiate(Some("application/json"), Some(v2)).unwrap_err();

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::bodies::{
-    DescribeRequest, InstallRequest, InstallResponse, Installed, ListRequest, ListVersionsResponse, PackageInformation,
-    RenderResponse, UninstallRequest, Uninstalled,
+    DescribeRequest, InstallRequest, InstallResponse, Installed, ListRequest, ListVersionsResponse,
+    PackageInformation, RenderResponse, UninstallRequest, Uninstalled,
 };
 use super::error::CosmosError;
 use crate::definition::{Package, without_nulls};
@@ -15,7 +15,9 @@ use crate::render;
 pub fn find<'a>(index: &'a Index, name: &str, version: Option<&str>) -> Result<&'a Entry, CosmosError> {
     match (index.find(name, version), version) {
         (Some(entry), _) => Ok(entry),
-        (None, Some(version)) if !index.versions(name).is_empty() => Err(CosmosError::no_version(name, version)),
+        (None, Some(version)) if !index.versions(name).is_empty() => {
+            Err(CosmosError::no_version(name, version))
+        }
         (None, _) => Err(CosmosError::no_package(name)),
     }
 }
@@ -32,11 +34,19 @@ pub fn describe(index: &Index, request: &DescribeRequest, version: u8) -> Result
 
 /// The older, flat form: the definition's parts side by side. It knows no upgrade paths and nothing newer than 4.0.
 fn flat(package: &Package, definition: Value) -> Result<Value, CosmosError> {
-    if package.packaging_version == "5.0" || package.upgrades_from.is_some() || package.downgrades_to.is_some() {
+    if package.packaging_version == "5.0"
+        || package.upgrades_from.is_some()
+        || package.downgrades_to.is_some()
+    {
         let message = "This package cannot be described in version 2 of the answer; accept version 3";
-        return Err(CosmosError { kind: "ConversionFromPackageToV2DescribeResponse", ..CosmosError::body(message) });
+        return Err(CosmosError {
+            kind: "ConversionFromPackageToV2DescribeResponse",
+            ..CosmosError::body(message)
+        });
     }
-    let Value::Object(mut fields) = without_nulls(definition) else { return Err(CosmosError::unhandled("no object")) };
+    let Value::Object(mut fields) = without_nulls(definition) else {
+        return Err(CosmosError::unhandled("no object"));
+    };
     let mut answer = Map::new();
     for part in ["marathon", "resource", "config", "command"] {
         if let Some(value) = fields.remove(part) {
@@ -144,7 +154,8 @@ pub fn list(apps: &[InstalledApp], request: &ListRequest) -> Vec<Installed> {
         request.package_name.as_ref().is_none_or(|name| *name == app.name)
             && request.app_id.as_ref().is_none_or(|id| same_id(id, &app.id))
     };
-    let mut rows: Vec<_> = apps.iter().filter(wanted).filter_map(|app| Some((app, app.definition.clone()?))).collect();
+    let mut rows: Vec<_> =
+        apps.iter().filter(wanted).filter_map(|app| Some((app, app.definition.clone()?))).collect();
     rows.sort_by(|(left, _), (right, _)| (&left.name, &left.id).cmp(&(&right.name, &right.id)));
     rows.into_iter()
         .map(|(app, definition)| {

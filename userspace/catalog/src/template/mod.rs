@@ -77,9 +77,16 @@ enum Node {
     Text(String),
     Variable(String),
     /// Rendered for each item of a list, or once for what is true.
-    Section { name: String, body: Vec<Node>, source: String },
+    Section {
+        name: String,
+        body: Vec<Node>,
+        source: String,
+    },
     /// Rendered for what is false.
-    Inverted { name: String, body: Vec<Node> },
+    Inverted {
+        name: String,
+        body: Vec<Node>,
+    },
 }
 
 /// A parsed template.
@@ -113,8 +120,13 @@ mod tests {
 
     #[test]
     fn values_become_text_that_suits_json() {
-        let context = json!({"n": 1.0, "s": "q\"\n<&>", "list": ["a", 1, null, ["x"]], "o": {"k": "v"}, "e": {}});
-        check(r#"{{n}} "{{s}}" {{list}} {{{o}}} {{& e}}"#, &context, r#"1 "q\"\n<&>" ["a", 1, null, ["x"]] {k=v} {}"#);
+        let context =
+            json!({"n": 1.0, "s": "q\"\n<&>", "list": ["a", 1, null, ["x"]], "o": {"k": "v"}, "e": {}});
+        check(
+            r#"{{n}} "{{s}}" {{list}} {{{o}}} {{& e}}"#,
+            &context,
+            r#"1 "q\"\n<&>" ["a", 1, null, ["x"]] {k=v} {}"#,
+        );
         check("{{n}}", &json!({"n": 1e21}), "1000000000000000000000");
         check("{{n}}", &json!({"n": 12_345_678.5}), "1.23456785E7");
         check("{{n}}", &json!({"n": 0.00001}), "1.0E-5");

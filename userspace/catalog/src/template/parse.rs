@@ -95,7 +95,10 @@ impl Reader<'_> {
     fn command(&mut self) -> Result<&str, TemplateError> {
         let rest = &self.source[self.at..];
         let Some(end) = rest.find("}}") else {
-            return Err(TemplateError::Unterminated { line: self.line, tag: rest.chars().take(40).collect() });
+            return Err(TemplateError::Unterminated {
+                line: self.line,
+                tag: rest.chars().take(40).collect(),
+            });
         };
         self.line += rest[..end].matches('\n').count();
         self.at += end + 2;
@@ -143,7 +146,13 @@ impl Reader<'_> {
         Ok(false)
     }
 
-    fn section(&mut self, sigil: char, name: String, level: &mut Level, depth: usize) -> Result<(), TemplateError> {
+    fn section(
+        &mut self,
+        sigil: char,
+        name: String,
+        level: &mut Level,
+        depth: usize,
+    ) -> Result<(), TemplateError> {
         let (line, start) = (self.line, self.at);
         let fresh = level.fresh && level.blank;
         let inner = self.level(Some(&name), fresh, depth + 1)?;

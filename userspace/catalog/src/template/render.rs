@@ -13,7 +13,8 @@ const AS_JSON: &str = "asJson";
 
 /// Renders a template's nodes.
 pub fn render(nodes: &[Node], context: &Value) -> Result<String, TemplateError> {
-    let mut renderer = Renderer { out: String::new(), scopes: vec![(context, false)], root: context, again: true };
+    let mut renderer =
+        Renderer { out: String::new(), scopes: vec![(context, false)], root: context, again: true };
     renderer.nodes(nodes)?;
     Ok(renderer.out)
 }
