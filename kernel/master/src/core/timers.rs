@@ -14,8 +14,6 @@ pub enum Timer {
     Allocate,
     /// A framework's stream needs a sign of life.
     Heartbeat(u32),
-    /// The operator streams need one.
-    WatchHeartbeat,
     /// A framework stayed away longer than it may.
     Failover(u32),
     /// An agent is to be pinged, or has not answered.

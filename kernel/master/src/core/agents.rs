@@ -1,0 +1,94 @@
+//! Agents' connections: who is at which one, and which concern each message belongs to.
+//!
+//! Owns `connections`. Registration is in `rejoin`, absence in `away`, updates in `status`.
+
+use plenum_api::internal::{self, AgentMessage, agent_message::Kind as FromAgent, goodbye::Code, master_message::Kind};
+
+use super::event::{ConnId, Effect, Peer};
+use super::lookup::tell_on;
+use super::state::AgentKey;
+use super::{Master, Turn};
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub peer: Peer,
+    pub stage: Stage,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing but the hello was said.
+    New,
+    /// Its registration waits for the store.
+    Admitting,
+    /// It speaks for this agent.
+    Registered(AgentKey),
+}
+
+impl Master {
+    pub(super) fn agent_connected(&mut self, conn: ConnId, peer: Peer) {
+        self.connections.insert(conn, Connection { peer, stage: Stage::New });
+    }
+
+    pub(super) fn agent_message(&mut self, t: &mut Turn<'_>, conn: ConnId, message: AgentMessage) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let stage = connection.stage;
+        let Some(kind) = message.kind else { return };
+        match (kind, stage) {
+            // The shell has agreed on a version; a hello here is a repetition without meaning.
+            (FromAgent::Hello(_), _) => {}
+            (FromAgent::Goodbye(goodbye), _) => {
+                t.log(format!("an agent said goodbye: {}", goodbye.message.unwrap_or_default()));
+                self.hang_up(t, conn);
+            }
+            (FromAgent::Register(register), Stage::New) => self.agent_registers(t, conn, register),
+            (kind, Stage::Registered(agent)) => {
+                if let Some(agent) = self.agents.get(agent)
+                    && agent.missed > 0
+                {
+                    let id = std::sync::Arc::clone(&agent.id);
+                    self.agent_alive(&id);
+                }
+                self.registered_message(t, conn, agent, kind);
+            }
+            (_, Stage::New | Stage::Admitting) => {
+                self.goodbye(t, conn, Code::Protocol, "register first, once for each connection".into());
+            }
+        }
+    }
+
+    fn registered_message(&mut self, t: &mut Turn<'_>, conn: ConnId, agent: AgentKey, kind: FromAgent) {
+        match kind {
+            FromAgent::StatusUpdate(update) => self.status_update(t, agent, update),
+            FromAgent::ExecutorMessage(message) => self.executor_message(t, agent, message),
+            FromAgent::ExecutorExited(exited) => self.executor_exited(t, agent, &exited),
+            FromAgent::OperationUpdate(update) => self.operation_update(t, agent, update),
+            FromAgent::ResourcesChanged(changed) => self.resources_changed(t, agent, changed.total),
+            FromAgent::Unregister(leave) => self.agent_leaves(t, conn, agent, leave.message.unwrap_or_default()),
+            FromAgent::Register(_) => self.goodbye(t, conn, Code::Protocol, "register once for each connection".into()),
+            FromAgent::Pong(_) | FromAgent::Hello(_) | FromAgent::Goodbye(_) => {}
+        }
+    }
+
+    fn agent_alive(&mut self, id: &str) {
+        let Some(key) = self.agent_keys.get(id).copied() else { return };
+        if let Some(agent) = self.agents.get_mut(key) {
+            agent.missed = 0;
+        }
+    }
+
+    /// Says why and closes the connection.
+    pub(super) fn goodbye(&mut self, t: &mut Turn<'_>, conn: ConnId, code: Code, message: String) {
+        t.warn(format!("agent connection {conn} closed: {message}"));
+        tell_on(t, conn, Kind::Goodbye(internal::Goodbye { code: code as i32, message: Some(message) }));
+        self.hang_up(t, conn);
+    }
+
+    /// Closes a connection; whoever spoke on it is disconnected at once.
+    pub(super) fn hang_up(&mut self, t: &mut Turn<'_>, conn: ConnId) {
+        t.out.push(Effect::CloseAgent { conn });
+        self.agent_disconnected(t, conn);
+    }
+}

@@ -1,0 +1,244 @@
+//! The master's decisions: a deterministic state machine.
+//!
+//! [`Master::handle`] takes one [`Event`] and returns what is to be done, [`Master::next_tick`] says when it wants to be woken. No socket, clock,
+//! thread or log is touched here. Each concern is a file: it owns the events of that concern and the parts of the state they change.
+
+mod accept;
+mod agents;
+mod away;
+mod event;
+mod executors;
+mod frameworks;
+mod kill;
+mod launch;
+mod ledger;
+mod lookup;
+mod metrics;
+mod offers;
+mod operations;
+mod operator;
+mod publish;
+mod reconcile;
+mod recover;
+mod registry;
+mod rejoin;
+mod settings;
+mod slab;
+mod state;
+mod status;
+mod subscribe;
+mod teardown;
+mod timers;
+mod validate;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use plenum_api::{IdSource, Millis, Now};
+use plenum_store::Op;
+
+pub use event::{Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
+pub use metrics::Metrics;
+pub use registry::{AgentRecord, AgentState, FrameworkRecord, QuotaRecord, RecordError, Records, RemovedRecord, WeightRecord};
+pub use settings::Settings;
+pub use slab::Snapshot;
+pub use state::{Absence, Absent, Agent, Framework, Offer, Task, is_terminal};
+pub use view::{FrameworkView, Share, State, Totals};
+
+use agents::Connection;
+use slab::Slab;
+use state::{AgentKey, FrameworkKey};
+use timers::{Timer, Timers};
+
+/// The state machine. One task owns it.
+#[derive(Debug)]
+pub struct Master {
+    settings: Arc<Settings>,
+    /// This start's own id; prefix of the ids it gives out.
+    id: Arc<str>,
+    started: Millis,
+    term: u64,
+    ledger: ledger::Ledger,
+    agents: Slab<Agent>,
+    agent_keys: HashMap<Arc<str>, AgentKey>,
+    connections: BTreeMap<ConnId, Connection>,
+    absent: Arc<BTreeMap<Arc<str>, Absent>>,
+    /// Agents in `absent` that may still come back from before the start.
+    recovering: usize,
+    frameworks: BTreeMap<FrameworkKey, Framework>,
+    framework_keys: HashMap<Arc<str>, FrameworkKey>,
+    streams: HashMap<StreamId, FrameworkKey>,
+    next_framework: FrameworkKey,
+    /// Dead ids with the time of day they died.
+    removed: BTreeMap<Arc<str>, Millis>,
+    completed: VecDeque<Arc<FrameworkView>>,
+    tasks: Slab<Task>,
+    offers: Slab<Offer>,
+    offer_keys: HashMap<u64, u32>,
+    weights: BTreeMap<String, f64>,
+    quotas: BTreeMap<String, plenum_api::quota::QuotaConfig>,
+    timers: Timers,
+    /// When the next allocation is due, if one is.
+    allocate_at: Option<Millis>,
+    allocated_at: Millis,
+    pending: HashMap<Token, Pending>,
+    next: Numbers,
+    metrics: Metrics,
+    watched: bool,
+    generation: u64,
+    shown: Option<Arc<State>>,
+}
+
+/// Counters behind the ids this master gives out.
+#[derive(Debug, Default)]
+struct Numbers {
+    agent: u64,
+    framework: u64,
+    offer: u64,
+    token: u64,
+    ping: u64,
+}
+
+/// What waits for a change of the store.
+#[derive(Debug)]
+enum Pending {
+    /// An agent is admitted or back.
+    Admit(Box<rejoin::Admission>),
+    /// An agent is unreachable.
+    Unreachable(Arc<str>),
+    /// An agent is given up.
+    Gone(Option<ReplyId>, Arc<str>),
+    /// A framework's description.
+    Subscribe(FrameworkKey, Box<frameworks::Subscription>),
+    /// A framework's changed description, by UPDATE_FRAMEWORK.
+    Update(ReplyId, FrameworkKey, Box<frameworks::Change>),
+    /// A framework is removed.
+    Teardown(Vec<ReplyId>, FrameworkKey, String),
+    /// Weights.
+    Weights(ReplyId, Vec<(String, f64)>),
+    /// Quotas.
+    Quotas(ReplyId, Vec<plenum_api::quota::QuotaConfig>),
+    /// Nobody waits.
+    Tidy,
+}
+
+/// What one event is handled with.
+pub(crate) struct Turn<'a> {
+    now: Now,
+    ids: &'a mut dyn IdSource,
+    out: Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn reply(&mut self, reply: ReplyId, answer: Answer) {
+        self.out.push(Effect::Reply { reply, answer });
+    }
+
+    fn log(&mut self, message: String) {
+        self.out.push(Effect::Log { warn: false, message });
+    }
+
+    fn warn(&mut self, message: String) {
+        self.out.push(Effect::Log { warn: true, message });
+    }
+}
+
+impl Master {
+    /// Takes in one event. The effects are to be carried out in order.
+    pub fn handle(&mut self, event: Event, now: Now, ids: &mut dyn IdSource) -> Vec<Effect> {
+        let mut turn = Turn { now, ids, out: Vec::new() };
+        let t = &mut turn;
+        match event {
+            Event::AgentConnected { conn, peer } => self.agent_connected(conn, peer),
+            Event::AgentMessage { conn, message } => self.agent_message(t, conn, message),
+            Event::AgentDisconnected { conn } => self.agent_disconnected(t, conn),
+            Event::Subscribe { stream, stream_id, call, caller } => {
+                self.subscribe(t, state::Stream { id: stream, header: stream_id }, *call, &caller);
+            }
+            Event::Call { reply, stream_id, call, caller } => self.scheduler_call(t, reply, stream_id.as_deref(), *call, &caller),
+            Event::StreamClosed { stream } => self.stream_closed(t, stream),
+            Event::Operator { reply, call, caller } => self.operator_call(t, reply, *call, &caller),
+            Event::Committed { token, result } => self.committed(t, token, result),
+            Event::Tick => {}
+        }
+        self.tick(t);
+        turn.out
+    }
+
+    /// The next `mono` at which `Event::Tick` is wanted.
+    pub fn next_tick(&self) -> Option<Millis> {
+        self.timers.next()
+    }
+
+    /// The term of the leadership under which this master decides; part of every frame to an agent.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// This start's own id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// Whether anyone listens to [`Effect::Publish`]; events are not built for nobody.
+    pub fn set_watched(&mut self, watched: bool) {
+        if watched && !self.watched {
+            // Whoever listens first has just been shown all of them.
+            for framework in self.frameworks.values_mut().filter(|framework| framework.stored) {
+                framework.announced = true;
+            }
+        }
+        self.watched = watched;
+    }
+
+    fn tick(&mut self, t: &mut Turn<'_>) {
+        while let Some((at, timer)) = self.timers.due(t.now.mono) {
+            match timer {
+                Timer::Allocate => self.allocation_due(t, at),
+                Timer::Heartbeat(framework) => self.heartbeat_due(t, framework, at),
+                Timer::Failover(framework) => self.failover_due(t, framework, at),
+                Timer::Ping(agent) => self.ping_due(t, agent, at),
+                Timer::Away(agent) => self.away_due(t, agent, at),
+                Timer::Recovered => self.recovery_due(t),
+                Timer::Offer(offer) => self.offer_due(t, offer),
+            }
+        }
+    }
+
+    /// Asks for a change of the store.
+    fn commit(&mut self, t: &mut Turn<'_>, ops: Vec<Op>, pending: Pending) {
+        self.next.token += 1;
+        let token = Token(self.next.token);
+        self.pending.insert(token, pending);
+        t.out.push(Effect::Commit { token, ops });
+    }
+
+    fn committed(&mut self, t: &mut Turn<'_>, token: Token, result: Result<(), String>) {
+        let Some(pending) = self.pending.remove(&token) else { return };
+        match pending {
+            Pending::Admit(admission) => self.admit_committed(t, *admission, result),
+            Pending::Unreachable(id) => self.unreachable_committed(t, &id, result),
+            Pending::Gone(reply, id) => self.gone_committed(t, reply, &id, result),
+            Pending::Subscribe(framework, subscription) => self.subscribe_committed(t, framework, *subscription, result),
+            Pending::Update(reply, framework, change) => self.update_committed(t, reply, framework, *change, result),
+            Pending::Teardown(replies, framework, principal) => self.teardown_committed(t, &replies, framework, &principal, result),
+            Pending::Weights(reply, weights) => self.weights_committed(t, reply, weights, result),
+            Pending::Quotas(reply, quotas) => self.quotas_committed(t, reply, quotas, result),
+            Pending::Tidy => {
+                if let Err(reason) = result {
+                    t.warn(format!("a record that is no longer needed could not be deleted: {reason}"));
+                }
+            }
+        }
+    }
+
+    /// Something that readers see has changed.
+    fn touch(&mut self) {
+        self.generation += 1;
+        self.shown = None;
+    }
+}
