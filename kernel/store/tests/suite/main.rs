@@ -2,3 +2,5 @@
 
 mod contract;
 mod embedded;
+mod etcd;
+mod etcd_server;

@@ -1,0 +1,142 @@
+//! A watch on etcd that survives lost connections: it opens a new stream after the last revision it delivered.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
+use tokio::time::{sleep, timeout};
+
+use super::Etcd;
+use super::convert::{self, Call, Span};
+use crate::watch::WatchSource;
+use crate::{Change, Revision, StoreError, WatchEvent};
+
+/// Pauses between attempts to connect.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub(super) struct EtcdWatch {
+    store: Etcd,
+    prefix: String,
+    /// Everything up to this revision has been delivered or is in `pending`.
+    cursor: u64,
+    pending: VecDeque<WatchEvent>,
+    stream: Option<WatchStream>,
+    pause: Duration,
+}
+
+impl EtcdWatch {
+    pub(super) fn new(store: Etcd, prefix: &str, after: Revision) -> Self {
+        let pending = VecDeque::new();
+        Self { store, prefix: prefix.to_owned(), cursor: after.0, pending, stream: None, pause: FIRST_PAUSE }
+    }
+
+    /// Opens a stream and sees it accepted.
+    pub(super) async fn connect(&mut self) -> Result<(), StoreError> {
+        let span = Span::prefix(&self.prefix);
+        let from = i64::try_from(self.cursor.saturating_add(1)).unwrap_or(i64::MAX);
+        let options = WatchOptions::new().with_start_revision(from).with_progress_notify();
+        let options = options.with_range(span.end.unwrap_or_default());
+        // etcd catches a watch up with as much as it likes in one message, so there is no limit to set.
+        let mut client = self.store.client().watch_client().max_decoding_message_size(usize::MAX);
+        let deadline = self.store.options.deadline;
+        let opened = timeout(deadline, async {
+            let mut stream = client.watch(span.start, Some(options)).await?;
+            let first = stream.message().await?;
+            Ok::<_, etcd_client::Error>((stream, first))
+        });
+        match opened.await {
+            Ok(Ok((stream, Some(first)))) => {
+                self.stream = Some(stream);
+                self.take(&first)
+            }
+            Ok(Ok((_, None))) => Err(StoreError::unavailable("etcd ended the watch at once")),
+            Ok(Err(e)) => Err(convert::error(&e, Call::Read)),
+            Err(_) => Err(StoreError::deadline(deadline, false)),
+        }
+    }
+
+    /// Takes a message of the stream in.
+    fn take(&mut self, message: &WatchResponse) -> Result<(), StoreError> {
+        if message.canceled() {
+            self.stream = None;
+            if message.compact_revision() > 0 {
+                let oldest = convert::number(message.compact_revision());
+                self.pending.push_back(WatchEvent::Compacted { oldest });
+                return Ok(());
+            }
+            let reason = message.cancel_reason().to_owned();
+            return Err(if reason.contains("permission denied") {
+                StoreError::broken(format!("etcd refuses the watch: {reason}"))
+            } else {
+                StoreError::unavailable(format!("etcd ended the watch: {reason}"))
+            });
+        }
+        for event in message.events() {
+            self.take_event(event)?;
+        }
+        self.pause = FIRST_PAUSE;
+        Ok(())
+    }
+
+    fn take_event(&mut self, event: &Event) -> Result<(), StoreError> {
+        let kv = event.kv().ok_or_else(|| StoreError::broken("etcd sent a change without a key"))?;
+        let revision = convert::number(kv.mod_revision());
+        let change = match event.event_type() {
+            EventType::Put => Change::Put(convert::entry(kv.clone())?),
+            EventType::Delete => Change::Delete { key: convert::key(kv.key().to_vec())? },
+        };
+        self.cursor = self.cursor.max(revision.0);
+        // A message holds whole revisions, and all changes of a revision come one after the other.
+        match self.pending.back_mut() {
+            Some(WatchEvent::Changes { revision: last, changes }) if *last == revision => {
+                changes.push(change)
+            }
+            _ => self.pending.push_back(WatchEvent::Changes { revision, changes: vec![change] }),
+        }
+        Ok(())
+    }
+
+    /// After a failure that may pass: lets go of the stream and waits a little longer each time.
+    async fn recover(&mut self, error: StoreError) -> Result<(), StoreError> {
+        self.stream = None;
+        if !error.is_retryable() {
+            return Err(error);
+        }
+        tracing::debug!(%error, prefix = self.prefix, "the watch lost its connection");
+        let pause = self.pause;
+        self.pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        sleep(pause).await;
+        // Streams do not renew a token that ran out; calls do, but there may be none.
+        let client = self.store.client();
+        let _ = timeout(self.store.options.deadline, client.refresh_token()).await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl WatchSource for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
+        loop {
+            // A compaction is final: it is told again and again.
+            if let Some(WatchEvent::Compacted { oldest }) = self.pending.front() {
+                return Ok(WatchEvent::Compacted { oldest: *oldest });
+            }
+            if let Some(event) = self.pending.pop_front() {
+                return Ok(event);
+            }
+            let outcome = match &mut self.stream {
+                None => self.connect().await,
+                Some(stream) => match stream.message().await {
+                    Ok(Some(message)) => self.take(&message),
+                    Ok(None) => Err(StoreError::unavailable("etcd ended the watch")),
+                    Err(e) => Err(convert::error(&e, Call::Read)),
+                },
+            };
+            if let Err(error) = outcome {
+                self.recover(error).await?;
+            }
+        }
+    }
+}
