@@ -1,1 +1,23 @@
-//! .
+//! Container runtimes behind one trait, and the fetcher that fills sandboxes.
+//!
+//! The [`Runtime`] trait is what the agent sees. [`native::NativeRuntime`] is the implementation with namespaces and
+//! control groups, carried out by one `plenum-shim` process a container (ADR 9), so that containers outlive the agent.
+//! [`fetch`] downloads and unpacks what a task asks for. Decisions are pure functions ([`cgroup::plan`], [`user`],
+//! [`capabilities`], [`spec`]); processes, sockets and files are in [`native`] and [`fetch`].
+
+pub mod capabilities;
+pub mod cgroup;
+pub mod fetch;
+pub mod isolation;
+pub mod native;
+pub mod runtime;
+pub mod spec;
+pub mod user;
+
+pub use isolation::{Feature, Isolation};
+pub use native::{NativeRuntime, RuntimeConfig};
+pub use runtime::{
+    Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState, Runtime,
+    RuntimeError, Usage,
+};
+pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};

@@ -8,7 +8,7 @@ use crate::supervise::decode_status;
 use crate::sys::{self, Cloned};
 use crate::task::{self, Image};
 use crate::wire::{self, Exec, Exit, Failed, Flat, Pid, Reader, Reply, Request, Socket, ns};
-use crate::{cgroup, proc};
+use crate::proc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};

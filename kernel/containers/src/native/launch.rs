@@ -1,0 +1,213 @@
+//! Launching: the description, the shim, its answer.
+
+use super::actor::{Handle, kill_leftovers};
+use super::connection::{self, Inbox};
+use super::{Inner, Slot, launched};
+use crate::cgroup::plan::plan;
+use crate::runtime::{Launched, RuntimeError};
+use crate::spec::ContainerSpec;
+use crate::user::{self, User};
+use plenum_shim::wire::{Launch, Pid, Reply, Request, State};
+use std::io::{Error, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
+
+/// Makes a folder for the owner alone; `shared` accepts one that exists, belongs to us and is not open to others.
+pub fn private_dir(dir: &Path, shared: bool) -> std::io::Result<()> {
+    if shared && let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if shared && error.kind() == ErrorKind::AlreadyExists => {
+            let meta = std::fs::symlink_metadata(dir)?;
+            let ours = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0;
+            if ours { Ok(()) } else { Err(Error::new(ErrorKind::PermissionDenied, "others could write to it")) }
+        }
+        other => other,
+    }
+}
+
+/// See [`crate::Runtime::launch`].
+pub async fn launch(inner: &Arc<Inner>, spec: ContainerSpec) -> Result<Launched, RuntimeError> {
+    let id = spec.id.clone();
+    if let std::collections::btree_map::Entry::Vacant(slot) = inner.table.lock().entry(id.clone()) {
+        slot.insert(Slot::Launching);
+    } else {
+        return Err(RuntimeError::Exists(id));
+    }
+    let outcome = start(inner, &spec).await;
+    let mut table = inner.table.lock();
+    match outcome {
+        Ok(handle) => {
+            let answer = handle.state.as_ref().map(launched);
+            table.insert(id.clone(), Slot::Known(Arc::new(handle)));
+            answer.ok_or(RuntimeError::NotFound(id))
+        }
+        Err(error) => {
+            table.remove(&id);
+            Err(error)
+        }
+    }
+}
+
+async fn start(inner: &Arc<Inner>, spec: &ContainerSpec) -> Result<Handle, RuntimeError> {
+    let run_dir = inner.dir(&spec.id);
+    let deadline = spec.launch_deadline;
+    let (launch, child, stream, notes) = {
+        let (inner, spec, run_dir) = (Arc::clone(inner), spec.clone(), run_dir.clone());
+        spawn_blocking(move || begin(&inner, &spec, &run_dir)).await.map_err(|_| abandoned())??
+    };
+    let groups: Vec<Vec<u8>> = launch.groups.iter().map(|group| group.dir.clone()).collect();
+    let mut talk = Talk { shim: None };
+    // The shim keeps the deadline itself; the agent's is for a shim that does not.
+    let told = tokio::time::timeout(deadline + Duration::from_secs(2), talk.through(stream, launch)).await;
+    let failure = match told {
+        Ok(Ok((mut state, stream, inbox))) => {
+            reap(child);
+            state.warnings.extend(notes);
+            return Ok(Handle::connected(state, run_dir, stream, inbox));
+        }
+        Ok(Err(error)) => error,
+        Err(_) => RuntimeError::Deadline(format!("the launch of container {}", spec.id)),
+    };
+    let shim = talk.shim.unwrap_or_default();
+    let clean = move || clean_up(child, &run_dir, shim, groups);
+    let _shutting_down = spawn_blocking(clean).await;
+    Err(failure)
+}
+
+fn abandoned() -> RuntimeError {
+    RuntimeError::Refused("the launch was abandoned by a shutdown".into())
+}
+
+type Begun = (Box<Launch>, Child, UnixStream, Vec<String>);
+
+/// Everything that touches files and processes, on a thread that may block.
+fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, RuntimeError> {
+    let user = find_user(inner, spec)?;
+    let machine = &inner.machine;
+    let mut launch = Box::new(spec.describe(run_dir, user.as_ref(), machine.namespaces));
+    let (groups, mut notes) = plan(&machine.cgroups.usable, &spec.id, &spec.limits);
+    launch.groups = groups;
+    launch.own_groups = machine.cgroups.own_groups.iter().map(|dir| dir.as_os_str().as_bytes().to_vec()).collect();
+    notes.extend(unmet(inner, spec, launch.namespaces));
+    private_dir(run_dir, false).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => RuntimeError::Exists(spec.id.clone()),
+        _ => RuntimeError::Io { what: format!("making {}", run_dir.display()), error },
+    })?;
+    let started = spawn(&inner.config.shim, "launch", Stdio::null(), Stdio::null());
+    match started {
+        Ok((child, stream)) => Ok((launch, child, stream, notes)),
+        Err(error) => {
+            let _empty = std::fs::remove_dir(run_dir);
+            Err(error)
+        }
+    }
+}
+
+/// Starts the shim program with a socket as its descriptor 0. Needs a tokio runtime around it.
+pub fn spawn(shim: &Path, role: &str, out: Stdio, err: Stdio) -> Result<(Child, UnixStream), RuntimeError> {
+    let start = || {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new(shim);
+        command.arg(role).env_clear().stdin(OwnedFd::from(theirs)).stdout(out).stderr(err);
+        Ok((command.spawn()?, UnixStream::from_std(ours)?))
+    };
+    start().map_err(|error| RuntimeError::Shim { path: shim.display().to_string(), error })
+}
+
+fn find_user(inner: &Inner, spec: &ContainerSpec) -> Result<Option<User>, RuntimeError> {
+    let euid = nix::unistd::geteuid().as_raw();
+    let read = |file: &Path| {
+        std::fs::read_to_string(file).map_err(RuntimeError::io(format!("reading {}", file.display())))
+    };
+    let resolve = |name: &str| {
+        let (passwd, group) = (read(&inner.config.passwd)?, read(&inner.config.group)?);
+        Ok::<User, RuntimeError>(user::resolve(name, &passwd, &group)?)
+    };
+    match &spec.user {
+        None if !inner.machine.privileged => Ok(None),
+        None => resolve(&euid.to_string()).map(Some),
+        Some(name) => {
+            let user = resolve(name)?;
+            if inner.machine.privileged {
+                return Ok(Some(user));
+            }
+            // Running as someone else than asked for is no mere degradation.
+            if user.uid == euid {
+                return Ok(None);
+            }
+            Err(RuntimeError::Refused(format!("becoming user {name} needs an agent that runs as root")))
+        }
+    }
+}
+
+/// What was asked for and the machine does not allow, besides the limits.
+fn unmet(inner: &Inner, spec: &ContainerSpec, namespaces: u32) -> Vec<String> {
+    use plenum_shim::wire::ns;
+    let mut notes = Vec::new();
+    let mut note = |missing: bool, what: &str| {
+        if missing {
+            notes.push(format!("{what}: the agent does not run as root"));
+        }
+    };
+    note(namespaces & ns::PID == 0, "no PID namespace");
+    note(namespaces & ns::MOUNT == 0, "no mount namespace");
+    note(spec.network == crate::spec::Network::Loopback && namespaces & ns::NET == 0, "no network namespace");
+    note(spec.hostname.is_some() && namespaces & ns::UTS == 0, "the host name is not set");
+    note(spec.resolv_conf.is_some() && namespaces & ns::MOUNT == 0, "resolv.conf is the machine's");
+    note(!inner.machine.privileged, "capabilities are those of the agent");
+    notes
+}
+
+struct Talk {
+    shim: Option<Pid>,
+}
+
+impl Talk {
+    async fn through(
+        &mut self,
+        mut stream: UnixStream,
+        launch: Box<Launch>,
+    ) -> Result<(State, UnixStream, Inbox), RuntimeError> {
+        let mut inbox = Inbox::default();
+        // A shim that refuses early closes its end; its answer says more than the broken pipe.
+        let _answer_says_why = connection::write(&mut stream, &connection::hello()).await;
+        let _answer_says_why = connection::write(&mut stream, &Request::Launch(launch)).await;
+        loop {
+            match inbox.next(&mut stream).await {
+                Ok(Reply::Hello { shim, .. }) => self.shim = Some(shim),
+                Ok(Reply::Launched(state)) => return Ok((*state, stream, inbox)),
+                Ok(Reply::Failed(failed)) => return Err(RuntimeError::step(failed)),
+                Ok(Reply::Refused { reason }) => return Err(RuntimeError::Refused(reason)),
+                Ok(other) => return Err(RuntimeError::Refused(format!("an unexpected answer: {other:?}"))),
+                Err(error) => return Err(RuntimeError::Io { what: "the shim ended without an answer".into(), error }),
+            }
+        }
+    }
+}
+
+/// The first process of a launch ends as soon as it has forked.
+fn reap(mut child: Child) {
+    spawn_blocking(move || child.wait());
+}
+
+fn clean_up(mut child: Child, run_dir: &Path, shim: Pid, groups: Vec<Vec<u8>>) {
+    let _gone = child.kill();
+    let _reaped = child.wait();
+    let boot_id = plenum_shim::proc::boot_id();
+    let left = State { shim, groups, boot_id, ..State::default() };
+    kill_leftovers(&left);
+    plenum_shim::cgroup::remove_dirs(&super::group_dirs(&left), Duration::from_secs(2));
+    if let Err(error) = std::fs::remove_dir_all(run_dir) {
+        tracing::warn!(dir = %run_dir.display(), %error, "the folder of a failed launch stays");
+    }
+}

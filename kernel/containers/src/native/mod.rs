@@ -1,0 +1,212 @@
+//! The native runtime: one shim process a container (ADR 9).
+//!
+//! This module holds the table of containers; [`launch`], [`actor`], [`recover`], [`destroy`], [`helper`] and [`probe`] each
+//! do one thing to one container.
+
+mod actor;
+mod connection;
+mod destroy;
+mod helper;
+mod launch;
+mod machine;
+mod probe;
+mod recover;
+
+use crate::isolation::Isolation;
+use crate::runtime::{
+    Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Usage,
+};
+use crate::spec::{ContainerSpec, check_id};
+use actor::Handle;
+use async_trait::async_trait;
+use machine::Machine;
+use parking_lot::Mutex;
+use plenum_shim::wire::{Reply, Request, State};
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of the native runtime.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// The shim program.
+    pub shim: PathBuf,
+    /// Folder of the runtime folders, on a file system that does not outlive a boot; made with mode 0700.
+    pub run_dir: PathBuf,
+    /// Parent of the containers' control groups, below each hierarchy's mount: `plenum-<instance>`.
+    pub cgroup_parent: String,
+    /// Time for a shim to answer a request.
+    pub request_deadline: Duration,
+    /// Time for [`Runtime::destroy`], after which it reports what is left.
+    pub destroy_deadline: Duration,
+    /// The files in which users and groups are looked up.
+    pub passwd: PathBuf,
+    /// See `passwd`.
+    pub group: PathBuf,
+}
+
+impl RuntimeConfig {
+    /// The defaults of an instance.
+    #[must_use]
+    pub fn new(instance: &str, shim: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            shim: shim.into(),
+            run_dir: run_dir.into(),
+            cgroup_parent: format!("plenum-{instance}"),
+            request_deadline: Duration::from_secs(5),
+            destroy_deadline: Duration::from_secs(15),
+            passwd: "/etc/passwd".into(),
+            group: "/etc/group".into(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct NativeRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: RuntimeConfig,
+    machine: Machine,
+    table: Mutex<BTreeMap<String, Slot>>,
+}
+
+/// A container's place in the table.
+#[derive(Debug, Clone)]
+enum Slot {
+    /// Its launch is under way.
+    Launching,
+    /// It runs or has ended.
+    Known(Arc<Handle>),
+}
+
+impl NativeRuntime {
+    /// Looks at the machine, makes the runtime folder and the parents of control groups. Blocks for a few file
+    /// operations. Finds no containers: call [`Runtime::recover`] next.
+    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        let dir = config.run_dir.display().to_string();
+        if !config.run_dir.is_absolute() {
+            let error = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(RuntimeError::Io { what: format!("runtime folder {dir}: give an absolute path"), error });
+        }
+        launch::private_dir(&config.run_dir, true).map_err(RuntimeError::io(format!("making {dir}")))?;
+        let machine = Machine::look(&config);
+        Ok(Self { inner: Arc::new(Inner { config, machine, table: Mutex::default() }) })
+    }
+
+    /// The states that containers were launched with; for the agent's own endpoints.
+    #[must_use]
+    pub fn launched(&self, id: &str) -> Option<Launched> {
+        self.inner.known(id).ok().and_then(|handle| handle.state.as_ref().map(launched))
+    }
+}
+
+impl Inner {
+    fn known(&self, id: &str) -> Result<Arc<Handle>, RuntimeError> {
+        match self.table.lock().get(id) {
+            Some(Slot::Known(handle)) => Ok(Arc::clone(handle)),
+            _ => Err(RuntimeError::NotFound(id.to_owned())),
+        }
+    }
+
+    /// The state of a container that runs.
+    fn running(&self, id: &str) -> Result<(Arc<Handle>, State), RuntimeError> {
+        let handle = self.known(id)?;
+        if handle.ended().is_some() {
+            return Err(RuntimeError::Ended(id.to_owned()));
+        }
+        let state = handle.state.clone().ok_or_else(|| RuntimeError::NotFound(id.to_owned()))?;
+        Ok((handle, state))
+    }
+
+    fn dir(&self, id: &str) -> PathBuf {
+        self.config.run_dir.join(id)
+    }
+
+    async fn ask(&self, id: &str, request: Request) -> Result<(), RuntimeError> {
+        let (handle, _) = self.running(id)?;
+        match handle.ask(request, self.config.request_deadline).await? {
+            Reply::Done => Ok(()),
+            Reply::Refused { reason } if reason == "the task has ended" => Err(RuntimeError::Ended(id.to_owned())),
+            Reply::Refused { reason } => Err(RuntimeError::Refused(reason)),
+            other => Err(RuntimeError::Refused(format!("an answer to another question: {other:?}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for NativeRuntime {
+    async fn launch(&self, spec: ContainerSpec) -> Result<Launched, RuntimeError> {
+        spec.validate()?;
+        let inner = Arc::clone(&self.inner);
+        // A task of its own: a caller that gives up does not leave half a container behind.
+        let work = tokio::spawn(async move { launch::launch(&inner, spec).await });
+        work.await.map_err(|_| RuntimeError::Refused("the launch was abandoned by a shutdown".into()))?
+    }
+
+    async fn wait(&self, id: &str) -> Result<Exit, RuntimeError> {
+        Ok(self.inner.known(id)?.wait().await)
+    }
+
+    async fn signal(&self, id: &str, signal: i32) -> Result<(), RuntimeError> {
+        self.inner.ask(id, Request::Signal { signal }).await
+    }
+
+    async fn kill(&self, id: &str, signal: i32, grace: Duration) -> Result<(), RuntimeError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.inner.ask(id, Request::Kill { signal, grace_ms }).await
+    }
+
+    async fn destroy(&self, id: &str) -> Result<Exit, RuntimeError> {
+        check_id(id)?;
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        let work = tokio::spawn(async move { destroy::destroy(&inner, &id).await });
+        work.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))?
+    }
+
+    async fn recover(&self) -> Result<Vec<Recovered>, RuntimeError> {
+        recover::recover(&self.inner).await
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage, RuntimeError> {
+        let (_, state) = self.inner.running(id)?;
+        let read = tokio::task::spawn_blocking(move || crate::cgroup::usage::read(&state));
+        read.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))
+    }
+
+    async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {
+        helper::enter(&self.inner, id, enter).await
+    }
+
+    async fn probe(&self, id: &str, probe: Probe, deadline: Duration) -> Result<Probed, RuntimeError> {
+        let (_, state) = self.inner.running(id)?;
+        probe::probe(&self.inner, &state, &probe, deadline).await
+    }
+
+    fn isolation(&self) -> &Isolation {
+        &self.inner.machine.isolation
+    }
+}
+
+/// The public form of a state.
+fn launched(state: &State) -> Launched {
+    Launched {
+        id: state.id.clone(),
+        pid: state.task.pid,
+        start_time: state.task.start,
+        boot_id: state.boot_id.clone(),
+        init_pid: state.init.pid,
+        shim_pid: state.shim.pid,
+        cgroups: group_dirs(state),
+        warnings: state.warnings.clone(),
+    }
+}
+
+fn group_dirs(state: &State) -> Vec<PathBuf> {
+    state.groups.iter().map(|dir| PathBuf::from(std::ffi::OsStr::from_bytes(dir))).collect()
+}

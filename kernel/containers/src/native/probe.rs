@@ -1,0 +1,128 @@
+//! TCP and HTTP probes, the same code for both networks: only the socket differs.
+
+use super::{Inner, helper};
+use crate::runtime::{Probe, Probed, RuntimeError};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use plenum_shim::wire::State;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// See [`crate::Runtime::probe`].
+pub async fn probe(
+    inner: &Arc<Inner>,
+    state: &State,
+    probe: &Probe,
+    deadline: Duration,
+) -> Result<Probed, RuntimeError> {
+    match tokio::time::timeout(deadline, attempt(inner, state, probe)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Ok(Probed::Failed(format!("no answer within {} ms", deadline.as_millis()))),
+    }
+}
+
+async fn attempt(inner: &Arc<Inner>, state: &State, probe: &Probe) -> Result<Probed, RuntimeError> {
+    let (Probe::Tcp { to } | Probe::Http { to, .. }) = probe;
+    let socket = helper::socket(inner, state, to.is_ipv6()).await?;
+    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+    let stream = match socket.connect(*to).await {
+        Ok(stream) => stream,
+        Err(error) => return Ok(Probed::Failed(format!("connecting to {to}: {error}"))),
+    };
+    let Probe::Http { path, host, tls, .. } = probe else { return Ok(Probed::Connected) };
+    let host = host.clone().unwrap_or_else(|| to.to_string());
+    let asked = match tls {
+        false => get(stream, path, &host).await,
+        true => get_tls(stream, to, path, &host).await,
+    };
+    Ok(asked.map_or_else(Probed::Failed, Probed::Status))
+}
+
+async fn get_tls(stream: TcpStream, to: &SocketAddr, path: &str, host: &str) -> Result<u16, String> {
+    let config = unverified::config().map_err(|error| format!("TLS: {error}"))?;
+    let name = rustls_pki_types::ServerName::try_from(host.to_owned())
+        .unwrap_or_else(|_| rustls_pki_types::ServerName::IpAddress(to.ip().into()));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+    get(stream, path, host).await
+}
+
+async fn get<S>(stream: S, path: &str, host: &str) -> Result<u16, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let request = http::Request::get(path)
+        .header(http::header::HOST, host)
+        .header(http::header::USER_AGENT, "plenum-probe")
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| format!("the request cannot be made: {error}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    tokio::select! {
+        response = sender.send_request(request) => {
+            response.map(|response| response.status().as_u16()).map_err(|error| format!("HTTP: {error}"))
+        }
+        ended = connection => Err(ended.err().map_or_else(|| "closed without an answer".into(), |e| format!("HTTP: {e}"))),
+    }
+}
+
+/// A TLS client that takes any certificate. For probes only: nothing secret is sent and nothing is believed.
+mod unverified {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{CryptoProvider, aws_lc_rs};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+    use std::sync::Arc;
+
+    #[derive(Debug)]
+    struct AnyCertificate(Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for AnyCertificate {
+        fn verify_server_cert(
+            &self,
+            _end_entity: &CertificateDer<'_>,
+            _intermediates: &[CertificateDer<'_>],
+            _server_name: &ServerName<'_>,
+            _ocsp_response: &[u8],
+            _now: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    pub fn config() -> Result<ClientConfig, Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth())
+    }
+}

@@ -1,0 +1,86 @@
+//! Limits: in the kernel's files, and in what happens when they are met.
+
+use super::harness::{skip, world};
+use plenum_containers::{ExitReason, ExitStatus, Limits, Runtime};
+
+#[tokio::test]
+async fn limits_are_in_the_kernels_files() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut spec = world.spec("a", "echo up > ready; sleep 100");
+    spec.limits = Limits {
+        cpu_share_millis: Some(500),
+        cpu_quota_millis: Some(250),
+        memory_bytes: Some(64 << 20),
+        pids: Some(20),
+    };
+    let launched = world.runtime.launch(spec).await.unwrap();
+    assert_eq!(launched.warnings, Vec::<String>::new());
+    world.file("a", "ready").await;
+    let read = |names: [&str; 2]| {
+        let files = launched.cgroups.iter().flat_map(|dir| names.map(|name| dir.join(name)));
+        files.filter_map(|file| std::fs::read_to_string(file).ok()).next().unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
+    assert_eq!(read(["pids.max", "pids.max"]), "20");
+    assert!(["512", "20"].contains(&read(["cpu.shares", "cpu.weight"]).as_str()));
+    assert!(["25000", "25000 100000"].contains(&read(["cpu.cfs_quota_us", "cpu.max"]).as_str()));
+    for dir in &launched.cgroups {
+        assert!(plenum_shim::cgroup::members(dir).contains(&launched.pid), "{}", dir.display());
+        assert!(!plenum_shim::cgroup::members(dir).contains(&launched.shim_pid), "{}", dir.display());
+    }
+    let usage = world.runtime.usage("a").await.unwrap();
+    assert_eq!((usage.memory_limit_bytes, usage.task_only, usage.oom_kills), (Some(64 << 20), false, Some(0)));
+    assert!(usage.cpu_ns.unwrap() > 0 && usage.memory_bytes.unwrap() > 0 && usage.pids.unwrap() >= 3, "{usage:?}");
+    world.runtime.destroy("a").await.unwrap();
+    for dir in &launched.cgroups {
+        assert!(!dir.exists(), "{}", dir.display());
+    }
+}
+
+#[tokio::test]
+async fn running_out_of_memory_is_said() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let eat = "head -c 100000000 /dev/zero | tail -c 100000000 > /dev/null";
+    let mut spec = world.spec("a", &format!("exec {}", eat.replace("head -c 100000000 /dev/zero | ", "").replace("> /dev/null", "< /dev/zero")));
+    spec.limits.memory_bytes = Some(16 << 20);
+    let (exit, _) = world.run(spec).await;
+    assert_eq!((exit.status, exit.reason, exit.oom), (ExitStatus::Signal(9), ExitReason::OutOfMemory, true), "{exit:?}");
+    assert!(exit.oom_kills >= 1 && exit.memory_peak >= 15 << 20, "{exit:?}");
+
+    let (exit, _) = world.run(world.spec("b", eat)).await;
+    assert_eq!((exit.status, exit.oom), (ExitStatus::Code(0), false), "without a limit it is fine");
+}
+
+#[tokio::test]
+async fn a_full_process_limit_stops_forks() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut spec = world.spec("a", "for i in $(seq 50); do sleep 100 & done; echo more");
+    spec.limits.pids = Some(10);
+    let (exit, output) = world.run(spec).await;
+    assert_ne!(exit.status, ExitStatus::Code(0), "{output}");
+    assert_eq!(output, "");
+}
+
+#[tokio::test]
+async fn what_is_not_writable_is_a_warning() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut spec = world.spec("a", "true");
+    // More than the kernel takes: the write fails, the launch does not, and the file is named.
+    spec.limits.pids = Some(u64::MAX / 4096);
+    let launched = world.runtime.launch(spec).await.unwrap();
+    assert!(launched.warnings.iter().any(|w| w.contains("pids.max") && w.contains("failed")), "{:?}", launched.warnings);
+    world.runtime.wait("a").await.unwrap();
+    world.runtime.destroy("a").await.unwrap();
+}

@@ -1,0 +1,9 @@
+//! The native runtime against this machine: real processes, namespaces and control groups; needs root.
+
+mod enter;
+mod harness;
+mod isolation;
+mod life;
+mod limits;
+mod numbers;
+mod recovery;

@@ -1,0 +1,83 @@
+//! Figures: latency of a launch, private memory of the shim, and that many containers leave nothing behind.
+
+use super::harness::{eventually, skip, within, world};
+use plenum_containers::{Command, ContainerSpec, Runtime};
+use std::time::Instant;
+
+/// Sum of a field of `/proc/PID/smaps_rollup`, KiB.
+fn private_kib(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let fields = text.lines().filter(|line| line.starts_with("Private_"));
+    fields.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+}
+
+fn sleeper(world: &super::harness::World, id: &str) -> ContainerSpec {
+    ContainerSpec { command: Command::Argv(vec!["/bin/sleep".into(), "1000".into()]), ..world.spec(id, "") }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_launch_is_quick_and_a_shim_is_small() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut micros = Vec::new();
+    for i in 0..50 {
+        let spec = sleeper(&world, &format!("c{i}"));
+        let start = Instant::now();
+        let launched = world.runtime.launch(spec).await.unwrap();
+        micros.push(start.elapsed().as_micros());
+        if i == 49 {
+            let (shim, init) = (private_kib(launched.shim_pid), private_kib(launched.init_pid));
+            println!("private memory: supervisor {shim} KiB, init {init} KiB");
+            assert!(shim + init < 512, "supervisor {shim} KiB and init {init} KiB");
+        }
+    }
+    micros.sort_unstable();
+    println!("launch: median {} us, p90 {} us of 50", micros[25], micros[45]);
+    let start = Instant::now();
+    for i in 0..50 {
+        world.runtime.destroy(&format!("c{i}")).await.unwrap();
+    }
+    println!("destroy: mean {} us of 50", start.elapsed().as_micros() / 50);
+    // Generous: shared machines and debug builds. The figures are printed.
+    assert!(micros[25] < 250_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_containers_leave_nothing_behind() {
+    if skip() {
+        return;
+    }
+    let world = std::sync::Arc::new(world());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let start = Instant::now();
+    let launches: Vec<_> = (0..200)
+        .map(|i| {
+            let world = std::sync::Arc::clone(&world);
+            tokio::spawn(async move { world.runtime.launch(sleeper(&world, &format!("c{i}"))).await.unwrap() })
+        })
+        .collect();
+    let mut pids = Vec::new();
+    for launch in launches {
+        let launched = within(60, launch).await.unwrap();
+        pids.extend([launched.pid, launched.init_pid, launched.shim_pid]);
+    }
+    println!("launch rate: {:.0}/s over 200 at once", 200.0 / start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    let ends: Vec<_> = (0..200)
+        .map(|i| {
+            let world = std::sync::Arc::clone(&world);
+            tokio::spawn(async move { world.runtime.destroy(&format!("c{i}")).await.unwrap() })
+        })
+        .collect();
+    for end in ends {
+        within(60, end).await.unwrap();
+    }
+    println!("destroy rate: {:.0}/s over 200 at once", 200.0 / start.elapsed().as_secs_f64());
+    eventually("no process is left", || pids.iter().all(|pid| plenum_shim::proc::stat(*pid).is_none()).then_some(()))
+        .await;
+    assert_eq!(world.groups(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
+}
