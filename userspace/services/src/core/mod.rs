@@ -1,0 +1,417 @@
+//! The scheduler's decisions: a deterministic machine. Events go in, effects come out in the order in which they are
+//! to be carried out: **whatever stands after a [`Effect::Commit`] waits until that commit is durable.** So an
+//! instance is written down before it is launched, an intent before it is answered, an end before it is
+//! acknowledged. A commit that fails ends the machine; its owner starts another one from the store.
+//!
+//! Reading order: [`app`], [`instance`], [`matching`] (nouns), [`requests`] (what people want), [`deployment`],
+//! [`planner`] (what is done about it), [`status`] (what happened), [`view`] (what people read).
+
+pub mod app;
+pub mod constraint;
+pub mod deployment;
+pub mod error;
+pub mod id;
+pub mod instance;
+pub mod matching;
+mod notices;
+mod offers;
+mod planner;
+pub mod records;
+pub mod requests;
+mod status;
+pub mod time;
+pub mod update;
+pub mod validate;
+pub mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use plenum_api::{IdSource, Millis, Now};
+use serde_json::Value;
+
+use app::App;
+use deployment::Deployment;
+use id::{AppId, InstanceId};
+use instance::{Instance, Record, Status};
+use matching::{Offer, Rejection, Take};
+
+/// What the machine is set to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The role of apps that name none.
+    pub default_role: String,
+    /// Service ports that are given out.
+    pub service_ports: (u16, u16),
+    /// How long offers are kept for an app whose delay is about to end.
+    pub hold: Millis,
+    /// How long a node's unsuitable resources are refused while something waits.
+    pub refuse: Millis,
+    /// Versions kept of each app.
+    pub versions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_role: "*".to_owned(),
+            service_ports: (10_000, 20_000),
+            hold: Millis::from_secs(5),
+            refuse: Millis::from_secs(30),
+            versions: 25,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The master took us in.
+    Subscribed {
+        /// Our id.
+        framework: String,
+        /// The master's address.
+        master: String,
+    },
+    /// The master is gone; offers with it.
+    Disconnected,
+    /// Resources.
+    Offers(Vec<Offer>),
+    /// An offer is no more.
+    Rescinded(String),
+    /// Something happened to a task.
+    Status(Box<Status>),
+    /// Somebody wants something.
+    Request(Box<requests::Request>),
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Make these writes durable, all of them or none. What follows waits.
+    Commit(Vec<Write>),
+    /// Launch on an offer.
+    Accept {
+        /// The offer.
+        offer: String,
+        /// What is launched on it.
+        launches: Vec<Launch>,
+        /// How long what is left is refused.
+        refuse: Millis,
+    },
+    /// Give offers back.
+    Decline {
+        /// The offers.
+        offers: Vec<String>,
+        /// How long the like are refused.
+        refuse: Millis,
+    },
+    /// Ask a task to end.
+    Kill {
+        /// The task.
+        task: String,
+        /// Its node.
+        agent: Option<String>,
+        /// Until it is forced.
+        grace: Option<Millis>,
+    },
+    /// Acknowledge a status update.
+    Acknowledge {
+        /// The task.
+        task: String,
+        /// Its node.
+        agent: String,
+        /// The update.
+        uuid: Vec<u8>,
+    },
+    /// Ask for the state of these tasks and their nodes; of all, if there are none.
+    Reconcile(Vec<(String, Option<String>)>),
+    /// Ask for offers, forgetting refusals.
+    Revive,
+    /// Ask for no offers.
+    Suppress,
+    /// Answer a request.
+    Reply {
+        /// Which.
+        token: u64,
+        /// With what.
+        reply: requests::Reply,
+    },
+    /// Tell those who listen.
+    Publish(Notice),
+}
+
+/// One change of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Write an entry.
+    Put(String, Vec<u8>),
+    /// Remove it.
+    Delete(String),
+}
+
+/// An instance to launch.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// What was written down.
+    pub record: Record,
+    /// The definition.
+    pub app: Arc<App>,
+    /// What it takes of the offer.
+    pub takes: Vec<Take>,
+}
+
+/// An event for `/v2/events`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// Its type.
+    pub kind: &'static str,
+    /// Its data, `eventType` and `timestamp` included.
+    pub body: Value,
+}
+
+/// An app and everything about it.
+#[derive(Debug)]
+pub struct Entry {
+    /// What is wanted.
+    pub app: Arc<App>,
+    /// What was wanted before, and is now, by version.
+    pub versions: BTreeMap<String, Arc<App>>,
+    /// It is to go; hidden from readers.
+    pub removing: bool,
+    /// Instances of older configurations are replaced. Off after a deployment was stopped by force.
+    pub roll: bool,
+    /// What runs.
+    pub instances: BTreeMap<InstanceId, Instance>,
+    /// Instances to launch.
+    pub missing: u32,
+    /// The delay after failures.
+    pub backoff: Option<Backoff>,
+    /// Since when instances are missing (time of day).
+    pub waiting: Option<Millis>,
+    /// The last failure, as shown.
+    pub last_failure: Option<Value>,
+    /// What became of offers while waiting.
+    pub tally: Tally,
+}
+
+/// A delay after failures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backoff {
+    /// Of which configuration.
+    pub config: String,
+    /// Now.
+    pub delay: Millis,
+    /// Until when nothing is launched (monotonic).
+    pub until: Millis,
+}
+
+/// What became of offers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Offers looked at.
+    pub processed: u64,
+    /// Offers that did not fit.
+    pub unused: u64,
+    /// When one last fitted (time of day).
+    pub last_used: Option<Millis>,
+    /// When one last did not.
+    pub last_unused: Option<Millis>,
+    /// The last verdict on each node.
+    pub nodes: BTreeMap<String, NodeVerdict>,
+    /// The same reasons counted over the whole wait.
+    pub reasons: BTreeMap<matching::Reason, u64>,
+}
+
+/// Why a node's last offer did not do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeVerdict {
+    /// The node's name.
+    pub host: String,
+    /// What it broke; empty when it fitted.
+    pub broken: Vec<Rejection>,
+    /// When (time of day).
+    pub at: Millis,
+}
+
+/// A task of ours that nobody wrote down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stranger {
+    /// Where.
+    pub agent: Option<String>,
+    /// Its state.
+    pub state: instance::State,
+    /// When it was first seen (time of day).
+    pub since: Millis,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) apps: BTreeMap<AppId, Entry>,
+    pub(crate) index: BTreeMap<InstanceId, AppId>,
+    pub(crate) deployments: IndexMap<String, Deployment>,
+    pub(crate) ghosts: BTreeMap<InstanceId, Record>,
+    pub(crate) strangers: BTreeMap<String, Stranger>,
+    pub(crate) framework: Option<String>,
+    pub(crate) master: Option<String>,
+    offers: offers::Offers,
+    dirty: BTreeSet<AppId>,
+    hungry: BTreeSet<AppId>,
+    wake: BTreeSet<(Millis, AppId)>,
+    reconcile_at: Option<Millis>,
+    last_version: Millis,
+    out: Vec<Effect>,
+}
+
+/// How often the master's view is compared with ours while connected; the first time soon after subscribing.
+const RECONCILE_SOON: Millis = Millis::from_secs(15);
+const RECONCILE_EVERY: Millis = Millis::from_secs(600);
+
+impl Core {
+    /// An empty machine.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            apps: BTreeMap::new(),
+            index: BTreeMap::new(),
+            deployments: IndexMap::new(),
+            ghosts: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            framework: None,
+            master: None,
+            offers: offers::Offers::default(),
+            dirty: BTreeSet::new(),
+            hungry: BTreeSet::new(),
+            wake: BTreeSet::new(),
+            reconcile_at: None,
+            last_version: Millis(0),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes an event in and says what is to be done, in order.
+    pub fn handle(&mut self, event: Event, now: Now, ids: &mut dyn IdSource) -> Vec<Effect> {
+        match event {
+            Event::Subscribed { framework, master } => self.subscribed(framework, master, now),
+            Event::Disconnected => self.disconnected(now),
+            Event::Offers(offers) => self.offers.add(offers, now.mono + self.settings.hold),
+            Event::Rescinded(id) => self.offers.remove(&id),
+            Event::Status(status) => self.status(*status, now),
+            Event::Request(request) => self.request(*request, now, ids),
+            Event::Tick => self.tick(now),
+        }
+        self.plan(now, ids);
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Event::Tick`] is wanted next (monotonic).
+    pub fn next_tick(&self) -> Option<Millis> {
+        let wake = self.wake.first().map(|(at, _)| *at);
+        [wake, self.offers.next(), self.reconcile_at].into_iter().flatten().min()
+    }
+
+    /// The framework's id, if it has one.
+    pub fn framework(&self) -> Option<&str> {
+        self.framework.as_deref()
+    }
+
+    /// Whether a master has us.
+    pub fn is_connected(&self) -> bool {
+        self.master.is_some()
+    }
+
+    /// The roles of all apps, to subscribe with.
+    pub fn roles(&self) -> BTreeSet<String> {
+        let mut roles: BTreeSet<String> = self.apps.values().map(|e| e.app.role.clone()).collect();
+        roles.insert(self.settings.default_role.clone());
+        roles
+    }
+
+    fn subscribed(&mut self, framework: String, master: String, now: Now) {
+        let kind = if self.framework.as_ref() == Some(&framework) {
+            "scheduler_reregistered_event"
+        } else {
+            self.out.push(Effect::Commit(vec![records::put_framework(&framework)]));
+            "scheduler_registered_event"
+        };
+        self.publish(notices::registered(kind, &framework, &master, now));
+        self.framework = Some(framework);
+        self.master = Some(master);
+        self.offers.reset();
+        self.reconcile(true, now);
+        self.reconcile_at = Some(now.mono + RECONCILE_SOON);
+        self.dirty.extend(self.apps.keys().cloned());
+    }
+
+    fn disconnected(&mut self, now: Now) {
+        if self.master.take().is_some() {
+            self.publish(notices::plain("scheduler_disconnected_event", now));
+        }
+        self.offers.reset();
+        self.reconcile_at = None;
+    }
+
+    /// Asks about every instance we know, then about everything the master knows.
+    fn reconcile(&mut self, all: bool, now: Now) {
+        let of = |i: &Instance| (i.record.id.task_id(), Some(i.record.agent.clone()));
+        // One that was accepted a moment ago may not have reached the master's books.
+        let old = |i: &&Instance| all || i.state.is_some() && now.mono.since(i.since) > RECONCILE_SOON;
+        let known = self.apps.values().flat_map(|e| e.instances.values()).filter(old).map(of);
+        let ghosts = self.ghosts.values().map(|r| (r.id.task_id(), Some(r.agent.clone())));
+        let tasks: Vec<_> = known.chain(ghosts).collect();
+        for chunk in tasks.chunks(1000) {
+            self.out.push(Effect::Reconcile(chunk.to_vec()));
+        }
+        self.out.push(Effect::Reconcile(Vec::new()));
+    }
+
+    fn tick(&mut self, now: Now) {
+        while let Some((at, _)) = self.wake.first()
+            && *at <= now.mono
+        {
+            if let Some((_, id)) = self.wake.pop_first() {
+                self.dirty.insert(id);
+            }
+        }
+        if self.reconcile_at.is_some_and(|at| at <= now.mono) {
+            self.reconcile(false, now);
+            self.reconcile_at = Some(now.mono + RECONCILE_EVERY);
+        }
+    }
+
+    /// A version nobody had: the time of day, a little later if need be.
+    fn fresh_version(&mut self, now: Now) -> String {
+        let at = now.wall.max(self.last_version + Millis(1));
+        self.last_version = at;
+        time::text(at)
+    }
+
+    fn publish(&mut self, notice: Notice) {
+        self.out.push(Effect::Publish(notice));
+    }
+
+    fn commit(&mut self, writes: Vec<Write>) {
+        // A store takes 100 operations at once; one place is left for the leader's guard.
+        for chunk in writes.chunks(90) {
+            self.out.push(Effect::Commit(chunk.to_vec()));
+        }
+    }
+
+    /// The entry of an app that readers see.
+    pub fn entry(&self, id: &AppId) -> Option<&Entry> {
+        self.apps.get(id).filter(|e| !e.removing)
+    }
+
+    /// Every app that readers see.
+    pub fn entries(&self) -> impl Iterator<Item = (&AppId, &Entry)> {
+        self.apps.iter().filter(|(_, e)| !e.removing)
+    }
+}
+
+#[cfg(test)]
+mod tests;

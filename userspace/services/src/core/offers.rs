@@ -1,0 +1,239 @@
+//! Offers in hand: kept for a moment when an app is about to need them, used, or given back; and asking the master for
+//! more or for none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use plenum_api::{IdSource, Millis, Now};
+
+use super::app::App;
+use super::constraint::Location;
+use super::id::{AppId, InstanceId};
+use super::instance::{Goal, Instance, Record};
+use super::matching::{self, Offer, Placement, Rejection, Wish};
+use super::{Core, Effect, Entry, Launch, NodeVerdict, Write, notices, records};
+
+/// How long offers are refused when nothing waits. Asking again forgets it.
+const REFUSE_LONG: Millis = Millis::from_secs(3600);
+/// How long what an accepted offer leaves is refused.
+const REFUSE_REST: Millis = Millis::from_secs(5);
+/// Asking for offers more often than this would only load the master.
+const REVIVE_EVERY: Millis = Millis::from_secs(1);
+
+/// The offers, and what the master was asked.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    held: BTreeMap<String, Held>,
+    /// The master was told that we want none.
+    suppressed: bool,
+    /// Something new waits that the refusals so far did not know of.
+    ask: bool,
+    last_revive: Option<Millis>,
+    revive_at: Option<Millis>,
+}
+
+#[derive(Debug)]
+struct Held {
+    offer: Offer,
+    until: Millis,
+    launches: Vec<Launch>,
+}
+
+impl Offers {
+    pub(super) fn add(&mut self, offers: Vec<Offer>, until: Millis) {
+        for offer in offers {
+            self.held.insert(offer.id.clone(), Held { offer, until, launches: Vec::new() });
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        self.held.remove(id);
+    }
+
+    /// The master is new or gone: no offers, no refusals, and it sends some unless told otherwise.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn ask(&mut self) {
+        self.ask = true;
+    }
+
+    pub(super) fn next(&self) -> Option<Millis> {
+        let held = self.held.values().map(|h| h.until).min();
+        held.into_iter().chain(self.revive_at).min()
+    }
+}
+
+impl Core {
+    /// Uses the offers in hand for what waits and settles what is left.
+    pub(super) fn place(&mut self, now: Now, ids: &mut dyn IdSource) {
+        if self.master.is_none() {
+            return;
+        }
+        let ready: Vec<AppId> = self.hungry_within(now.mono);
+        if !ready.is_empty() && !self.offers.held.is_empty() {
+            self.fill(&ready, now, ids);
+        }
+        self.settle(now);
+    }
+
+    /// Apps that miss instances and whose delay is over at `at`.
+    fn hungry_within(&self, at: Millis) -> Vec<AppId> {
+        let due = |id: &&AppId| self.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at);
+        self.hungry.iter().filter(due).cloned().collect()
+    }
+
+    /// One instance an app and offer in turn, until nothing fits any more: that spreads instances over nodes.
+    fn fill(&mut self, ready: &[AppId], now: Now, ids: &mut dyn IdSource) {
+        let mut held = std::mem::take(&mut self.offers.held);
+        let mut hopeless: BTreeSet<(String, AppId)> = BTreeSet::new();
+        let mut looked: BTreeSet<(String, AppId)> = BTreeSet::new();
+        let mut writes = Vec::new();
+        loop {
+            let mut progress = false;
+            for (offer_id, one) in &mut held {
+                for id in ready {
+                    let pair = (offer_id.clone(), id.clone());
+                    let Some(entry) = self.apps.get_mut(id).filter(|e| e.missing > 0) else { continue };
+                    if hopeless.contains(&pair) {
+                        continue;
+                    }
+                    let seed = ids.uuid();
+                    let seed = seed.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
+                    let fit = entry.try_offer(&one.offer, seed);
+                    if looked.insert(pair.clone()) || fit.is_ok() {
+                        entry.count(&one.offer, fit.as_ref().err(), now);
+                    }
+                    let Ok(placement) = fit else {
+                        if entry.app.constraints.is_empty() {
+                            hopeless.insert(pair);
+                        }
+                        continue;
+                    };
+                    progress = true;
+                    let (launch, write) = entry.launch(one, placement, now, ids);
+                    self.index.insert(launch.record.id.clone(), id.clone());
+                    if entry.missing == 0 {
+                        self.hungry.remove(id);
+                        entry.waiting = None;
+                    }
+                    writes.push(write);
+                    one.launches.push(launch);
+                }
+            }
+            if !progress {
+                break;
+            }
+        }
+        self.offers.held = held;
+        self.commit(writes);
+    }
+
+    /// Accepts, keeps or declines what is in hand, then asks for more or for none.
+    fn settle(&mut self, now: Now) {
+        let waiting = !self.hungry_within(now.mono).is_empty();
+        let soon = !self.hungry_within(now.mono + self.settings.hold).is_empty();
+        let hungry = !self.hungry.is_empty();
+        let (mut keep, mut back) = (BTreeMap::new(), Vec::new());
+        for (id, held) in std::mem::take(&mut self.offers.held) {
+            if !held.launches.is_empty() {
+                for launch in &held.launches {
+                    let staged = Instance::new(launch.record.clone(), now.mono, true);
+                    self.publish(notices::instance_changed(&staged, "Scheduled", now));
+                }
+                self.out.push(Effect::Accept { offer: id, launches: held.launches, refuse: REFUSE_REST });
+            } else if soon && !waiting && held.until > now.mono {
+                keep.insert(id, held);
+            } else {
+                back.push(id);
+            }
+        }
+        self.offers.held = keep;
+        if !back.is_empty() {
+            let refuse = if hungry { self.settings.refuse } else { REFUSE_LONG };
+            self.out.push(Effect::Decline { offers: back, refuse });
+        }
+        self.steer(waiting || soon, now);
+    }
+
+    fn steer(&mut self, wanted: bool, now: Now) {
+        let offers = &mut self.offers;
+        let due = offers.revive_at.is_some_and(|at| at <= now.mono);
+        if !wanted {
+            (offers.ask, offers.revive_at) = (false, None);
+            if !offers.suppressed {
+                offers.suppressed = true;
+                self.out.push(Effect::Suppress);
+            }
+        } else if offers.suppressed || offers.ask || due {
+            let earliest = offers.last_revive.map_or(now.mono, |at| at + REVIVE_EVERY);
+            if offers.suppressed || earliest <= now.mono {
+                offers.suppressed = false;
+                offers.last_revive = Some(now.mono);
+                (offers.ask, offers.revive_at) = (false, None);
+                self.out.push(Effect::Revive);
+            } else {
+                (offers.ask, offers.revive_at) = (false, Some(earliest));
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Until when failures hold launches back.
+    pub(super) fn held_until(&self) -> Millis {
+        let config = &self.app.version_info.last_config_change_at;
+        self.backoff.as_ref().filter(|b| b.config == *config).map_or(Millis(0), |b| b.until)
+    }
+
+    fn try_offer(&self, offer: &Offer, seed: u64) -> Result<Placement, Vec<Rejection>> {
+        let placed: Vec<&Location> = if self.app.constraints.is_empty() {
+            Vec::new()
+        } else {
+            self.instances.values().map(|i| &i.record.location).collect()
+        };
+        Wish::new(&self.app).fit(offer, &placed, seed)
+    }
+
+    fn count(&mut self, offer: &Offer, broken: Option<&Vec<Rejection>>, now: Now) {
+        let tally = &mut self.tally;
+        tally.processed = tally.processed.saturating_add(1);
+        match broken {
+            None => tally.last_used = Some(now.wall),
+            Some(broken) => {
+                tally.unused = tally.unused.saturating_add(1);
+                tally.last_unused = Some(now.wall);
+                if let Some(first) = broken.first() {
+                    let count = tally.reasons.entry(first.reason).or_default();
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
+        let broken = broken.cloned().unwrap_or_default();
+        let verdict = NodeVerdict { host: offer.location.host.clone(), broken, at: now.wall };
+        tally.nodes.insert(offer.agent.clone(), verdict);
+    }
+
+    fn launch(&mut self, held: &mut Held, placement: Placement, now: Now, ids: &mut dyn IdSource) -> (Launch, Write) {
+        let app: Arc<App> = Arc::clone(&self.app);
+        let record = Record {
+            f: records::FORMAT,
+            id: InstanceId::fresh(&app.id, ids),
+            app: app.id.clone(),
+            version: app.version.clone(),
+            config: app.version_info.last_config_change_at.clone(),
+            created: now.wall,
+            agent: held.offer.agent.clone(),
+            location: held.offer.location.clone(),
+            role: held.offer.role.clone(),
+            host_ports: placement.host_ports,
+            goal: Goal::Run,
+        };
+        matching::subtract(&mut held.offer, &placement.takes);
+        self.instances.insert(record.id.clone(), Instance::new(record.clone(), now.mono, true));
+        self.missing = self.missing.saturating_sub(1);
+        let write = records::put_instance(&record);
+        (Launch { record, app, takes: placement.takes }, write)
+    }
+}

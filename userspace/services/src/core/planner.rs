@@ -1,0 +1,248 @@
+//! What is done about the difference between what is wanted and what runs. Level-triggered: it looks at the state as
+//! it is, so it does not matter how it came about or how often it is asked.
+
+use std::collections::BTreeSet;
+
+use plenum_api::{IdSource, Millis, Now};
+
+use super::app::{App, KillSelection, Unreachable};
+use super::id::{AppId, InstanceId};
+use super::instance::{Goal, Instance, Record, State};
+use super::{Core, Effect, Entry, Tally, Write, notices, records};
+
+/// After so long an instance that did not end is asked again.
+const KILL_AGAIN: Millis = Millis::from_secs(10);
+
+/// What the numbers ask for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub(super) missing: u32,
+    pub(super) stop: Vec<InstanceId>,
+}
+
+impl Core {
+    /// Plans every app that something happened to, moves deployments on, and uses offers.
+    pub(super) fn plan(&mut self, now: Now, ids: &mut dyn IdSource) {
+        let mut touched = std::mem::take(&mut self.dirty);
+        loop {
+            for id in &touched {
+                self.plan_app(id, now);
+            }
+            touched = self.advance(&touched, now);
+            if touched.is_empty() {
+                break;
+            }
+        }
+        self.place(now, ids);
+    }
+
+    fn plan_app(&mut self, id: &AppId, now: Now) {
+        let holds = self.deployments.values().any(|d| d.holds(id));
+        let Some(entry) = self.apps.get_mut(id) else { return };
+        let (mut writes, wake) = entry.give_up_unreachable(now);
+        let ghosts: Vec<InstanceId> =
+            entry.instances.values().filter(|i| i.record.goal == Goal::Ghost).map(|i| i.record.id.clone()).collect();
+        for ghost in ghosts {
+            if let Some(instance) = entry.instances.remove(&ghost) {
+                self.index.remove(&ghost);
+                self.ghosts.insert(ghost, instance.record);
+            }
+        }
+        let decision = if holds { Decision::default() } else { entry.decide() };
+        for victim in &decision.stop {
+            if let Some(instance) = entry.instances.get_mut(victim) {
+                instance.record.goal = Goal::Stop;
+                writes.push(records::put_instance(&instance.record));
+            }
+        }
+        let more = decision.missing > entry.missing;
+        entry.missing = decision.missing;
+        if entry.missing == 0 {
+            (entry.waiting, entry.tally) = (None, Tally::default());
+            self.hungry.remove(id);
+        } else {
+            entry.waiting.get_or_insert(now.wall);
+            self.hungry.insert(id.clone());
+        }
+        let held_until = entry.held_until();
+        if entry.missing > 0 && held_until > now.mono {
+            let early = held_until.since(self.settings.hold);
+            self.wake.insert((if early > now.mono { early } else { held_until }, id.clone()));
+        }
+        if entry.missing > 0 && (more || held_until > Millis(0)) {
+            self.offers.ask();
+        }
+        self.wake.extend(wake.map(|at| (at, id.clone())));
+        self.commit(writes);
+        self.end_instances(id, now);
+        self.bury(id, now);
+    }
+
+    /// Asks instances that are to end to do so, again after a while.
+    fn end_instances(&mut self, id: &AppId, now: Now) {
+        if self.master.is_none() {
+            return;
+        }
+        let Some(entry) = self.apps.get_mut(id) else { return };
+        let grace = entry.app.task_kill_grace_period_seconds.map(Millis::from_secs_f64);
+        for instance in entry.instances.values_mut().filter(|i| !i.is_wanted()) {
+            if instance.again.is_none_or(|at| at <= now.mono) {
+                let again = now.mono + KILL_AGAIN.max(grace.unwrap_or_default());
+                instance.again = Some(again);
+                self.wake.insert((again, id.clone()));
+                let (task, agent) = (instance.record.id.task_id(), Some(instance.record.agent.clone()));
+                self.out.push(Effect::Kill { task, agent, grace });
+            }
+        }
+    }
+
+    /// Removes an app that is to go once nothing of it runs.
+    fn bury(&mut self, id: &AppId, now: Now) {
+        if !self.apps.get(id).is_some_and(|e| e.removing && e.instances.is_empty()) {
+            return;
+        }
+        let Some(entry) = self.apps.remove(id) else { return };
+        self.hungry.remove(id);
+        let versions = entry.versions.keys().map(|v| Write::Delete(records::version_key(id, v)));
+        // The root last: an app whose versions are half gone is still one that is to go. Loading needs its version.
+        let current = records::version_key(id, &entry.app.version);
+        let mut writes: Vec<Write> =
+            versions.filter(|w| !matches!(w, Write::Delete(key) if *key == current)).collect();
+        writes.push(Write::Delete(records::root_key(id)));
+        writes.push(Write::Delete(current));
+        let last = writes.split_off(writes.len().saturating_sub(2));
+        self.commit(writes);
+        self.commit(last);
+        self.publish(notices::notice("app_terminated_event", serde_json::json!({"appId": id}), now));
+    }
+}
+
+impl Entry {
+    /// Gives instances up that are out of reach for too long, or that are to end anyway: they become ghosts, which are
+    /// ended when they come back. Says when to look again.
+    fn give_up_unreachable(&mut self, now: Now) -> (Vec<Write>, Option<Millis>) {
+        let patience = match &self.app.unreachable_strategy {
+            Unreachable::Disabled(_) => None,
+            Unreachable::Enabled { inactive_after_seconds, .. } => Some(Millis::from_secs_f64(*inactive_after_seconds)),
+        };
+        let (mut writes, mut wake) = (Vec::new(), None);
+        for instance in self.instances.values_mut().filter(|i| i.state == Some(State::Unreachable)) {
+            let until = patience.map(|p| instance.since + p);
+            if !instance.is_wanted() || until.is_some_and(|at| at <= now.mono) {
+                instance.record.goal = Goal::Ghost;
+                writes.push(records::put_instance(&instance.record));
+            } else if let Some(at) = until {
+                wake = Some(wake.map_or(at, |w: Millis| w.min(at)));
+            }
+        }
+        (writes, wake)
+    }
+
+    /// How many instances to add and which to end, from the numbers alone.
+    pub(super) fn decide(&self) -> Decision {
+        let config = &self.app.version_info.last_config_change_at;
+        let wanted = || self.instances.values().filter(|i| i.is_wanted());
+        if self.removing {
+            return Decision { missing: 0, stop: wanted().map(|i| i.record.id.clone()).collect() };
+        }
+        let target = usize::try_from(self.app.instances).unwrap_or(usize::MAX);
+        let is_old = |i: &&Instance| self.roll && i.record.config != *config;
+        let old: Vec<&Instance> = wanted().filter(is_old).collect();
+        let new: Vec<&Instance> = wanted().filter(|i| !is_old(i)).collect();
+        let mut missing = target.saturating_sub(new.len());
+        let mut stop = self.surplus(&new, new.len().saturating_sub(target));
+        if !old.is_empty() {
+            let (least, most) = bounds(&self.app);
+            let alive = self.instances.len();
+            missing = missing.min(most.saturating_sub(alive));
+            let stopped: BTreeSet<&InstanceId> = stop.iter().collect();
+            let ready = wanted().filter(|i| self.is_ready(i) && !stopped.contains(&i.record.id)).count();
+            let stop_old = self.old_to_stop(old, ready.saturating_sub(least));
+            stop.extend(stop_old);
+        }
+        Decision { missing: u32::try_from(missing).unwrap_or(u32::MAX), stop }
+    }
+
+    /// Readiness by the definition an instance was launched from.
+    fn is_ready(&self, instance: &Instance) -> bool {
+        instance.is_ready(self.versions.get(&instance.record.version).unwrap_or(&self.app))
+    }
+
+    fn surplus(&self, of: &[&Instance], count: usize) -> Vec<InstanceId> {
+        let mut order = of.to_vec();
+        self.sort_victims(&mut order);
+        order.into_iter().take(count).map(|i| i.record.id.clone()).collect()
+    }
+
+    /// Those that serve nobody go at once, the others as far as enough are left.
+    fn old_to_stop(&self, mut old: Vec<&Instance>, mut spare: usize) -> Vec<InstanceId> {
+        self.sort_victims(&mut old);
+        let mut stop = Vec::new();
+        for instance in old {
+            // Nothing is known of it since we started: it may well serve.
+            if instance.state.is_none() {
+                continue;
+            }
+            if self.is_ready(instance) {
+                if spare == 0 {
+                    continue;
+                }
+                spare -= 1;
+            }
+            stop.push(instance.record.id.clone());
+        }
+        stop
+    }
+
+    fn sort_victims(&self, victims: &mut [&Instance]) {
+        victims.sort_by(|a, b| {
+            let age = match self.app.kill_selection {
+                KillSelection::Youngest => b.record.created.cmp(&a.record.created),
+                KillSelection::Oldest => a.record.created.cmp(&b.record.created),
+            };
+            let ready = self.is_ready(a).cmp(&self.is_ready(b));
+            ready.then(age).then_with(|| a.record.id.cmp(&b.record.id))
+        });
+    }
+}
+
+/// The least that must stay ready and the most that may be alive while instances are replaced. When the two leave no
+/// room to move, one more is allowed, as in Marathon.
+fn bounds(app: &App) -> (usize, usize) {
+    let target = f64::from(app.instances);
+    let least = (target * app.upgrade_strategy.minimum_health_capacity).ceil() as usize;
+    let most = (target * (1.0 + app.upgrade_strategy.maximum_over_capacity)).floor() as usize;
+    (least, if most <= least { least.saturating_add(1) } else { most })
+}
+
+impl Record {
+    /// The task's id and node, as a reconciliation names them.
+    pub(super) fn task_and_agent(&self) -> (String, Option<String>) {
+        (self.id.task_id(), Some(self.agent.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_leave_room_to_move() {
+        for (instances, minimum, over, want) in [
+            (1, 1.0, 1.0, (1, 2)),
+            (1, 1.0, 0.0, (1, 2)),
+            (1, 0.5, 0.0, (1, 2)),
+            (2, 0.5, 0.0, (1, 2)),
+            (4, 1.0, 0.2, (4, 5)),
+            (10, 0.9, 0.2, (9, 12)),
+            (3, 0.0, 0.0, (0, 3)),
+            (0, 1.0, 1.0, (0, 1)),
+        ] {
+            let mut app = App::new(AppId::parse("/a").unwrap(), "*");
+            app.instances = instances;
+            app.upgrade_strategy.minimum_health_capacity = minimum;
+            app.upgrade_strategy.maximum_over_capacity = over;
+            assert_eq!(bounds(&app), want, "{instances} {minimum} {over}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What is stored, and how it is read back. Keys: `framework`, `apps/<key>`, `versions/<key>/<version>`,
+//! `instances/<id>`, `deployments/<id>`. Values are JSON with the format number `f`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use plenum_api::Now;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::app::App;
+use super::deployment::Deployment;
+use super::id::AppId;
+use super::instance::{Goal, Instance, Record};
+use super::{Core, Entry, Settings, Tally, Write, time};
+
+/// The format that is written. Older ones are read for two releases.
+pub const FORMAT: u32 = 1;
+
+/// An entry of the store that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("the record {key} cannot be read: {reason}. Restore it from a backup, or start the version that wrote it")]
+pub struct Unreadable {
+    /// Which.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Framework {
+    f: u32,
+    id: String,
+}
+
+/// The root of an app: which version is wanted.
+#[derive(Serialize, Deserialize)]
+struct Root {
+    f: u32,
+    id: AppId,
+    version: String,
+    roll: bool,
+    removing: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Version {
+    f: u32,
+    app: App,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    f: u32,
+}
+
+pub(super) fn put_framework(id: &str) -> Write {
+    put("framework".to_owned(), &Framework { f: FORMAT, id: id.to_owned() })
+}
+
+pub(super) fn put_root(entry: &Entry) -> Write {
+    let app = &entry.app;
+    let (version, roll, removing) = (app.version.clone(), entry.roll, entry.removing);
+    put(root_key(&app.id), &Root { f: FORMAT, id: app.id.clone(), version, roll, removing })
+}
+
+pub(super) fn put_version(app: &App) -> Write {
+    put(version_key(&app.id, &app.version), &Version { f: FORMAT, app: app.clone() })
+}
+
+pub(super) fn put_instance(record: &Record) -> Write {
+    put(format!("instances/{}", record.id), record)
+}
+
+pub(super) fn put_deployment(deployment: &Deployment) -> Write {
+    put(format!("deployments/{}", deployment.id), deployment)
+}
+
+pub(super) fn delete_instance(record: &Record) -> Write {
+    Write::Delete(format!("instances/{}", record.id))
+}
+
+pub(super) fn delete_deployment(id: &str) -> Write {
+    Write::Delete(format!("deployments/{id}"))
+}
+
+pub(super) fn root_key(id: &AppId) -> String {
+    format!("apps/{}", id.key())
+}
+
+pub(super) fn version_key(id: &AppId, version: &str) -> String {
+    format!("versions/{}/{version}", id.key())
+}
+
+fn put<T: Serialize>(key: String, value: &T) -> Write {
+    // Records are trees of plain values with text keys, which always have a JSON form.
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    Write::Put(key, bytes)
+}
+
+fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Unreadable> {
+    let bad = |reason: String| Unreadable { key: key.to_owned(), reason };
+    let format: Format = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
+    if format.f != FORMAT {
+        return Err(bad(format!("its format is {}, this version knows {FORMAT}", format.f)));
+    }
+    serde_json::from_slice(value).map_err(|e| bad(e.to_string()))
+}
+
+impl Core {
+    /// The machine as the store remembers it. Nothing is known of the tasks until they are reconciled.
+    ///
+    /// # Errors
+    /// The first entry that cannot be understood.
+    pub fn load(settings: Settings, entries: &[(String, Vec<u8>)], now: Now) -> Result<Self, Unreadable> {
+        let mut core = Self::new(settings);
+        let mut versions: BTreeMap<AppId, BTreeMap<String, Arc<App>>> = BTreeMap::new();
+        let (mut roots, mut instances) = (Vec::new(), Vec::new());
+        for (key, value) in entries {
+            match key.split('/').next().unwrap_or("") {
+                "framework" => core.framework = Some(read::<Framework>(key, value)?.id),
+                "apps" => roots.push((key, read::<Root>(key, value)?)),
+                "versions" => {
+                    let app = read::<Version>(key, value)?.app;
+                    versions.entry(app.id.clone()).or_default().insert(app.version.clone(), Arc::new(app));
+                }
+                "instances" => instances.push(read::<Record>(key, value)?),
+                "deployments" => {
+                    let deployment: Deployment = read(key, value)?;
+                    core.deployments.insert(deployment.id.clone(), deployment);
+                }
+                _ => return Err(Unreadable { key: key.clone(), reason: "nobody knows such a key".to_owned() }),
+            }
+        }
+        for (key, root) in roots {
+            let mine = versions.remove(&root.id).unwrap_or_default();
+            let Some(app) = mine.get(&root.version).cloned() else {
+                let reason = format!("its version {} is missing", root.version);
+                return Err(Unreadable { key: key.clone(), reason });
+            };
+            core.dirty.insert(root.id.clone());
+            core.apps.insert(root.id, Entry { roll: root.roll, removing: root.removing, ..Entry::new(app, mine) });
+        }
+        for record in instances {
+            core.adopt(record, now);
+        }
+        core.deployments.sort_by(|_, a, _, b| a.version.cmp(&b.version));
+        let newest = core.apps.values().filter_map(|e| time::parse(&e.app.version)).max();
+        let planned = core.deployments.values().filter_map(|d| time::parse(&d.version)).max();
+        core.last_version = newest.max(planned).unwrap_or_default();
+        Ok(core)
+    }
+
+    fn adopt(&mut self, record: Record, now: Now) {
+        match self.apps.get_mut(&record.app) {
+            Some(entry) if record.goal != Goal::Ghost => {
+                self.index.insert(record.id.clone(), record.app.clone());
+                entry.instances.insert(record.id.clone(), Instance::new(record, now.mono, false));
+            }
+            _ => {
+                self.ghosts.insert(record.id.clone(), Record { goal: Goal::Ghost, ..record });
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// An app of which nothing runs.
+    pub(super) fn new(app: Arc<App>, versions: BTreeMap<String, Arc<App>>) -> Self {
+        Self {
+            app,
+            versions,
+            removing: false,
+            roll: true,
+            instances: BTreeMap::new(),
+            missing: 0,
+            backoff: None,
+            waiting: None,
+            last_failure: None,
+            tally: Tally::default(),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What people read, in Marathon's shapes. Only from the machine's state: nothing here changes or waits.
+
+mod groups;
+mod queue;
+
+use serde_json::{Map, Value, json};
+
+pub use groups::{group, group_exists};
+pub use queue::{queue, why};
+
+use super::id::AppId;
+use super::instance::{Instance, State};
+use super::{Core, Entry, notices, time};
+
+/// What is shown with an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Embed {
+    /// Its tasks.
+    pub tasks: bool,
+    /// How many there are.
+    pub counts: bool,
+    /// Deployments that change it.
+    pub deployments: bool,
+    /// The last failure.
+    pub last_failure: bool,
+    /// Results of readiness checks.
+    pub readiness: bool,
+    /// Statistics by version.
+    pub stats: bool,
+}
+
+impl Embed {
+    /// What a list shows when nothing is asked for.
+    pub const LIST: Embed =
+        Embed { tasks: false, counts: true, deployments: true, last_failure: false, readiness: false, stats: false };
+    /// Everything but statistics and tasks.
+    pub const ALL_BUT_TASKS: Embed =
+        Embed { tasks: false, counts: true, deployments: true, last_failure: true, readiness: true, stats: false };
+
+    /// And the tasks.
+    #[must_use]
+    pub fn with_tasks(self) -> Self {
+        Self { tasks: true, ..self }
+    }
+
+    /// From the parameter's values; `prefix` is `app.`, `apps.` or `group.apps.`. None given: `default`. Unknown ones
+    /// are ignored, as Marathon does.
+    pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>, prefix: &str, default: Embed) -> Self {
+        let (mut embed, mut any) = (Embed::default(), false);
+        for value in values {
+            any = true;
+            let Some(word) = value.strip_prefix(prefix) else { continue };
+            match word {
+                "tasks" => (embed.tasks, embed.deployments) = (true, true),
+                "count" | "counts" => embed.counts = true,
+                "deployments" => embed.deployments = true,
+                "lastTaskFailure" => embed.last_failure = true,
+                "readiness" => embed.readiness = true,
+                "taskStats" => embed.stats = true,
+                "failures" => (embed.tasks, embed.deployments, embed.last_failure) = (true, true, true),
+                _ => {}
+            }
+        }
+        if any { embed } else { default }
+    }
+}
+
+/// An app, if readers see it.
+pub fn app(core: &Core, id: &AppId, embed: Embed) -> Option<Value> {
+    core.entry(id).map(|entry| entry_json(core, entry, embed))
+}
+
+fn entry_json(core: &Core, entry: &Entry, embed: Embed) -> Value {
+    let mut out = entry.app.to_json();
+    if embed.counts {
+        let count = |test: &dyn Fn(&Instance) -> bool| entry.instances.values().filter(|i| test(i)).count();
+        let healthy = |want: bool| {
+            count(&|i| i.state == Some(State::Running) && i.healthy == Some(want) && !entry.app.health_checks.is_empty())
+        };
+        let staged = |i: &Instance| matches!(i.state, Some(State::Staging | State::Starting));
+        out.insert("tasksStaged".to_owned(), json!(count(&staged)));
+        out.insert("tasksRunning".to_owned(), json!(count(&|i| i.state == Some(State::Running))));
+        out.insert("tasksHealthy".to_owned(), json!(healthy(true)));
+        out.insert("tasksUnhealthy".to_owned(), json!(healthy(false)));
+    }
+    if embed.deployments {
+        let mine = core.deployments.values().filter(|d| d.affects(&entry.app.id));
+        out.insert("deployments".to_owned(), mine.map(|d| json!({"id": d.id})).collect());
+    }
+    if embed.tasks {
+        out.insert("tasks".to_owned(), entry.instances.values().map(|i| task(entry, i)).collect());
+    }
+    if embed.readiness {
+        out.insert("readinessCheckResults".to_owned(), json!([]));
+    }
+    if embed.last_failure && let Some(failure) = &entry.last_failure {
+        out.insert("lastTaskFailure".to_owned(), failure.clone());
+    }
+    if embed.stats {
+        out.insert("taskStats".to_owned(), stats(entry));
+    }
+    Value::Object(out)
+}
+
+fn stats(entry: &Entry) -> Value {
+    let of = |test: &dyn Fn(&Instance) -> bool| {
+        let some: Vec<&Instance> = entry.instances.values().filter(|i| test(i)).collect();
+        let count = |test: &dyn Fn(&Instance) -> bool| some.iter().filter(|i| test(i)).count();
+        json!({"stats": {"counts": {
+            "staged": count(&|i| matches!(i.state, Some(State::Staging | State::Starting))),
+            "running": count(&|i| i.state == Some(State::Running)),
+            "healthy": count(&|i| i.healthy == Some(true)),
+            "unhealthy": count(&|i| i.healthy == Some(false)),
+        }}})
+    };
+    let info = &entry.app.version_info;
+    json!({
+        "startedAfterLastScaling": of(&|i| time::text(i.record.created) >= info.last_scaling_at),
+        "withLatestConfig": of(&|i| i.record.config == info.last_config_change_at),
+        "withOutdatedConfig": of(&|i| i.record.config != info.last_config_change_at),
+        "totalSummary": of(&|_| true),
+    })
+}
+
+/// A task.
+pub fn task(entry: &Entry, instance: &Instance) -> Value {
+    let record = &instance.record;
+    let app = entry.versions.get(&record.version).unwrap_or(&entry.app);
+    let moment = |at: Option<plenum_api::Millis>| at.map_or(Value::Null, |at| Value::from(time::text(at)));
+    let addresses = instance.addresses.iter().map(|(ip, protocol)| json!({"ipAddress": ip, "protocol": protocol}));
+    let services: Vec<u16> = app.ports().iter().map(|p| p.service).collect();
+    let mut out = json!({
+        "id": record.id.task_id(),
+        "appId": record.app,
+        "host": record.location.host,
+        "ports": instance.ports(),
+        "servicePorts": services,
+        "ipAddresses": addresses.collect::<Vec<_>>(),
+        "slaveId": record.agent,
+        "state": instance.state.map_or("TASK_STAGING", State::name),
+        "stagedAt": time::text(instance.staged),
+        "startedAt": moment(instance.started),
+        "version": record.version,
+        "localVolumes": [],
+        "region": record.location.region,
+        "zone": record.location.zone,
+        "role": record.role,
+    });
+    if let Some(alive) = instance.healthy.filter(|_| !app.health_checks.is_empty()) {
+        out["healthCheckResults"] = json!([{
+            "alive": alive,
+            "consecutiveFailures": instance.failures,
+            "firstSuccess": moment(instance.first_healthy),
+            "lastSuccess": moment(instance.health_seen.0),
+            "lastFailure": moment(instance.health_seen.1),
+            "lastFailureCause": null,
+            "instanceId": record.id,
+        }]);
+    }
+    if let Some(check) = &instance.check {
+        out["checkResult"] = check.clone();
+    }
+    out
+}
+
+/// Every task; `states` of `staging` and `running` narrow it down.
+pub fn tasks(core: &Core, states: &[&str]) -> Vec<Value> {
+    let fits = |i: &Instance| {
+        states.is_empty()
+            || match i.state {
+                Some(State::Running) => states.contains(&"running"),
+                Some(State::Staging | State::Starting) => states.contains(&"staging"),
+                _ => false,
+            }
+    };
+    let entries = core.entries();
+    entries.flat_map(|(_, e)| e.instances.values().filter(|i| fits(i)).map(move |i| task(e, i))).collect()
+}
+
+/// The tasks of one app.
+pub fn app_tasks(core: &Core, id: &AppId) -> Option<Vec<Value>> {
+    core.entry(id).map(|e| e.instances.values().map(|i| task(e, i)).collect())
+}
+
+/// Tasks as the tab separated table that old load balancers read: app, service port, addresses.
+pub fn tasks_text(core: &Core) -> String {
+    let mut out = String::new();
+    for (id, entry) in core.entries() {
+        let name = id.safe();
+        let running = |i: &&Instance| i.state == Some(State::Running);
+        for (n, port) in entry.app.ports().iter().enumerate() {
+            out.push_str(&format!("{name}\t{}\t", port.service));
+            for i in entry.instances.values().filter(running) {
+                if let Some(host_port) = i.record.host_ports.get(n).copied().flatten() {
+                    out.push_str(&format!("{}:{host_port}\t", i.record.location.host));
+                }
+            }
+            out.push('\n');
+        }
+        if entry.app.ports().is_empty() {
+            let hosts: Vec<&str> = entry.instances.values().filter(running).map(|i| i.record.location.host.as_str()).collect();
+            out.push_str(&format!("{name}\t \t{}\n", hosts.join("\t")));
+        }
+    }
+    out
+}
+
+/// The versions of an app, newest first.
+pub fn versions(core: &Core, id: &AppId) -> Option<Vec<String>> {
+    core.entry(id).map(|e| e.versions.keys().rev().cloned().collect())
+}
+
+/// One version of an app.
+pub fn version(core: &Core, id: &AppId, version: &str) -> Option<Value> {
+    core.entry(id)?.versions.get(version).map(|app| Value::Object(app.to_json()))
+}
+
+/// Deployments under way.
+pub fn deployments(core: &Core) -> Vec<Value> {
+    let one = |d: &super::deployment::Deployment| {
+        let actions: Vec<Value> = d
+            .current()
+            .iter()
+            .map(|a| json!({"action": a.what.name(), "app": a.app, "readinessCheckResults": []}))
+            .collect();
+        json!({
+            "id": d.id,
+            "version": d.version,
+            "affectedApps": d.original.keys().collect::<Vec<_>>(),
+            "affectedPods": [],
+            "steps": notices::steps(d),
+            "currentActions": actions,
+            "currentStep": d.at.saturating_add(1),
+            "totalSteps": d.steps.len(),
+        })
+    };
+    core.deployments.values().map(one).collect()
+}
+
+/// Tasks of ours that nobody wrote down, and instances that were given up.
+pub fn strangers(core: &Core) -> Value {
+    let strangers: Vec<Value> = core
+        .strangers
+        .iter()
+        .map(|(task, s)| json!({"id": task, "slaveId": s.agent, "state": s.state.name(), "since": time::text(s.since)}))
+        .collect();
+    let ghosts: Vec<Value> = core
+        .ghosts
+        .values()
+        .map(|r| json!({"id": r.id.task_id(), "appId": r.app, "slaveId": r.agent, "host": r.location.host}))
+        .collect();
+    json!({"unknown": strangers, "replaced": ghosts})
+}
+
+/// Numbers for `/metrics`.
+pub fn counts(core: &Core) -> Map<String, Value> {
+    let instances = || core.entries().flat_map(|(_, e)| e.instances.values());
+    let state = |want: State| instances().filter(|i| i.state == Some(want)).count();
+    let waiting: u64 = core.entries().map(|(_, e)| u64::from(e.missing)).sum();
+    [
+        ("service.mesosphere.marathon.app.count", json!(core.entries().count())),
+        ("service.mesosphere.marathon.deployment.active.count", json!(core.deployments.len())),
+        ("service.mesosphere.marathon.task.running.count", json!(state(State::Running))),
+        ("service.mesosphere.marathon.task.staged.count", json!(state(State::Staging))),
+        ("plenum.services.instances.missing", json!(waiting)),
+        ("plenum.services.instances.replaced", json!(core.ghosts.len())),
+        ("plenum.services.tasks.unknown", json!(core.strangers.len())),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}

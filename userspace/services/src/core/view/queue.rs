@@ -1,0 +1,115 @@
+//! Why instances wait: Marathon's queue, and our own answer by node. Both from the verdicts that matching left.
+
+use plenum_api::Now;
+use serde_json::{Value, json};
+
+use super::super::id::AppId;
+use super::super::matching::Reason;
+use super::super::{Core, Entry, time};
+
+/// `/v2/queue`: every app with instances to launch.
+pub fn queue(core: &Core, now: Now, last_offers: bool) -> Value {
+    let waiting = core.entries().filter(|(_, e)| e.missing > 0);
+    let items: Vec<Value> = waiting.map(|(_, entry)| item(entry, now, last_offers)).collect();
+    json!({"queue": items})
+}
+
+fn item(entry: &Entry, now: Now, last_offers: bool) -> Value {
+    let tally = &entry.tally;
+    let left = entry.held_until().since(now.mono);
+    let moment = |at: Option<plenum_api::Millis>| at.map_or(Value::Null, |at| Value::from(time::text(at)));
+    let mut out = json!({
+        "count": entry.missing,
+        "role": entry.app.role,
+        "since": moment(entry.waiting),
+        "delay": {"timeLeftSeconds": left.0.div_ceil(1000), "overdue": left.0 == 0},
+        "processedOffersSummary": {
+            "processedOffersCount": tally.processed,
+            "unusedOffersCount": tally.unused,
+            "lastUnusedOfferAt": moment(tally.last_unused),
+            "lastUsedOfferAt": moment(tally.last_used),
+            "rejectSummaryLastOffers": funnel_last(entry),
+            "rejectSummaryLaunchAttempt": funnel(tally.processed, |r| tally.reasons.get(&r).copied().unwrap_or(0)),
+        },
+        "app": entry.app.to_json(),
+    });
+    if last_offers {
+        let refused = tally.nodes.iter().filter(|(_, n)| !n.broken.is_empty());
+        out["lastUnusedOffers"] = refused
+            .map(|(agent, node)| {
+                let reasons: Vec<Reason> = node.broken.iter().map(|b| b.reason).collect();
+                let offer = json!({"agentId": agent, "hostname": node.host, "id": "", "resources": [], "attributes": []});
+                json!({"offer": offer, "reason": reasons, "timestamp": time::text(node.at)})
+            })
+            .collect();
+    }
+    out
+}
+
+/// Each node's last offer goes through the rules in order and drops out at the first it breaks.
+fn funnel_last(entry: &Entry) -> Vec<Value> {
+    let nodes = &entry.tally.nodes;
+    let first = |reason: Reason| nodes.values().filter(|n| n.broken.first().is_some_and(|b| b.reason == reason)).count();
+    let total = u64::try_from(nodes.len()).unwrap_or(u64::MAX);
+    funnel(total, |reason| u64::try_from(first(reason)).unwrap_or(u64::MAX))
+}
+
+fn funnel(total: u64, declined: impl Fn(Reason) -> u64) -> Vec<Value> {
+    let mut left = total;
+    let step = |reason: &Reason| {
+        let declined = declined(*reason);
+        let out = json!({"reason": reason.name(), "declined": declined, "processed": left});
+        left = left.saturating_sub(declined);
+        out
+    };
+    Reason::ALL.iter().map(step).collect()
+}
+
+/// Why an app is not as wanted: what it waits for, and each node's verdict.
+pub fn why(core: &Core, id: &AppId, now: Now) -> Option<Value> {
+    let entry = core.entry(id)?;
+    let left = entry.held_until().since(now.mono);
+    let nodes: Vec<Value> = entry
+        .tally
+        .nodes
+        .iter()
+        .map(|(agent, node)| {
+            json!({
+                "agentId": agent,
+                "host": node.host,
+                "fits": node.broken.is_empty(),
+                "broken": node.broken,
+                "at": time::text(node.at),
+            })
+        })
+        .collect();
+    let waits: Vec<Value> = core
+        .deployments
+        .values()
+        .filter(|d| d.affects(id))
+        .map(|d| {
+            let others = d.current().iter().filter(|a| a.app != *id);
+            let blockers = others.filter_map(|a| Some(json!({"app": a.app, "blocker": core.apps.get(&a.app)?.blocker()?})));
+            json!({"deployment": d.id, "turn": !d.holds(id), "others": blockers.collect::<Vec<_>>()})
+        })
+        .collect();
+    Some(json!({
+        "app": id,
+        "blocker": summary(core, entry),
+        "missing": entry.missing,
+        "delayLeftSeconds": left.0.div_ceil(1000),
+        "deployments": waits,
+        "nodes": nodes,
+    }))
+}
+
+fn summary(core: &Core, entry: &Entry) -> Option<String> {
+    let blocker = entry.blocker()?;
+    if !core.is_connected() {
+        return Some(format!("{blocker}; no master is connected"));
+    }
+    if entry.missing > 0 && entry.tally.nodes.is_empty() {
+        return Some(format!("{blocker}; no offer has come yet"));
+    }
+    Some(blocker)
+}
