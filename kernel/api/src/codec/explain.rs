@@ -10,9 +10,18 @@ pub(super) fn json(schema: &Message, bytes: &[u8], error: &serde_json::Error) ->
     if !error.is_data() {
         return DecodeError::Malformed { encoding: "JSON", reason: error.to_string() };
     }
-    let fallback = || DecodeError::Invalid { path: String::new(), reason: error.to_string() };
+    let fallback = || DecodeError::Invalid { path: String::new(), reason: own_words(error) };
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return fallback() };
     message(schema, &value, "").err().unwrap_or_else(fallback)
+}
+
+/// What serde says, unless it quotes a value, which may be secret.
+fn own_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if text.starts_with("invalid ") {
+        return format!("a value at line {} column {} does not fit", error.line(), error.column());
+    }
+    text
 }
 
 fn invalid(path: &str, reason: impl Into<String>) -> DecodeError {

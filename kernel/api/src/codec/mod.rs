@@ -55,7 +55,7 @@ pub enum DecodeError {
         path: String,
     },
     /// A field has a value that does not fit.
-    #[error("field `{path}`: {reason}")]
+    #[error("{place}: {reason}", place = place(path))]
     Invalid {
         /// Path of the field; empty for the message as a whole.
         path: String,
@@ -78,6 +78,10 @@ pub enum DecodeError {
         /// Bytes allowed.
         limit: usize,
     },
+}
+
+fn place(path: &str) -> String {
+    if path.is_empty() { "the message".to_string() } else { format!("field `{path}`") }
 }
 
 /// A message with JSON: all of `plenum_api::mesos` and the API modules.

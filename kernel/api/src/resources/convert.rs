@@ -62,6 +62,21 @@ impl Resources {
     }
 }
 
+/// As the list of wire resources.
+impl serde::Serialize for Resources {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.to_mesos())
+    }
+}
+
+/// From a list of wire resources, each validated.
+impl<'de> serde::Deserialize<'de> for Resources {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let wire = Vec::<mesos::Resource>::deserialize(d)?;
+        Resources::from_mesos(&wire).map_err(serde::de::Error::custom)
+    }
+}
+
 fn item(resource: &mesos::Resource) -> Item {
     let value = match (&resource.scalar, &resource.ranges, &resource.set) {
         (Some(scalar), _, _) => Value::Scalar(Amount::from_f64(scalar.value)),

@@ -139,6 +139,8 @@ fn wrong_types_are_named_by_path() {
     assert_eq!(invalid::<scheduler::Call>(r#"{"suppress":{"roles":["a",1]}}"#), "suppress.roles[1]");
     let quota = r#"{"role":"r","limits":{"cpus":{"value":"many"}}}"#;
     assert_eq!(invalid::<crate::quota::QuotaConfig>(quota), "limits.cpus.value");
+    let twice = json::<TimeInfo>(r#"{"nanoseconds":1,"nanoseconds":2}"#).err().map(|e| e.to_string());
+    assert!(twice.is_some_and(|t| t.starts_with("the message: duplicate field `nanoseconds`")));
     assert!(matches!(json::<TimeInfo>("{"), Err(DecodeError::Malformed { .. })));
     assert!(matches!(json::<TimeInfo>("[]"), Err(DecodeError::Invalid { .. })));
 }

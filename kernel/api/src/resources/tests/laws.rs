@@ -109,6 +109,8 @@ proptest! {
         for format in [Format::Refined, Format::Both] {
             prop_assert_eq!(Resources::from_mesos(&a.to_mesos_as(format)), Ok(a.clone()));
         }
+        let json = serde_json::to_vec(&a).expect("resources are JSON");
+        prop_assert_eq!(serde_json::from_slice::<Resources>(&json).ok(), Some(a.clone()));
         let single = a.filter(|i| i.reservations().len() < 2);
         prop_assert_eq!(Resources::from_mesos(&a.to_mesos_as(Format::Legacy)), Ok(single.clone()));
         for wire in a.to_mesos() {
