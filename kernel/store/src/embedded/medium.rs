@@ -3,19 +3,23 @@
 //! A medium can be opened again and again, because redb gives a database up after any failed read or write.
 
 use std::fmt::Debug;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use parking_lot::RwLock;
 use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
+use redb::{BackendError, Database, DatabaseError, StorageBackend, StorageError};
+
+/// How long another process may take to make the file.
+const CREATE_WAIT: Duration = Duration::from_secs(5);
 
 /// Something a database can be opened on.
 #[doc(hidden)]
@@ -82,31 +86,70 @@ impl FileMedium {
     }
 }
 
+impl FileMedium {
+    fn parent(&self) -> &Path {
+        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// Makes the file under another name and moves it into place when it is complete and durable: a crash half-way
+    /// leaves nothing that looks like a damaged store. Only one process does so at a time.
+    fn create(&self) -> io::Result<()> {
+        let parent = self.parent();
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        let folder = File::open(parent)?;
+        let until = Instant::now() + CREATE_WAIT;
+        while let Err(TryLockError::WouldBlock) = folder.try_lock() {
+            if Instant::now() >= until {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process is making the store's file"));
+            }
+            std::thread::sleep(CREATE_WAIT / 100);
+        }
+        if self.path.try_exists()? {
+            return Ok(());
+        }
+        let mut draft = self.path.clone().into_os_string();
+        draft.push(".new");
+        let _ = std::fs::remove_file(&draft);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&draft)?;
+        let made = disk_file(file.try_clone()?).and_then(|disk| {
+            let db = Database::builder().create_with_backend(disk).map_err(into_io)?;
+            db.close().map_err(into_io)?;
+            file.sync_all()
+        });
+        if let Err(e) = made.and_then(|()| std::fs::rename(&draft, &self.path)) {
+            let _ = std::fs::remove_file(&draft);
+            return Err(e);
+        }
+        // The file's name must be as durable as what will be acknowledged in it.
+        folder.sync_all()
+    }
+}
+
+fn into_io(error: DatabaseError) -> io::Error {
+    match error {
+        DatabaseError::Storage(StorageError::Io(e)) => e,
+        other => io::Error::other(other),
+    }
+}
+
+fn disk_file(file: File) -> io::Result<DiskFile> {
+    let same = file.try_clone()?;
+    let inner = FileBackend::new(file).map_err(into_io)?;
+    Ok(DiskFile { inner, file: same })
+}
+
 impl Medium for FileMedium {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        let fresh = !self.path.exists();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)?;
-        if fresh {
-            // The file's name must be as durable as what will be acknowledged in it.
-            File::open(parent)?.sync_all()?;
+        if !self.path.try_exists()? {
+            self.create()?;
         }
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         if self.opened_before.swap(true, Ordering::AcqRel) {
             // After a failed sync the kernel may hold pages that it calls clean and that are not on the disk.
             // What is built on from here must be what the disk has.
             posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
-        let same = file.try_clone()?;
-        let inner = FileBackend::new(file).map_err(io::Error::other)?;
-        Ok(Box::new(DiskFile { inner, file: same }))
+        Ok(Box::new(disk_file(file)?))
     }
 
     fn name(&self) -> String {
