@@ -65,9 +65,6 @@ impl Bag {
         self.entries.is_empty()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-    }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, &Amount)> {
         self.entries.iter().map(|(kind, amount)| (*kind, amount))

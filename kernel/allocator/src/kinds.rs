@@ -270,7 +270,7 @@ mod tests {
             assert_eq!(kinds.resources(&bag), resources, "{text}");
             assert_eq!(kinds.bag(&resources.allocate("z")), bag, "{text}");
         }
-        assert_eq!(kinds.rows.len(), 8);
+        assert_eq!(kinds.rows.len(), 7);
         let some = kinds.bag(&parse("mem:1"));
         kinds.collect([&some].into_iter());
         assert_eq!(kinds.rows.len(), 1);

@@ -14,6 +14,7 @@ mod judge;
 mod kinds;
 mod ledger;
 mod options;
+pub mod reference;
 mod report;
 mod share;
 mod slab;
