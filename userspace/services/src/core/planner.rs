@@ -149,12 +149,13 @@ impl Entry {
         let is_old = |i: &&Instance| self.roll && i.record.config != *config;
         let old: Vec<&Instance> = wanted().filter(is_old).collect();
         let new: Vec<&Instance> = wanted().filter(|i| !is_old(i)).collect();
-        let mut missing = target.saturating_sub(new.len());
+        let alive = self.instances.len();
+        // Whoever is still ending has its place until it has ended; only replacing a version may go above the target.
+        let replacing = self.roll && self.instances.values().any(|i| i.record.config != *config);
+        let (least, most) = if replacing { bounds(&self.app) } else { (0, target) };
+        let missing = target.saturating_sub(new.len()).min(most.saturating_sub(alive));
         let mut stop = self.surplus(&new, new.len().saturating_sub(target));
         if !old.is_empty() {
-            let (least, most) = bounds(&self.app);
-            let alive = self.instances.len();
-            missing = missing.min(most.saturating_sub(alive));
             let stopped: BTreeSet<&InstanceId> = stop.iter().collect();
             let ready = wanted().filter(|i| self.is_ready(i) && !stopped.contains(&i.record.id)).count();
             let stop_old = self.old_to_stop(old, ready.saturating_sub(least));

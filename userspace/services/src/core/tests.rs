@@ -1,0 +1,316 @@
+//! Golden scripts over the core: `tests/golden/*.txt`, one case a file. A line is a command; the lines beginning with
+//! `> ` below it are what came of it. `UPDATE_GOLDEN=1` writes them anew.
+//!
+//! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…`, `rescind ID`,
+//! `status N STATE [key=value…]` (N: the n-th task launched), `stranger ID STATE`, `create JSON`,
+//! `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
+//! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`.
+
+use std::collections::BTreeMap;
+
+use plenum_api::ids::SeededIds;
+use serde_json::{Value, json};
+
+use super::constraint::Location;
+use super::instance::State;
+use super::matching::{Amount, Portion, thousandths};
+use super::requests::{Kind, Request};
+use super::*;
+
+struct Script {
+    core: Core,
+    ids: SeededIds,
+    now: Now,
+    names: Vec<(String, String)>,
+    tasks: Vec<(String, String)>,
+    store: BTreeMap<String, Vec<u8>>,
+    launched: BTreeSet<String>,
+    deployments: Vec<String>,
+}
+
+impl Script {
+    fn new() -> Self {
+        Self {
+            core: Core::new(Settings::default()),
+            ids: SeededIds::new(7),
+            now: Now::new(Millis(1000), Millis(1_700_000_000_000)),
+            names: Vec::new(),
+            tasks: Vec::new(),
+            store: BTreeMap::new(),
+            launched: BTreeSet::new(),
+            deployments: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, line: &str) -> Vec<String> {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let word = |n: usize| words.get(n).copied().unwrap_or("");
+        let event = match command {
+            "subscribe" => Event::Subscribed { framework: "F".to_owned(), master: "m:5050".to_owned() },
+            "disconnect" => Event::Disconnected,
+            "rescind" => Event::Rescinded(word(0).to_owned()),
+            "offer" => Event::Offers(vec![offer(&words)]),
+            "status" => {
+                let task = self.tasks.get(word(0).parse::<usize>().unwrap() - 1);
+                let (task, agent) = task.unwrap_or_else(|| panic!("{line}: not launched")).clone();
+                Event::Status(Box::new(status(&task, &agent, &words[1..])))
+            }
+            "stranger" => Event::Status(Box::new(status(word(0), "a1", &words[1..]))),
+            "wait" => return self.wait(word(0)),
+            "reload" => {
+                let entries: Vec<_> = self.store.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+                self.core = Core::load(Settings::default(), &entries, self.now).unwrap();
+                return Vec::new();
+            }
+            "why" | "queue" | "apps" | "deployments" => return self.show(command, word(0)),
+            _ => self.request(command, &words, rest),
+        };
+        self.feed(event)
+    }
+
+    fn request(&self, command: &str, words: &[&str], rest: &str) -> Event {
+        let id = || AppId::parse(words[0]).unwrap();
+        let body = |text: &str| match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => map,
+            other => panic!("{other:?}"),
+        };
+        let tail = || body(rest.split_once(' ').unwrap().1);
+        let flag = |name: &str| words.contains(&name);
+        let kind = match command {
+            "create" => Kind::Create(body(rest)),
+            "update" | "force-update" => Kind::Update { id: id(), body: tail(), partial: true },
+            "delete" => Kind::Remove(id()),
+            "restart" => Kind::Restart(id()),
+            "reset-delay" => Kind::ResetDelay(id()),
+            "kill" => match words[0].parse::<usize>() {
+                Ok(n) => {
+                    let tasks = Some(vec![self.tasks[n - 1].0.clone()]);
+                    Kind::Kill { app: None, tasks, host: None, scale: flag("scale") }
+                }
+                Err(_) => Kind::Kill { app: Some(id()), tasks: None, host: None, scale: flag("scale") },
+            },
+            "cancel" => Kind::Cancel(self.deployments[words[0].parse::<usize>().unwrap() - 1].clone()),
+            other => panic!("no such command: {other}"),
+        };
+        let force = flag("force") || command.starts_with("force") || command == "delete";
+        let (uri, client) = (String::new(), String::new());
+        Event::Request(Box::new(Request { token: 1, kind, force, uri, client }))
+    }
+
+    fn wait(&mut self, seconds: &str) -> Vec<String> {
+        let until = self.now.mono + Millis::from_secs_f64(seconds.parse().unwrap());
+        let mut out = Vec::new();
+        while let Some(at) = self.core.next_tick().filter(|at| *at <= until) {
+            let at = at.max(self.now.mono + Millis(1));
+            self.now = Now::new(at, self.now.wall + at.since(self.now.mono));
+            out.extend(self.feed(Event::Tick));
+        }
+        if until > self.now.mono {
+            self.now = Now::new(until, self.now.wall + until.since(self.now.mono));
+        }
+        out
+    }
+
+    fn show(&mut self, command: &str, id: &str) -> Vec<String> {
+        let value = match command {
+            "why" => view::why(&self.core, &AppId::parse(id).unwrap(), self.now).unwrap_or_default(),
+            "queue" => view::queue(&self.core, self.now, false),
+            "deployments" => Value::from(view::deployments(&self.core)),
+            _ => Value::from(
+                self.core
+                    .entries()
+                    .map(|(id, e)| {
+                        let shown = view::app(&self.core, id, view::Embed::LIST).unwrap();
+                        let of = |k: &str| shown[k].clone();
+                        let tasks: Vec<String> = e.instances.keys().map(InstanceId::task_id).collect();
+                        json!([id, of("instances"), of("tasksStaged"), of("tasksRunning"), of("tasksHealthy"), tasks])
+                    })
+                    .collect::<Vec<_>>(),
+            ),
+        };
+        let rows = match value {
+            Value::Array(rows) => rows,
+            one => vec![one],
+        };
+        rows.iter().map(|row| self.tidy(&row.to_string())).collect()
+    }
+
+    fn feed(&mut self, event: Event) -> Vec<String> {
+        let effects = self.core.handle(event, self.now, &mut self.ids);
+        let mut out = Vec::new();
+        for effect in effects {
+            let text = self.effect(effect);
+            out.extend(text.map(|t| self.tidy(&t)));
+        }
+        self.check();
+        out
+    }
+
+    /// What a shell would do, with the invariants watched.
+    fn effect(&mut self, effect: Effect) -> Option<String> {
+        match effect {
+            Effect::Commit(writes) => {
+                assert!(writes.len() < 100, "a transaction holds fewer than 100 writes");
+                let mut words = Vec::new();
+                for write in writes {
+                    match write {
+                        Write::Put(key, value) => {
+                            self.name_from_key(&key);
+                            words.push(format!("+{key}"));
+                            self.store.insert(key, value);
+                        }
+                        Write::Delete(key) => {
+                            words.push(format!("-{key}"));
+                            self.store.remove(&key);
+                        }
+                    }
+                }
+                Some(format!("commit {}", words.join(" ")))
+            }
+            Effect::Accept { offer, launches, .. } => {
+                let mut words = Vec::new();
+                for launch in launches {
+                    let id = launch.record.id;
+                    assert!(self.store.contains_key(&format!("instances/{id}")), "{id} is written down before its launch");
+                    assert!(self.launched.insert(id.to_string()), "{id} is launched once");
+                    words.push(format!("{} ports={:?}", id.task_id(), launch.record.host_ports));
+                }
+                Some(format!("accept {offer}: {}", words.join(", ")))
+            }
+            Effect::Decline { offers, refuse } => Some(format!("decline {} for {}s", offers.join(" "), refuse.0 / 1000)),
+            Effect::Kill { task, grace, .. } => Some(format!("kill {task}{}", grace.map_or(String::new(), |g| format!(" grace {g}")))),
+            Effect::Acknowledge { task, .. } => Some(format!("ack {task}")),
+            Effect::Reconcile(tasks) if tasks.is_empty() => Some("reconcile all".to_owned()),
+            Effect::Reconcile(tasks) => {
+                Some(format!("reconcile {}", tasks.into_iter().map(|t| t.0).collect::<Vec<_>>().join(" ")))
+            }
+            Effect::Revive => Some("revive".to_owned()),
+            Effect::Suppress => Some("suppress".to_owned()),
+            Effect::Reply { reply, .. } => {
+                let body = reply.body.unwrap_or(Value::Null);
+                let body = match body.get("deploymentId").or(body.get("id")) {
+                    Some(Value::String(id)) => id.clone(),
+                    _ => body.to_string(),
+                };
+                Some(format!("reply {} {body}", reply.status))
+            }
+            Effect::Publish(notice) => {
+                let body = notice.body;
+                let of = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("");
+                let what = ["taskStatus", "condition", "appId", "id", "reason"].map(of);
+                let what: Vec<&str> = what.into_iter().filter(|w| !w.is_empty()).collect();
+                (notice.kind != "instance_changed_event").then(|| format!("event {} {}", notice.kind, what.join(" ")).trim_end().to_owned())
+            }
+        }
+    }
+
+    fn name_from_key(&mut self, key: &str) {
+        if let Some(id) = key.strip_prefix("instances/") {
+            let task = InstanceId::from_key(id).task_id();
+            if !self.tasks.iter().any(|(t, _)| *t == task) {
+                let agent = self.core.index.get(&InstanceId::from_key(id)).and_then(|app| self.core.apps.get(app)).and_then(|e| e.instances.get(&InstanceId::from_key(id))).map_or("a1".to_owned(), |i| i.record.agent.clone());
+                self.tasks.push((task, agent));
+                self.names.push((id.to_owned(), format!("#{}", self.tasks.len())));
+            }
+        }
+        if let Some(id) = key.strip_prefix("deployments/")
+            && !self.deployments.iter().any(|d| d == id)
+        {
+            self.deployments.push(id.to_owned());
+            self.names.push((id.to_owned(), format!("D{}", self.deployments.len())));
+        }
+    }
+
+    fn tidy(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (long, short) in &self.names {
+            text = text.replace(&format!("{long}._app.1"), short).replace(long, short);
+        }
+        text.replace("2023-11-14T", "")
+    }
+
+    /// What holds at all times.
+    fn check(&self) {
+        let core = &self.core;
+        let instances: BTreeSet<&InstanceId> = core.apps.values().flat_map(|e| e.instances.keys()).collect();
+        let indexed: BTreeSet<&InstanceId> = core.index.keys().collect();
+        assert_eq!(instances, indexed, "the index knows every instance and no other");
+        let stored: BTreeSet<String> = self.store.keys().filter_map(|k| k.strip_prefix("instances/")).map(str::to_owned).collect();
+        let known: BTreeSet<String> = instances.into_iter().chain(core.ghosts.keys()).map(ToString::to_string).collect();
+        assert_eq!(stored, known, "the store knows every instance and no other");
+        for (id, entry) in &core.apps {
+            assert!(self.store.contains_key(&records::root_key(id)), "{id} is stored");
+            assert!(self.store.contains_key(&records::version_key(id, &entry.app.version)), "{id}'s version is stored");
+        }
+    }
+}
+
+fn offer(words: &[&str]) -> Offer {
+    let scalar = |name: &str, amount: f64, reserved: &str| Portion {
+        name: name.to_owned(),
+        reserved: reserved.to_owned(),
+        amount: Amount::Scalar(thousandths(amount)),
+    };
+    let mut location = Location { host: format!("h-{}", words[1]), ..Location::default() };
+    let (mut portions, mut role) = (Vec::new(), "*".to_owned());
+    for word in &words[2..] {
+        let (key, value) = word.split_once('=').unwrap();
+        match key {
+            "cpus" | "mem" | "disk" | "gpus" => portions.push(scalar(key, value.parse().unwrap(), "*")),
+            "ports" => {
+                let (a, b) = value.split_once('-').unwrap();
+                let amount = Amount::Ranges(vec![(a.parse().unwrap(), b.parse().unwrap())]);
+                portions.push(Portion { name: "ports".to_owned(), reserved: "*".to_owned(), amount });
+            }
+            "role" => value.clone_into(&mut role),
+            attribute => {
+                location.attributes.insert(attribute.to_owned(), value.to_owned());
+            }
+        }
+    }
+    Offer { id: words[0].to_owned(), agent: words[1].to_owned(), location, role, maintenance: false, portions }
+}
+
+fn status(task: &str, agent: &str, words: &[&str]) -> Status {
+    let state = State::parse(&format!("TASK_{}", words[0])).unwrap();
+    let mut status = Status { agent: Some(agent.to_owned()), uuid: Some(vec![1]), ..Status::new(task, state) };
+    for word in &words[1..] {
+        match word.split_once('=').unwrap() {
+            ("healthy", value) => status.healthy = Some(value == "true"),
+            ("uuid", "none") => status.uuid = None,
+            other => panic!("{other:?}"),
+        }
+    }
+    status
+}
+
+fn check_file(path: &std::path::Path) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let (mut script, mut actual) = (Script::new(), String::new());
+    for line in text.lines().filter(|l| !l.starts_with('>')) {
+        actual.push_str(line);
+        actual.push('\n');
+        if !line.trim().is_empty() && !line.starts_with('#') {
+            for out in script.run(line) {
+                actual.push_str(&format!("> {out}\n"));
+            }
+        }
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, actual).unwrap();
+        return;
+    }
+    assert_eq!(actual, text, "{}", path.display());
+}
+
+#[test]
+fn golden_scripts() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 8, "the scripts are there");
+    for file in files {
+        check_file(&file);
+    }
+}
