@@ -84,10 +84,8 @@ impl Leadership {
     /// Steps down so that another candidate can lead at once; waits for the store to know, two seconds at most.
     pub async fn resign(mut self) {
         let (done, wait) = oneshot::channel();
-        if let Some(stop) = self.stop.take() {
-            if stop.send(done).is_ok() {
-                let _ = timeout(RESIGN_WAIT, wait).await;
-            }
+        if self.stop.take().is_some_and(|stop| stop.send(done).is_ok()) {
+            let _ = timeout(RESIGN_WAIT, wait).await;
         }
     }
 }

@@ -1,5 +1,20 @@
 //! Durable state: transactions, watches, leases and leader election behind one trait, [`Store`].
 //!
+//! ```
+//! # async fn example() -> Result<(), plenum_store::StoreError> {
+//! use std::{sync::Arc, time::Duration};
+//! use plenum_store::{Embedded, Options, Range, Store, Txn, scoped};
+//!
+//! let whole: Arc<dyn Store> = Arc::new(Embedded::open("/var/lib/plenum/default/services/store.redb", Options::default()).await?);
+//! let store = scoped(whole, "/plenum/default/services/");
+//! let leader = store.campaign("election", "node-1", Duration::from_secs(10)).await?;
+//! store.commit(Txn::new().guard(leader.guard()).absent("apps/web").put("apps/web", "{}")).await?;
+//! let page = store.range(Range::prefix("apps/")).await?;
+//! let mut watch = store.watch("apps/", page.revision).await?;
+//! let event = watch.next_within(Duration::from_secs(1)).await?;
+//! # Ok(()) }
+//! ```
+//!
 //! Two implementations keep the same promises and pass the same test suite: [`Embedded`] (a redb file inside
 //! the process that owns the data) and [`Etcd`] (several nodes). What the records *mean*, their format
 //! numbers included, is left to the components; the store moves bytes.
@@ -57,7 +72,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// A new lease. Keys put with it vanish when it is revoked or was not kept alive for `ttl`, which is rounded
-    /// up to whole seconds, at least [2 s](crate::Store::keep_alive) (etcd's least).
+    /// up to whole seconds and at least two (etcd's least with its usual settings).
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
     /// Starts the lease's time to live anew and returns it. `LeaseNotFound` once it has run out.

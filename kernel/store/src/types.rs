@@ -29,7 +29,7 @@ impl fmt::Display for LeaseId {
 }
 
 /// A precondition of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Guard {
     /// There is no entry at the key.
     Absent(String),
@@ -82,8 +82,14 @@ impl fmt::Display for Guard {
     }
 }
 
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guard({self})")
+    }
+}
+
 /// One change a transaction makes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     /// Writes an entry, whether there is one or not.
     Put {
@@ -106,6 +112,19 @@ impl Op {
     pub fn key(&self) -> &str {
         match self {
             Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+impl fmt::Debug for Op {
+    // Values are left out: they may be secrets and this may end in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put { key, value, lease: None } => write!(f, "Put({key}, {} bytes)", value.len()),
+            Self::Put { key, value, lease: Some(lease) } => {
+                write!(f, "Put({key}, {} bytes, lease {lease})", value.len())
+            }
+            Self::Delete { key } => write!(f, "Delete({key})"),
         }
     }
 }
@@ -299,5 +318,29 @@ impl Change {
         };
         *key = key.split_off(bytes.min(key.len()));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_do_not_show() {
+        let txn = Txn::new().guard(Guard::Value("k".to_owned(), Bytes::from_static(b"hunter2")));
+        let txn = txn.put("p", "hunter2").put_leased("q", "hunter2", LeaseId(3)).delete("r");
+        let entry = Entry {
+            key: "p".to_owned(),
+            value: Bytes::from_static(b"hunter2"),
+            create_revision: Revision(1),
+            mod_revision: Revision(2),
+            lease: None,
+        };
+        let shown = format!("{txn:?} {:?} {}", Change::Put(entry), txn.guards[0]);
+        let bytes = format!("{:?}", b"hunter2");
+        assert!(
+            shown.contains("7 bytes") && !shown.contains("hunter2") && !shown.contains(&bytes),
+            "{shown}"
+        );
     }
 }

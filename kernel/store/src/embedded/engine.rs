@@ -174,10 +174,10 @@ impl Engine {
             }
         }
         for op in &request.ops {
-            if let Op::Put { lease: Some(lease), .. } = op {
-                if tables.leases.get(lease.0)?.is_none() {
-                    return Ok(Err(StoreError::LeaseNotFound { lease: *lease }));
-                }
+            if let Op::Put { lease: Some(lease), .. } = op
+                && tables.leases.get(lease.0)?.is_none()
+            {
+                return Ok(Err(StoreError::LeaseNotFound { lease: *lease }));
             }
         }
         let revision = self.revision.saturating_add(1);
@@ -268,8 +268,7 @@ impl Engine {
         }
         let mut removed = 0;
         let mut last = None;
-        loop {
-            let Some(((revision, number), len)) = first_of(&tables.history)? else { break };
+        while let Some(((revision, number), len)) = first_of(&tables.history)? {
             let wanted = revision <= too_old
                 || (crowded
                     && (self.changes > options.history_changes || self.bytes > options.history_bytes));

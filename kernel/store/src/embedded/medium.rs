@@ -91,6 +91,15 @@ impl FileMedium {
         self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
+    /// Whether there is a file with anything in it.
+    fn is_there(&self) -> io::Result<bool> {
+        match std::fs::metadata(&self.path) {
+            Ok(found) => Ok(found.len() > 0),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Makes the file under another name and moves it into place when it is complete and durable: a crash half-way
     /// leaves nothing that looks like a damaged store. Only one process does so at a time.
     fn create(&self) -> io::Result<()> {
@@ -100,11 +109,14 @@ impl FileMedium {
         let until = Instant::now() + CREATE_WAIT;
         while let Err(TryLockError::WouldBlock) = folder.try_lock() {
             if Instant::now() >= until {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process is making the store's file"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "another process is making the store's file",
+                ));
             }
             std::thread::sleep(CREATE_WAIT / 100);
         }
-        if self.path.try_exists()? {
+        if self.is_there()? {
             return Ok(());
         }
         let mut draft = self.path.clone().into_os_string();
@@ -140,7 +152,7 @@ fn disk_file(file: File) -> io::Result<DiskFile> {
 
 impl Medium for FileMedium {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        if !self.path.try_exists()? {
+        if !self.is_there()? {
             self.create()?;
         }
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;

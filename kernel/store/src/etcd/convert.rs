@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn spans_hold_what_starts_with_their_prefix() {
-        let cases: [(&str, Option<&str>, &[u8], &[u8]); 6] = [
-            ("", None, b"\0", b"\0"),
+        let cases = [
+            ("", None, b"\0".as_slice(), b"\0".as_slice()),
             ("a/", None, b"a/", b"a0"),
             ("a/", Some("a/b"), b"a/b\0", b"a0"),
             ("a/", Some("A"), b"a/", b"a0"),

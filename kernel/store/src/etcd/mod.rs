@@ -1,8 +1,8 @@
 //! The store on etcd: several nodes, an engine that is not ours. Same promises as the embedded one.
 //!
 //! How requests and errors are translated is [`convert`]'s concern, how a watch survives a lost connection
-//! [`watching`]'s. Compacting, quotas, members and alarms are the operator's: when etcd's quota is exceeded, it
-//! refuses writes (`Full`) until its NOSPACE alarm is disarmed.
+//! [`watching`]'s. Compacting (`--auto-compaction-retention`), quotas, members and alarms are the operator's: when etcd's
+//! quota is exceeded, it refuses writes (`Full`) until its NOSPACE alarm is disarmed.
 
 mod convert;
 mod watching;

@@ -112,7 +112,8 @@ async fn a_file_that_was_never_finished_is_made_anew() {
     std::fs::write(dir.path().join("store.redb.new"), vec![0; 5000]).unwrap();
     let store = Embedded::open(&path, Options::default()).await.unwrap();
     put(&store, "k", 1).await.unwrap();
-    let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["store.redb"]);
     // Many at once: one makes it and has it, the others are told.
     let path = dir.path().join("other.redb");
