@@ -411,3 +411,30 @@ fn send(stream: &mut UnixStream, report: &Report) {
         let _ = stream.write_all(&line);
     }
 }
+
+/// Stops what a killed supervisor left running in the runtime folder `run`.
+pub fn stop_orphans(run: &Path) -> Result<()> {
+    let records: Records = match std::fs::read(run.join("roles.json")) {
+        Ok(bytes) => serde_json::from_slice(&bytes).context("roles.json cannot be read")?,
+        Err(_) => return Ok(()),
+    };
+    if records.boot != child::boot_id()? {
+        return Ok(());
+    }
+    let orphans: Vec<Child> =
+        records.roles.into_iter().rev().filter_map(|record| Some(Child::adopt(record)?.0)).collect();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+        for orphan in &orphans {
+            orphan.signal(signal);
+        }
+        let deadline = Instant::now() + std::time::Duration::from_secs(10);
+        for orphan in &orphans {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let mut fd = [PollFd::new(orphan.ended(), PollFlags::POLLIN)];
+            let _ = nix::poll::poll(&mut fd, timeout);
+        }
+    }
+    let _ = std::fs::remove_file(run.join("roles.json"));
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `plenum down`: stops the roles and the tasks of an instance, and removes what they left in the Linux kernel. State stays unless it is purged.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use plenum_base::places::{Bases, Instance, Places};
+use plenum_containers::Runtime as _;
+
+use crate::roles::{self, AgentFile, Choices};
+use crate::supervise::Settings;
+use crate::supervise::control::{Reports, Request};
+
+/// The supervisor has this long to stop the roles.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What is to be stopped.
+#[derive(clap::Args, Debug)]
+pub struct Down {
+    /// The instance.
+    #[arg(long, env = "PLENUM_INSTANCE", default_value = "default")]
+    pub instance: Instance,
+    /// Also forget everything: apps, users, certificates, logs.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// Stops an instance.
+pub fn run(down: &Down) -> Result<()> {
+    let bases = Bases::of_this_user();
+    if !bases.instances()?.iter().any(|(instance, _)| *instance == down.instance) {
+        println!("there is no instance {}", down.instance);
+        return Ok(());
+    }
+    let places = bases.open(&down.instance)?;
+    stop_roles(&places)?;
+    stop_tasks(&places)?;
+    if down.purge {
+        remove(&places.state)?;
+        remove(&places.run)?;
+        println!("instance {} is gone", down.instance);
+    } else {
+        println!("instance {} is down; its state is in {}", down.instance, places.state.display());
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asks the supervisor; where there is none, its roles are stopped by what it wrote down.
+pub fn stop_roles(places: &Places) -> Result<()> {
+    let Ok(mut reports) = Reports::ask(&Settings::control(&places.run), Request::Stop, PATIENCE) else {
+        return crate::supervise::stop_orphans(&places.run);
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(report) = reports.next()? {
+        if report.failed.is_some() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("the components did not stop within {} s; see {}", PATIENCE.as_secs(), places.state.join("log").display());
+        }
+    }
+    Ok(())
+}
+
+/// Ends every task: their shims outlive the agent on purpose, so that only this ends them.
+fn stop_tasks(places: &Places) -> Result<()> {
+    let file = AgentFile::at(places, Choices::default());
+    if !file.agent.run_dir.join("containers").exists() {
+        return Ok(());
+    }
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio.block_on(async {
+        let runtime = roles::runtime(&file)?;
+        for container in runtime.recover().await? {
+            if let Err(error) = runtime.destroy(&container.id).await {
+                eprintln!("the container {} could not be ended: {error}", container.id);
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,72 @@
+//! The role `agent`: puts certificate, callers, socket and container runtime together and hands them to the agent.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use plenum_base::component::{Component, ComponentSettings};
+use plenum_base::config::Settings;
+use plenum_base::places::{Instance, Places, Role};
+use plenum_base::service::Shutdown;
+use plenum_containers::{NativeRuntime, RuntimeConfig};
+use serde::{Deserialize, Serialize};
+
+use super::Choices;
+
+/// The role's file.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentFile {
+    /// What every role has.
+    pub component: ComponentSettings,
+    /// The agent's own settings.
+    pub agent: plenum_agent::Config,
+}
+
+impl AgentFile {
+    /// The settings of a single-machine instance.
+    pub fn at(places: &Places, choices: Choices) -> Self {
+        let mut component = ComponentSettings::at(places, Role::Agent);
+        component.open = choices.open;
+        let agent = plenum_agent::Config {
+            masters: vec![places.agents_door().to_string()],
+            work_dir: places.data(Role::Agent),
+            run_dir: places.run.join("agent"),
+            log_file: Some(places.log(Role::Agent)),
+            ip: places.node().to_string(),
+            hostname: places.node().to_string(),
+            port: places.address(Role::Agent).port(),
+            ..Default::default()
+        };
+        Self { component, agent }
+    }
+}
+
+impl Default for AgentFile {
+    fn default() -> Self {
+        Self::at(&Places::of(Instance::default(), 0), Choices::default())
+    }
+}
+
+impl Settings for AgentFile {}
+
+/// The container runtime of an instance.
+pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
+    let shim = crate::shim::lay_down(&file.component.data)?;
+    let config = RuntimeConfig::new(file.component.instance.as_str(), shim, file.agent.run_dir.join("containers"));
+    NativeRuntime::new(config).context("the container runtime")
+}
+
+/// Runs the role until `shutdown`.
+pub async fn run(file: AgentFile, shutdown: Shutdown) -> Result<()> {
+    let component = Component::start(file.component.clone(), &shutdown)?;
+    let listener = plenum_base::sockets::tcp("http", file.component.listen)?;
+    let parts = plenum_agent::Parts {
+        identity: component.identity.clone(),
+        authenticator: Arc::clone(&component.authenticator),
+        plain: file.component.plain,
+        listener,
+        runtime: Arc::new(runtime(&file)?),
+    };
+    plenum_agent::run(file.agent, parts, shutdown).await?;
+    Ok(())
+}
