@@ -1,0 +1,122 @@
+//! The settings of the role `identity`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use plenum_base::auth::HashCost;
+use plenum_base::config::Settings;
+use plenum_base::pki::San;
+use plenum_base::places::{Bases, Instance, Places, Role};
+use plenum_base::serve::Plain;
+use plenum_base::service::Logging;
+use serde::{Deserialize, Serialize};
+
+/// The settings of the role `identity`. Every one has a default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The instance's name.
+    pub instance: Instance,
+    /// The instance's number K.
+    pub number: u8,
+    /// The instance's state folder; by default the one of this user and instance.
+    pub state: Option<PathBuf>,
+    /// The instance's runtime folder; by default the one of this user and instance.
+    pub run: Option<PathBuf>,
+    /// Where HTTP is served; by default the instance's node address, port 8101.
+    pub listen: Option<SocketAddr>,
+    /// Where plain HTTP is taken.
+    pub plain: Plain,
+    /// DNS names and addresses, beside those of the node, for the certificates issued at bootstrap.
+    pub addresses: Vec<String>,
+    /// Life of a component's certificate in hours.
+    pub certificate_hours: u32,
+    /// Life of a login's token in days.
+    pub token_days: u32,
+    /// False: every account may do everything, as in DC/OS' open edition. True: only what its permissions say.
+    pub enforce_permissions: bool,
+    /// Lets requests without credentials in everywhere.
+    pub open: bool,
+    /// Hashes passwords with next to no work. For tests only.
+    pub weak_hashes: bool,
+    /// What is logged.
+    pub logging: Logging,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            instance: Instance::default(),
+            number: 0,
+            state: None,
+            run: None,
+            listen: None,
+            plain: Plain::Loopback,
+            addresses: Vec::new(),
+            certificate_hours: 24,
+            token_days: 5,
+            enforce_permissions: false,
+            open: false,
+            weak_hashes: false,
+            logging: Logging::default(),
+        }
+    }
+}
+
+impl Settings for Config {
+    fn check(&self, problems: &mut Vec<String>) {
+        if !(1..=24 * 365).contains(&self.certificate_hours) {
+            problems.push("certificate_hours must be between 1 and 8760".to_owned());
+        }
+        if !(1..=365).contains(&self.token_days) {
+            problems.push("token_days must be between 1 and 365".to_owned());
+        }
+        let wrong = |name: &&String| name.is_empty() || name.len() > 253 || !name.is_ascii();
+        if let Some(name) = self.addresses.iter().find(wrong) {
+            problems.push(format!("addresses: \"{name}\" is no DNS name or IP address"));
+        }
+    }
+}
+
+impl Config {
+    /// The instance's files and addresses.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        let mut places = Bases::of_this_user().places(self.instance.clone(), self.number);
+        if let Some(state) = &self.state {
+            places.state.clone_from(state);
+        }
+        if let Some(run) = &self.run {
+            places.run.clone_from(run);
+        }
+        places
+    }
+
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or_else(|| self.places().address(Role::Identity))
+    }
+
+    pub(crate) fn certificate_life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.certificate_hours) * 3600)
+    }
+
+    pub(crate) fn token_life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.token_days) * 24 * 3600)
+    }
+
+    pub(crate) fn hash_cost(&self) -> HashCost {
+        if self.weak_hashes { HashCost::Light } else { HashCost::Full }
+    }
+
+    /// The names of the certificates issued at bootstrap.
+    pub(crate) fn sans(&self) -> Vec<San> {
+        let mut sans =
+            vec![San::Ip(self.places().node()), San::Ip([127, 0, 0, 1].into()), San::Dns("localhost".into())];
+        sans.extend(self.listen.map(|listen| San::Ip(listen.ip())));
+        sans.extend(self.addresses.iter().filter_map(|name| name.parse().ok()));
+        sans.sort();
+        sans.dedup();
+        sans
+    }
+}

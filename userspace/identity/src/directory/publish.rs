@@ -1,0 +1,91 @@
+//! Publishing the policy: what components need of the records, signed, in the state folder.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use plenum_base::files;
+use plenum_base::policy::{Account, BasicCredential, FORMAT, Signed, Snapshot};
+use plenum_base::service::Shutdown;
+
+use super::{Directory, DirectoryError};
+use crate::records::{PolicyNumber, User};
+
+impl Directory {
+    /// Publishes at a start: whatever a crash left undone is in the policy afterwards.
+    pub(crate) async fn publish(&self) -> Result<(), DirectoryError> {
+        let _one = self.changing.lock().await;
+        self.publish_now().await
+    }
+
+    /// Builds, signs and writes. The caller holds `changing`.
+    pub(super) async fn publish_now(&self) -> Result<(), DirectoryError> {
+        self.renew_own()?;
+        let number = self.get::<PolicyNumber>("policy").await?.map_or(0, |held| held.record.number);
+        let users: Vec<User> = self.list("users/").await?;
+        let snapshot = self.snapshot(number, &users);
+        let signed = Signed::sign(&snapshot, &self.identity)?;
+        let text = serde_json::to_vec(&signed).map_err(|e| DirectoryError::Failed(e.to_string()))?;
+        let path = self.places.policy();
+        files::replace(&path, &text, files::SECRET)
+            .map_err(|e| DirectoryError::Failed(format!("{}: {e}", path.display())))?;
+        self.published.send_replace(number);
+        Ok(())
+    }
+
+    fn snapshot(&self, number: u64, users: &[User]) -> Snapshot {
+        let account = |user: &User| Account { kind: user.kind, permissions: user.permissions.clone() };
+        let basic = users.iter().filter_map(|user| {
+            Some(BasicCredential { principal: user.uid.clone(), hash: user.secret.clone()? })
+        });
+        // A clock that was set back must not put the signature before its certificate.
+        let seconds =
+            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let earliest = seconds(self.identity.peer().not_before) + 1;
+        Snapshot {
+            format: FORMAT,
+            number,
+            cluster_id: self.cluster_id.clone(),
+            issued_at: seconds(SystemTime::now()).max(earliest),
+            jwks: self.signer.jwks(),
+            accounts: users.iter().map(|user| (user.uid.clone(), account(user))).collect::<BTreeMap<_, _>>(),
+            basic: basic.collect(),
+            enforce: self.config.enforce_permissions,
+        }
+    }
+
+    /// The published policy as it is on disk, once its number is above `after`; `None` when that takes longer than `wait`.
+    pub(crate) async fn policy_after(
+        &self,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Option<Vec<u8>>, DirectoryError> {
+        let mut published = self.published.subscribe();
+        let newer = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
+        if !matches!(newer, Ok(Ok(_))) {
+            return Ok(None);
+        }
+        let path = self.places.policy();
+        let text =
+            std::fs::read(&path).map_err(|e| DirectoryError::Failed(format!("{}: {e}", path.display())))?;
+        Ok(Some(text))
+    }
+
+    /// Renews identity's own certificate in time and publishes what a failure left unpublished, until `shutdown`.
+    pub(crate) async fn keep_published(&self, shutdown: Shutdown) {
+        while shutdown.sleep(Duration::from_secs(20)).await {
+            if let Err(error) = self.catch_up().await {
+                tracing::error!(%error, "certificate or policy could not be brought up to date; trying again");
+            }
+        }
+    }
+
+    async fn catch_up(&self) -> Result<(), DirectoryError> {
+        self.renew_own()?;
+        let number = self.get::<PolicyNumber>("policy").await?.map_or(0, |held| held.record.number);
+        if number != *self.published.borrow() || !self.places.policy().exists() {
+            self.publish().await
+        } else {
+            Ok(())
+        }
+    }
+}
