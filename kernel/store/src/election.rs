@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::{Entry, Guard, LeaseId, Revision, Store, StoreError, Txn, limits};
+use crate::{Entry, Guard, LeaseId, Revision, Store, StoreError, Txn, Watch, limits};
 
 /// The format of the election's records.
 const FORMAT: u32 = 1;
@@ -249,9 +249,11 @@ impl Keeper {
     /// lease cannot run out before that plus its time to live.
     async fn keep(&self, mut valid_from: Instant) {
         let mut pause = self.ttl / 3;
+        let watching = self.store.watch(&self.leader_key, self.revision);
+        let mut watch = timeout(pause, watching).await.ok().and_then(Result::ok);
         loop {
             let end = valid_from + self.ttl;
-            if timeout_at(end, sleep(pause)).await.is_err() {
+            if timeout_at(end, self.pause(pause, &mut watch)).await.is_err() {
                 return;
             }
             let asked = Instant::now();
@@ -263,6 +265,20 @@ impl Keeper {
                 }
                 Ok(Err(_)) => pause = (self.ttl / 20).max(RETRY),
             }
+        }
+    }
+
+    /// Sleeps, but not on when something happens to the record: that is looked at right away. A watch that has
+    /// said something, or failed, is not asked again; looking at every renewal remains.
+    async fn pause(&self, pause: Duration, watch: &mut Option<Watch>) {
+        let event = async {
+            match watch {
+                Some(watch) => watch.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        if timeout(pause, event).await.is_ok() {
+            *watch = None;
         }
     }
 

@@ -156,6 +156,27 @@ async fn many_share_a_sync() {
 }
 
 #[tokio::test]
+async fn one_alone_costs_one_sync() {
+    let disk = Moody::default();
+    let store = on(&disk, Options::default()).await;
+    for i in 0..50 {
+        put(&store, &format!("warm/{i}"), 500).await.unwrap();
+    }
+    let (before, size) = (disk.syncs(), disk.len());
+    for i in 0..50 {
+        put(&store, &format!("warm/{i}"), 500).await.unwrap();
+    }
+    // Nothing is synced that changes nothing, and reading syncs nothing.
+    store.commit(Txn::new().exists("warm/1")).await.unwrap();
+    store.commit(Txn::new().absent("warm/1")).await.unwrap_err();
+    store.get("warm/1").await.unwrap();
+    // Growing the file costs one more.
+    let growths = u64::from(disk.len() > size) * 2;
+    let syncs = disk.syncs() - before;
+    assert!((50..=50 + growths).contains(&syncs), "{syncs} syncs for 50 transactions");
+}
+
+#[tokio::test]
 async fn one_conflict_in_a_batch_fails_alone() {
     let disk = Moody::default();
     let store = on(&disk, Options::default()).await;

@@ -67,6 +67,20 @@ async fn a_watch_and_the_calls_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn a_leader_that_is_cut_off_knows_in_time() {
+    let mut server = Server::start().await;
+    let store = server.store().await;
+    let leadership = store.campaign("e", "one", Duration::from_secs(3)).await.unwrap();
+    server.kill();
+    let cut_off = Instant::now();
+    within("the loss of leadership", leadership.lost()).await;
+    // The lease lasts 3 s from its last renewal, which was up to 1 s before.
+    let took = cut_off.elapsed();
+    assert!(took > Duration::from_secs(1) && took < Duration::from_millis(3500), "after {took:?}");
+    assert!(leadership.is_lost());
+}
+
+#[tokio::test]
 async fn a_compacted_watch_says_so() {
     let server = Server::start().await;
     let store = server.store().await;
