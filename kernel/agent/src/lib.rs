@@ -1,6 +1,13 @@
 //! The node agent: registers with the master, launches and watches containers, keeps their status updates until they are
 //! acknowledged, and survives its own restarts. See docs/adr/0011-agent.md.
 
+mod config;
 pub mod core;
 pub mod disk;
 pub mod files;
+mod http;
+pub mod machine;
+mod shell;
+
+pub use config::{Config, Parts};
+pub use shell::{StartError, run};

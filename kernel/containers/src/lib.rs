@@ -20,4 +20,5 @@ pub use runtime::{
     Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState, Runtime,
     RuntimeError, Usage,
 };
+pub use plenum_shim::wire::Rlimit;
 pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};

@@ -286,9 +286,21 @@ mod tests {
         let unhealthy = Finding::Unhealthy { kill: false };
         // (time, outcome, finding)
         let scripts = [
-            vec![(1000, &bad, Finding::Nothing), (5000, &bad, Finding::Nothing), (7000, &bad, unhealthy.clone())],
-            vec![(1000, &ok, Finding::Healthy), (2000, &ok, Finding::Nothing), (3000, &bad, unhealthy.clone())],
-            vec![(6000, &bad, unhealthy.clone()), (8000, &ok, Finding::Healthy), (9000, &bad, unhealthy.clone())],
+            vec![
+                (1000, &bad, Finding::Nothing),
+                (5000, &bad, Finding::Nothing),
+                (7000, &bad, unhealthy.clone()),
+            ],
+            vec![
+                (1000, &ok, Finding::Healthy),
+                (2000, &ok, Finding::Nothing),
+                (3000, &bad, unhealthy.clone()),
+            ],
+            vec![
+                (6000, &bad, unhealthy.clone()),
+                (8000, &ok, Finding::Healthy),
+                (9000, &bad, unhealthy.clone()),
+            ],
             vec![(6000, &bad, unhealthy.clone()), (8000, &bad, kill.clone()), (10_000, &bad, kill)],
         ];
         for script in scripts {
@@ -334,7 +346,8 @@ mod tests {
         }
         assert!(Checker::health(&tcp(65_535), Millis(0)).is_ok());
         for seconds in [f64::NAN, f64::INFINITY, -1.0, 1e300] {
-            let check = HealthCheck { interval_seconds: Some(seconds), timeout_seconds: Some(seconds), ..tcp(1) };
+            let check =
+                HealthCheck { interval_seconds: Some(seconds), timeout_seconds: Some(seconds), ..tcp(1) };
             let mut checker = Checker::health(&check, Millis(u64::MAX - 1)).unwrap();
             checker.begin(Millis(u64::MAX - 1));
             assert!(checker.due().is_some());
@@ -350,7 +363,8 @@ mod tests {
         };
         let mut checker = Checker::generic(&check, Millis(0)).unwrap();
         let mut seen = Vec::new();
-        for outcome in [ProbeOutcome::Connected(true), ProbeOutcome::Connected(true), ProbeOutcome::TimedOut] {
+        for outcome in [ProbeOutcome::Connected(true), ProbeOutcome::Connected(true), ProbeOutcome::TimedOut]
+        {
             checker.begin(Millis(1));
             seen.push(matches!(checker.finish(&outcome, Millis(1)), Finding::Changed(_)));
         }

@@ -1,11 +1,11 @@
 //! Custom executors: launching them, their calls, what they are told, and what happens to their tasks when they end.
 
 use bytes::Bytes;
+use plenum_api::Millis;
 use plenum_api::executor::{Call, Event as Tell, call, event};
 use plenum_api::internal::{self, agent_message::Kind as Say, register};
 use plenum_api::mesos::task_status::{Reason, Source};
 use plenum_api::mesos::{ContainerId, ExecutorInfo, KillPolicy, TaskState, TaskStatus};
-use plenum_api::Millis;
 
 use super::event::{Effect, ExecutorCall, ExecutorKey, ExecutorReply, Level, Started, TaskKey};
 use super::model::{Executor, ExecutorPhase, KillCause, Mark, Phase, Verdict};
@@ -50,7 +50,9 @@ impl Agent {
     fn tasks_of(&self, key: &ExecutorKey, phase: Option<Phase>) -> Vec<TaskKey> {
         self.tasks
             .iter()
-            .filter(|(id, task)| id.framework == key.framework && task.executor.as_ref() == Some(&key.executor))
+            .filter(|(id, task)| {
+                id.framework == key.framework && task.executor.as_ref() == Some(&key.executor)
+            })
             .filter(|(_, task)| phase.is_none_or(|phase| task.phase == phase))
             .map(|(id, _)| id.clone())
             .collect()
@@ -132,7 +134,9 @@ impl Agent {
         let reply = match self.admit(&call, token.as_deref()) {
             Err(refusal) => refusal,
             Ok(key) => match call.r#type() {
-                call::Type::Subscribe => self.subscribe(&key, request, call.subscribe.unwrap_or_default(), cx),
+                call::Type::Subscribe => {
+                    self.subscribe(&key, request, call.subscribe.unwrap_or_default(), cx)
+                }
                 call::Type::Update => self.executor_update(&key, call.update, cx),
                 call::Type::Message => self.executor_message(&key, call.message, cx),
                 call::Type::Heartbeat => ExecutorReply::Accepted,
@@ -176,11 +180,11 @@ impl Agent {
         let heartbeat = cx.after(self.settings.executor_heartbeat);
         let agent_info = self.agent_info();
         let framework_info = self.frameworks.get(&key.framework).map(|framework| framework.info.clone());
-        let Some(executor) = self.executors.get_mut(key) else { return refused(400, "Executor cannot be found") };
+        let Some(executor) = self.executors.get_mut(key) else {
+            return refused(400, "Executor cannot be found");
+        };
         let container = executor.container.clone();
-        if executor.stream.is_some() {
-            cx.out.push(Effect::ExecutorClose { container: container.clone() });
-        }
+        // The new stream takes the place of an older one.
         executor.stream = Some(request);
         executor.heartbeat_at = Some(heartbeat);
         let leaving = executor.phase == ExecutorPhase::Terminating;
@@ -213,15 +217,13 @@ impl Agent {
 
     /// Compares what the executor has with what it should have, after a subscription.
     fn settle(&mut self, key: &ExecutorKey, lists: call::Subscribe, cx: &mut Cx<'_>) {
-        let has: Vec<&str> = lists.unacknowledged_tasks.iter().map(|task| task.task_id.value.as_str()).collect();
+        let has: Vec<&str> =
+            lists.unacknowledged_tasks.iter().map(|task| task.task_id.value.as_str()).collect();
         for id in &has {
             self.handed_over(&TaskKey { framework: key.framework.clone(), task: (*id).to_owned() }, cx);
         }
-        let reported: Vec<String> = lists
-            .unacknowledged_updates
-            .iter()
-            .map(|update| update.status.task_id.value.clone())
-            .collect();
+        let reported: Vec<String> =
+            lists.unacknowledged_updates.iter().map(|update| update.status.task_id.value.clone()).collect();
         for update in lists.unacknowledged_updates {
             let _ = self.executor_update(key, Some(update), cx);
         }
@@ -326,7 +328,9 @@ impl Agent {
     /// An update of the executor is safe.
     pub(super) fn confirm_update(&self, key: &TaskKey, executor: &str, uuid: Bytes, cx: &mut Cx<'_>) {
         let id = ExecutorKey { framework: key.framework.clone(), executor: executor.to_owned() };
-        let Some(executor) = self.executors.get(&id).filter(|executor| executor.stream.is_some()) else { return };
+        let Some(executor) = self.executors.get(&id).filter(|executor| executor.stream.is_some()) else {
+            return;
+        };
         let acknowledged = event::Acknowledged { task_id: key.task.as_str().into(), uuid };
         let mut tell = Tell { acknowledged: Some(acknowledged), ..Default::default() };
         tell.set_type(event::Type::Acknowledged);
@@ -336,7 +340,10 @@ impl Agent {
     pub(super) fn message_to_executor(&mut self, key: &ExecutorKey, data: Bytes, cx: &mut Cx<'_>) {
         let listening = self.executors.get(key).filter(|executor| executor.stream.is_some());
         let Some(executor) = listening else {
-            cx.report(Level::Info, format!("A message for executor {} was dropped: it is not there", key.executor));
+            cx.report(
+                Level::Info,
+                format!("A message for executor {} was dropped: it is not there", key.executor),
+            );
             return;
         };
         let mut tell = Tell { message: Some(event::Message { data }), ..Default::default() };
@@ -347,7 +354,9 @@ impl Agent {
     pub(super) fn kill_in_executor(&mut self, key: &TaskKey, grace: Option<Millis>, cx: &mut Cx<'_>) {
         let Some(id) = self.tasks.get(key).and_then(|task| task.executor.clone()) else { return };
         let id = ExecutorKey { framework: key.framework.clone(), executor: id };
-        let Some(executor) = self.executors.get(&id).filter(|executor| executor.stream.is_some()) else { return };
+        let Some(executor) = self.executors.get(&id).filter(|executor| executor.stream.is_some()) else {
+            return;
+        };
         let kill_policy = grace.map(|grace| KillPolicy { grace_period: Some(wire::duration_info(grace)) });
         let kill = event::Kill { task_id: key.task.as_str().into(), kill_policy };
         let mut tell = Tell { kill: Some(kill), ..Default::default() };

@@ -18,7 +18,13 @@ const DESTROY_AGAIN: Millis = Millis(10_000);
 
 impl Agent {
     /// Somebody wants a task to end. Repeated kills may shorten the grace period, never lengthen it.
-    pub(super) fn kill_task(&mut self, key: &TaskKey, grace: Option<Millis>, cause: KillCause, cx: &mut Cx<'_>) {
+    pub(super) fn kill_task(
+        &mut self,
+        key: &TaskKey,
+        grace: Option<Millis>,
+        cause: KillCause,
+        cx: &mut Cx<'_>,
+    ) {
         let Some(task) = self.tasks.get(key) else {
             self.kill_unknown(key, cx);
             return;
@@ -30,9 +36,8 @@ impl Agent {
             self.kill_executors_task(key, grace, cause, cx);
             return;
         }
-        let grace = grace
-            .or_else(|| wire::grace(task.info.kill_policy.as_ref()))
-            .unwrap_or(self.settings.kill_grace);
+        let grace =
+            grace.or_else(|| wire::grace(task.info.kill_policy.as_ref())).unwrap_or(self.settings.kill_grace);
         let deadline = cx.after(grace);
         match task.kill {
             Some(kill) if kill.began.is_none() => {}
@@ -140,7 +145,13 @@ impl Agent {
     }
 
     /// A custom executor kills its tasks itself; one that it never got is taken back.
-    fn kill_executors_task(&mut self, key: &TaskKey, grace: Option<Millis>, cause: KillCause, cx: &mut Cx<'_>) {
+    fn kill_executors_task(
+        &mut self,
+        key: &TaskKey,
+        grace: Option<Millis>,
+        cause: KillCause,
+        cx: &mut Cx<'_>,
+    ) {
         let deadline = cx.after(grace.unwrap_or(self.settings.kill_grace));
         let Some(task) = self.tasks.get_mut(key) else { return };
         let kill = Kill { cause, began: None, deadline };
@@ -148,7 +159,8 @@ impl Agent {
         match task.phase {
             Phase::Queued => {
                 let words = "The task was killed before its executor had it";
-                let news = News { source: plenum_api::mesos::task_status::Source::Agent, ..Self::killed(kill) };
+                let news =
+                    News { source: plenum_api::mesos::task_status::Source::Agent, ..Self::killed(kill) };
                 self.say(key, news.reason(Reason::TaskKilledDuringLaunch).message(words), cx);
             }
             Phase::Running => self.kill_in_executor(key, grace, cx),
@@ -256,7 +268,8 @@ impl Agent {
             }
         }
         for (key, executor) in std::mem::take(&mut self.executors) {
-            cx.writes.push(super::records::delete(super::records::executor_key(&key.framework, &key.executor)));
+            cx.writes
+                .push(super::records::delete(super::records::executor_key(&key.framework, &key.executor)));
             cx.out.push(Effect::ExecutorClose { container: executor.container.clone() });
             self.retire(&executor.container, &executor.directory, cx);
         }

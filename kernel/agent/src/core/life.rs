@@ -53,7 +53,13 @@ impl Agent {
         self.begin_kill(key, cx);
     }
 
-    pub(super) fn launch_failed(&mut self, container: &str, stage: LaunchStage, message: &str, cx: &mut Cx<'_>) {
+    pub(super) fn launch_failed(
+        &mut self,
+        container: &str,
+        stage: LaunchStage,
+        message: &str,
+        cx: &mut Cx<'_>,
+    ) {
         let what = match stage {
             LaunchStage::Fetch => "Failed to fetch",
             LaunchStage::Start => "Failed to launch container",

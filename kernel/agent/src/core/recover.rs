@@ -166,10 +166,8 @@ impl Agent {
             ["frameworks", _, "executors", _] => {
                 let record: ExecutorRecord = records::open(body)?;
                 let info = record.info.ok_or_else(|| missing("ExecutorInfo"))?;
-                let key = ExecutorKey {
-                    framework: record.framework_id,
-                    executor: info.executor_id.value.clone(),
-                };
+                let key =
+                    ExecutorKey { framework: record.framework_id, executor: info.executor_id.value.clone() };
                 let executor = Executor::new(info, record.container_id, record.directory, record.token);
                 self.executors.insert(key, executor);
             }
@@ -369,8 +367,7 @@ fn restore(key: &TaskKey, info: plenum_api::mesos::TaskInfo, record: TaskRecord)
     task.known_uuids = record.known_uuids.into_iter().collect();
     task.revision = 1;
     task.durable_revision = 1;
-    task.stream.pending =
-        record.pending.into_iter().map(|status| Pending { status, revision: 1 }).collect();
+    task.stream.pending = record.pending.into_iter().map(|status| Pending { status, revision: 1 }).collect();
     task.kill = KillCause::from_number(record.killed).map(|cause| Kill {
         cause,
         began: None,

@@ -1,14 +1,12 @@
 //! The connection to the master: hello, registration, terms, identity, and what each of its messages sets in motion.
 
+use plenum_api::Millis;
 use plenum_api::internal::{
     self, MasterFrame, agent_message::Kind as Say, goodbye::Code, master_message::Kind as Hear,
 };
 use plenum_api::mesos::agent_info::capability::Type as Capability;
 use plenum_api::mesos::task_status::Reason;
-use plenum_api::mesos::{
-    AgentInfo, FrameworkInfo, OperationState, OperationStatus, TaskState, agent_info,
-};
-use plenum_api::Millis;
+use plenum_api::mesos::{AgentInfo, FrameworkInfo, OperationState, OperationStatus, TaskState, agent_info};
 
 use super::event::{Effect, ExecutorKey, Level, TaskKey};
 use super::model::{KillCause, Mark};
@@ -252,7 +250,9 @@ impl Agent {
                 cx.report(Level::Warn, format!("The master says that this agent is gone for good: {words}"));
                 self.shutdown_agent(words, cx);
             }
-            code => self.hang_up(None, format!("the master said goodbye ({}): {words}", code.as_str_name()), cx),
+            code => {
+                self.hang_up(None, format!("the master said goodbye ({}): {words}", code.as_str_name()), cx)
+            }
         }
     }
 
@@ -340,7 +340,9 @@ impl Agent {
         let old = std::mem::take(&mut self.agent_id);
         cx.report(
             Level::Warn,
-            format!("The master gave a new identity, {agent_id}; everything of the old one, {old}, is killed"),
+            format!(
+                "The master gave a new identity, {agent_id}; everything of the old one, {old}, is killed"
+            ),
         );
         self.abandon_everything(cx);
     }

@@ -84,7 +84,10 @@ impl Agent {
             return Some(News::agent(TaskState::TaskError, Reason::TaskGroupInvalid, words));
         }
         if info.agent_id.value != self.agent_id {
-            return invalid(format!("The task is for agent {}, this is {}", info.agent_id.value, self.agent_id));
+            return invalid(format!(
+                "The task is for agent {}, this is {}",
+                info.agent_id.value, self.agent_id
+            ));
         }
         if self.stopping {
             return dropped(Reason::AgentRemoved, "The agent is shutting down");
@@ -138,7 +141,10 @@ impl Agent {
         cx: &mut Cx<'_>,
     ) {
         let words = news.message.clone().unwrap_or_default();
-        cx.report(Level::Warn, format!("Task {} of framework {} is refused: {words}", key.task, key.framework));
+        cx.report(
+            Level::Warn,
+            format!("Task {} of framework {} is refused: {words}", key.task, key.framework),
+        );
         let mut task = Task::new(&key.framework, info, launch_id);
         task.volatile = true;
         self.tombstones.remove(key);
@@ -153,7 +159,8 @@ impl Agent {
 
     /// An update about a task this agent knows nothing of.
     pub(super) fn say_of_unknown(&mut self, key: &TaskKey, news: News, cx: &mut Cx<'_>) {
-        if wire::check_id("task", &key.task).is_err() || wire::check_id("framework", &key.framework).is_err() {
+        if wire::check_id("task", &key.task).is_err() || wire::check_id("framework", &key.framework).is_err()
+        {
             return;
         }
         let info = TaskInfo {
@@ -255,7 +262,8 @@ impl Agent {
     pub(super) fn intent_refused(&mut self, key: &TaskKey, error: &str, cx: &mut Cx<'_>) {
         let Some(task) = self.tasks.remove(key) else { return };
         self.containers.remove(&task.container);
-        let Some(framework) = self.frameworks.get(&key.framework).map(|framework| framework.info.clone()) else {
+        let Some(framework) = self.frameworks.get(&key.framework).map(|framework| framework.info.clone())
+        else {
             return;
         };
         let words = format!(
@@ -308,9 +316,10 @@ impl Agent {
             env.push((name.to_owned(), value));
         }
         let mut resources = executor.info.resources.clone();
-        let waiting = self.tasks.values().filter(|task| {
-            task.framework == id.framework && task.executor.as_ref() == Some(&id.executor)
-        });
+        let waiting = self
+            .tasks
+            .values()
+            .filter(|task| task.framework == id.framework && task.executor.as_ref() == Some(&id.executor));
         for task in waiting.filter(|task| task.phase != Phase::Ended) {
             resources.extend(task.info.resources.iter().cloned());
         }
@@ -329,7 +338,13 @@ impl Agent {
         })
     }
 
-    fn common_env(&self, key: &TaskKey, executor: &str, container: &str, directory: &str) -> Vec<(String, String)> {
+    fn common_env(
+        &self,
+        key: &TaskKey,
+        executor: &str,
+        container: &str,
+        directory: &str,
+    ) -> Vec<(String, String)> {
         let endpoint = format!("{}:{}", self.settings.ip, self.settings.port);
         [
             ("MESOS_FRAMEWORK_ID", key.framework.as_str()),

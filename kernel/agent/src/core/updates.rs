@@ -1,9 +1,9 @@
 //! Status update streams: one per task, in order, written down before they are sent, sent again until acknowledged.
 
 use bytes::Bytes;
+use plenum_api::Millis;
 use plenum_api::internal::{self, agent_message::Kind};
 use plenum_api::mesos::{TaskState, TaskStatus};
-use plenum_api::Millis;
 
 use super::event::{Effect, Level, TaskKey};
 use super::model::{Mark, Pending, Phase, Stream, Task};
@@ -180,7 +180,8 @@ impl Agent {
         }
         if !task.volatile {
             // The older revision on the disk still covers what is pending, so sending goes on.
-            let covered = task.stream.pending.front().is_some_and(|next| next.revision <= task.durable_revision);
+            let covered =
+                task.stream.pending.front().is_some_and(|next| next.revision <= task.durable_revision);
             if covered {
                 self.pump(key, cx);
             }
@@ -283,8 +284,7 @@ pub(crate) fn status_update(
 /// All that is pending of a stream, for a registration.
 pub(crate) fn pending_updates(key: &TaskKey, task: &Task) -> Vec<internal::StatusUpdate> {
     let Stream { pending, .. } = &task.stream;
-    let one = |pending: &Pending| {
-        status_update(key, task.executor_id(), pending.status.clone(), task.state())
-    };
+    let one =
+        |pending: &Pending| status_update(key, task.executor_id(), pending.status.clone(), task.state());
     pending.iter().filter(|pending| pending.revision <= task.durable_revision).map(one).collect()
 }

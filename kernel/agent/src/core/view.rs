@@ -1,11 +1,11 @@
 //! What may be looked at: the agent's state as HTTP shows it, built when somebody asks.
 
-use plenum_api::mesos::{AgentInfo, ExecutorId, ExecutorInfo, FrameworkInfo};
 use plenum_api::mesos;
+use plenum_api::mesos::{AgentInfo, ExecutorId, ExecutorInfo, FrameworkInfo};
 
+use super::Agent;
 use super::event::TaskKey;
 use super::model::{ExecutorPhase, Phase, Task};
-use super::Agent;
 
 /// A task and where it lives.
 #[derive(Debug, Clone)]

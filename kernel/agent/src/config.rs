@@ -1,0 +1,145 @@
+//! Settings of the agent, as its file has them under `[agent]`, and the parts that a process gives it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use plenum_base::auth::Authenticator;
+use plenum_base::serve::Plain;
+use plenum_base::tls::Identity;
+use plenum_containers::Runtime;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+/// Settings. Times are in seconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Agents' doors of the masters (`host:port`), tried in turn.
+    pub masters: Vec<String>,
+    /// Working folder: records, sandboxes. Made if it is missing.
+    pub work_dir: PathBuf,
+    /// Folder for what does not outlive a boot (`resolv.conf` of containers).
+    pub run_dir: PathBuf,
+    /// The agent's own log file, shown as `/slave/log`.
+    pub log_file: Option<PathBuf>,
+    /// Host name that offers show; the machine's if empty.
+    pub hostname: String,
+    /// Address under which others reach this agent.
+    pub ip: String,
+    /// Its HTTP port.
+    pub port: u16,
+    /// URL of its HTTP API; made from `ip` and `port` if empty.
+    pub url: String,
+    /// Resources to offer, as text or JSON; what is not named is measured.
+    pub resources: String,
+    /// Role of resources that name none.
+    pub default_role: String,
+    /// Ports offered if `resources` names none.
+    pub ports: String,
+    /// Attributes, `name:value;name:value`.
+    pub attributes: String,
+    /// Region, if the machine has one.
+    pub region: Option<String>,
+    /// Zone in the region.
+    pub zone: Option<String>,
+    /// Name servers of containers; empty: the machine's.
+    pub dns: Vec<String>,
+    /// Search domains of containers.
+    pub dns_search: Vec<String>,
+    /// Whether cpus are a hard limit, not only a share.
+    pub cpu_quota: bool,
+    /// Processes and threads of one container at most; 0: no limit.
+    pub task_processes: u64,
+    /// Say TASK_STARTING before TASK_RUNNING.
+    pub send_starting: bool,
+    /// Whether custom executors must show their token.
+    pub require_executor_token: bool,
+    /// Grace of a kill that says none.
+    pub kill_grace: u64,
+    /// Grace of an executor's shutdown that says none.
+    pub executor_shutdown_grace: u64,
+    /// For an executor to subscribe.
+    pub executor_registration_timeout: u64,
+    /// For a running executor to subscribe again after a restart.
+    pub executor_reregistration_timeout: u64,
+    /// How long executors look for a restarted agent.
+    pub recovery_timeout: u64,
+    /// For fetching all URIs of one container.
+    pub fetch_timeout: u64,
+    /// For starting a container once everything is fetched.
+    pub launch_timeout: u64,
+    /// How long sandboxes of ended tasks stay while there is room.
+    pub gc_delay: u64,
+    /// Fraction of the disk that is kept free.
+    pub gc_disk_headroom: f64,
+    /// How often sandboxes are looked at.
+    pub gc_interval: u64,
+    /// First wait before an update is sent again.
+    pub update_retry: u64,
+    /// Longest wait.
+    pub update_retry_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            masters: vec!["127.88.0.1:5055".to_owned()],
+            work_dir: "/var/lib/plenum/default/agent".into(),
+            run_dir: "/run/plenum/default/agent".into(),
+            log_file: None,
+            hostname: String::new(),
+            ip: "127.88.0.1".to_owned(),
+            port: 5051,
+            url: String::new(),
+            resources: String::new(),
+            default_role: "*".to_owned(),
+            ports: crate::machine::PRIVATE_PORTS.to_owned(),
+            attributes: String::new(),
+            region: None,
+            zone: None,
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            cpu_quota: true,
+            task_processes: 10_000,
+            send_starting: false,
+            require_executor_token: true,
+            kill_grace: 3,
+            executor_shutdown_grace: 5,
+            executor_registration_timeout: 60,
+            executor_reregistration_timeout: 10,
+            recovery_timeout: 900,
+            fetch_timeout: 600,
+            launch_timeout: 60,
+            gc_delay: 2 * 24 * 3600,
+            gc_disk_headroom: 0.1,
+            gc_interval: 60,
+            update_retry: 10,
+            update_retry_max: 600,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn fetch_deadline(&self) -> Duration {
+        Duration::from_secs(self.fetch_timeout.max(1))
+    }
+
+    pub(crate) fn launch_deadline(&self) -> Duration {
+        Duration::from_secs(self.launch_timeout.max(1))
+    }
+}
+
+/// What the process gives the agent.
+pub struct Parts {
+    /// Its certificate: shown to masters and to those who call over TLS.
+    pub identity: Identity,
+    /// Who may call.
+    pub authenticator: Arc<Authenticator>,
+    /// Where plain HTTP is taken.
+    pub plain: Plain,
+    /// Where it serves HTTP.
+    pub listener: TcpListener,
+    /// What runs containers.
+    pub runtime: Arc<dyn Runtime>,
+}

@@ -1,0 +1,353 @@
+//! The older endpoints that describe the agent: state, version, flags, metrics, containers and their usage.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use plenum_api::agent::response::get_containers;
+use plenum_api::mesos::{self, ResourceStatistics};
+use plenum_containers::Usage;
+use serde_json::{Map, Value, json};
+
+use super::Http;
+use crate::config::Config;
+use crate::core::{ExecutorView, FrameworkView, TaskView, View};
+
+pub(super) fn version() -> Value {
+    json!({ "version": super::MESOS_VERSION, "plenum_version": env!("CARGO_PKG_VERSION") })
+}
+
+/// Settings under the names that Mesos' flags have, where there is one. None of them is secret.
+pub(super) fn flags_list(config: &Config) -> Vec<(String, String)> {
+    let seconds = |value: u64| format!("{value}secs");
+    let list = [
+        ("master", config.masters.join(",")),
+        ("work_dir", config.work_dir.display().to_string()),
+        ("runtime_dir", config.run_dir.display().to_string()),
+        ("hostname", config.hostname.clone()),
+        ("ip", config.ip.clone()),
+        ("port", config.port.to_string()),
+        ("resources", config.resources.clone()),
+        ("default_role", config.default_role.clone()),
+        ("attributes", config.attributes.clone()),
+        ("cgroups_enable_cfs", config.cpu_quota.to_string()),
+        ("authenticate_http_executors", config.require_executor_token.to_string()),
+        ("executor_registration_timeout", seconds(config.executor_registration_timeout)),
+        ("executor_reregistration_timeout", seconds(config.executor_reregistration_timeout)),
+        ("executor_shutdown_grace_period", seconds(config.executor_shutdown_grace)),
+        ("recovery_timeout", seconds(config.recovery_timeout)),
+        ("gc_delay", seconds(config.gc_delay)),
+        ("gc_disk_headroom", config.gc_disk_headroom.to_string()),
+        ("disk_watch_interval", seconds(config.gc_interval)),
+    ];
+    list.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+pub(super) fn flags(config: &Config) -> Value {
+    flags_list(config)
+        .into_iter()
+        .map(|(name, value)| (name, Value::String(value)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// Resources as the older endpoints show them: sums of scalars, ranges as text.
+fn resource_map<'a>(resources: impl IntoIterator<Item = &'a mesos::Resource>) -> Value {
+    let mut scalars: BTreeMap<String, f64> =
+        ["cpus", "gpus", "mem", "disk"].into_iter().map(|name| (name.to_owned(), 0.0)).collect();
+    let mut ranges: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    for resource in resources {
+        if let Some(scalar) = &resource.scalar {
+            *scalars.entry(resource.name.clone()).or_default() += scalar.value;
+        }
+        if let Some(list) = &resource.ranges {
+            let all = ranges.entry(resource.name.clone()).or_default();
+            all.extend(list.range.iter().map(|range| (range.begin, range.end)));
+        }
+    }
+    let mut map = Map::new();
+    for (name, value) in scalars {
+        map.insert(name, number((value * 1000.0).round() / 1000.0));
+    }
+    for (name, mut list) in ranges {
+        list.sort_unstable();
+        let text: Vec<String> = list.iter().map(|(begin, end)| format!("{begin}-{end}")).collect();
+        map.insert(name, json!(format!("[{}]", text.join(", "))));
+    }
+    Value::Object(map)
+}
+
+/// Whole numbers without a fraction, as Mesos writes them.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
+}
+
+fn role(resource: &mesos::Resource) -> Option<&str> {
+    let refined = resource.reservations.last().and_then(|reservation| reservation.role.as_deref());
+    refined.or(resource.role.as_deref()).filter(|role| *role != "*")
+}
+
+fn reserved(resources: &[mesos::Resource], full: bool) -> Value {
+    let mut roles: BTreeMap<&str, Vec<&mesos::Resource>> = BTreeMap::new();
+    for resource in resources {
+        if let Some(role) = role(resource) {
+            roles.entry(role).or_default().push(resource);
+        }
+    }
+    let shown = |list: Vec<&mesos::Resource>| {
+        if full { json!(list) } else { resource_map(list) }
+    };
+    roles.into_iter().map(|(role, list)| (role.to_owned(), shown(list))).collect::<Map<_, _>>().into()
+}
+
+fn attributes(view: &View) -> Value {
+    let mut map = Map::new();
+    for attribute in &view.agent.attributes {
+        let value = if let Some(text) = &attribute.text {
+            json!(text.value)
+        } else if let Some(scalar) = &attribute.scalar {
+            number(scalar.value)
+        } else {
+            let list = attribute.ranges.iter().flat_map(|ranges| &ranges.range);
+            let text: Vec<String> = list.map(|range| format!("{}-{}", range.begin, range.end)).collect();
+            json!(format!("[{}]", text.join(", ")))
+        };
+        map.insert(attribute.name.clone(), value);
+    }
+    Value::Object(map)
+}
+
+pub(super) async fn state(http: &Http) -> Response {
+    match http.view().await {
+        Ok((view, _)) => super::json(&state_json(http, &view)),
+        Err(refusal) => refusal,
+    }
+}
+
+fn state_json(http: &Http, view: &View) -> Value {
+    let resources = &view.agent.resources;
+    let free: Vec<&mesos::Resource> = resources.iter().filter(|one| role(one).is_none()).collect();
+    let list = |completed: bool| -> Vec<Value> {
+        let chosen = view.frameworks.iter().filter(|framework| framework.completed == completed);
+        chosen.map(framework_json).collect()
+    };
+    json!({
+        "version": super::MESOS_VERSION,
+        "plenum_version": env!("CARGO_PKG_VERSION"),
+        "start_time": http.started_wall,
+        "id": view.agent_id,
+        "pid": format!("slave(1)@{}:{}", http.config.ip, http.config.port),
+        "hostname": view.agent.hostname,
+        "capabilities": ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT", "AGENT_DRAINING", "TASK_RESOURCE_LIMITS"],
+        "resources": resource_map(resources),
+        "reserved_resources": reserved(resources, false),
+        "reserved_resources_full": reserved(resources, true),
+        "unreserved_resources": resource_map(free.iter().copied()),
+        "unreserved_resources_full": free,
+        "attributes": attributes(view),
+        "domain": view.agent.domain,
+        "registered": view.registered,
+        "draining": view.draining,
+        "term": view.term,
+        "flags": flags(&http.config),
+        "frameworks": list(false),
+        "completed_frameworks": list(true),
+    })
+}
+
+fn framework_json(framework: &FrameworkView) -> Value {
+    let info = &framework.info;
+    let list = |completed: bool| -> Vec<Value> {
+        let chosen = framework.executors.iter().filter(|executor| executor.completed == completed);
+        chosen.map(|executor| executor_json(&framework.id, executor)).collect()
+    };
+    json!({
+        "id": framework.id,
+        "name": info.name,
+        "user": info.user,
+        "failover_timeout": info.failover_timeout(),
+        "checkpoint": info.checkpoint(),
+        "hostname": info.hostname.clone().unwrap_or_default(),
+        "webui_url": info.webui_url.clone().unwrap_or_default(),
+        "principal": info.principal.clone().unwrap_or_default(),
+        "capabilities": info.capabilities.iter().map(|one| one.r#type().as_str_name()).collect::<Vec<_>>(),
+        "role": info.role(),
+        "roles": info.roles,
+        "executors": list(false),
+        "completed_executors": list(true),
+    })
+}
+
+fn executor_json(framework: &str, executor: &ExecutorView) -> Value {
+    let tasks = |stages: &[&str]| -> Vec<Value> {
+        let chosen = executor.tasks.iter().filter(|task| stages.contains(&task.stage));
+        chosen.map(|task| task_json(framework, task)).collect()
+    };
+    json!({
+        "id": executor.info.executor_id.value,
+        "name": executor.info.name.clone().unwrap_or_default(),
+        "source": executor.info.executor_id.value,
+        "container": executor.container,
+        "directory": executor.directory,
+        "pid": executor.pid,
+        "type": if executor.command { "COMMAND" } else { "CUSTOM" },
+        "resources": resource_map(&executor.info.resources),
+        "tasks": tasks(&["pending", "launched", "terminated"]),
+        "queued_tasks": tasks(&["queued"]),
+        "completed_tasks": tasks(&["completed"]),
+    })
+}
+
+fn task_json(framework: &str, view: &TaskView) -> Value {
+    let task = &view.task;
+    let statuses: Vec<Value> = task
+        .statuses
+        .iter()
+        .map(|status| {
+            let mut one = json!({ "state": status.state().as_str_name(), "timestamp": status.timestamp });
+            if let Some(map) = one.as_object_mut() {
+                if let Some(container) = &status.container_status {
+                    map.insert("container_status".to_owned(), json!(container));
+                }
+                if let Some(healthy) = status.healthy {
+                    map.insert("healthy".to_owned(), json!(healthy));
+                }
+            }
+            one
+        })
+        .collect();
+    json!({
+        "id": task.task_id.value,
+        "name": task.name,
+        "framework_id": framework,
+        "executor_id": task.executor_id.as_ref().map(|id| id.value.clone()).unwrap_or_default(),
+        "slave_id": task.agent_id.value,
+        "state": task.state().as_str_name(),
+        "resources": resource_map(&task.resources),
+        "statuses": statuses,
+        "labels": task.labels.as_ref().map(|labels| json!(labels.labels)),
+        "discovery": task.discovery,
+        "container": task.container,
+        "health_check": task.health_check,
+        "user": task.user,
+    })
+}
+
+/// Counters and gauges under Mesos' names.
+pub(super) async fn metrics(http: &Http) -> Result<BTreeMap<String, f64>, Response> {
+    let (view, counts) = http.view().await?;
+    let mut all = BTreeMap::new();
+    let mut put = |name: &str, value: f64| {
+        all.insert(format!("slave/{name}"), value);
+    };
+    put("registered", f64::from(u8::from(view.registered)));
+    put("uptime_secs", http.started.elapsed().as_secs_f64());
+    put("frameworks_active", view.frameworks.iter().filter(|one| !one.completed).count() as f64);
+    for (name, count) in
+        ["tasks_staging", "tasks_running", "tasks_terminated", "tasks_remembered"].iter().zip(counts)
+    {
+        put(name, count as f64);
+    }
+    let executors = view.frameworks.iter().flat_map(|framework| &framework.executors);
+    put("executors_running", executors.filter(|executor| !executor.completed).count() as f64);
+    for name in ["cpus", "gpus", "mem", "disk"] {
+        let total = view.agent.resources.iter().filter(|one| one.name == name);
+        let total: f64 = total.filter_map(|one| one.scalar.as_ref()).map(|scalar| scalar.value).sum();
+        put(&format!("{name}_total"), total);
+    }
+    Ok(all)
+}
+
+pub(super) async fn metrics_endpoint(http: &Http) -> Response {
+    match metrics(http).await {
+        Ok(metrics) => super::json(&json!(metrics)),
+        Err(refusal) => refusal,
+    }
+}
+
+fn statistics_of(usage: &Usage, executor: &ExecutorView) -> ResourceStatistics {
+    let seconds = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e9);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let cpus: f64 = executor
+        .tasks
+        .iter()
+        .flat_map(|task| &task.task.resources)
+        .filter(|resource| resource.name == "cpus")
+        .filter_map(|resource| resource.scalar.as_ref())
+        .map(|scalar| scalar.value)
+        .sum();
+    ResourceStatistics {
+        timestamp: now.as_secs_f64(),
+        processes: usage.pids.and_then(|count| u32::try_from(count).ok()),
+        cpus_user_time_secs: seconds(usage.cpu_user_ns.or(usage.cpu_ns)),
+        cpus_system_time_secs: seconds(usage.cpu_system_ns),
+        cpus_limit: (cpus > 0.0).then_some(cpus),
+        cpus_nr_periods: usage.cpu_periods.and_then(|count| u32::try_from(count).ok()),
+        cpus_nr_throttled: usage.cpu_throttled_periods.and_then(|count| u32::try_from(count).ok()),
+        cpus_throttled_time_secs: seconds(usage.cpu_throttled_ns),
+        mem_total_bytes: usage.memory_bytes,
+        mem_limit_bytes: usage.memory_limit_bytes,
+        mem_rss_bytes: usage.memory_rss_bytes.or(usage.memory_bytes),
+        mem_cache_bytes: usage.memory_cache_bytes,
+        ..Default::default()
+    }
+}
+
+/// Everything that runs, with its usage.
+async fn running(http: &Http) -> Result<Vec<(String, ExecutorView, Option<ResourceStatistics>)>, Response> {
+    let (view, _) = http.view().await?;
+    let mut all = Vec::new();
+    for framework in view.frameworks {
+        for executor in framework.executors.into_iter().filter(|executor| !executor.completed) {
+            let wait = std::time::Duration::from_secs(2);
+            let usage = tokio::time::timeout(wait, http.runtime.usage(&executor.container)).await;
+            let statistics = match usage {
+                Ok(Ok(usage)) => Some(statistics_of(&usage, &executor)),
+                _ => None,
+            };
+            all.push((framework.id.clone(), executor, statistics));
+        }
+    }
+    Ok(all)
+}
+
+/// `/monitor/statistics` and `/containers`: the same list; the second also has the container's status.
+pub(super) async fn statistics(http: &Http, monitor: bool) -> Response {
+    let list = match running(http).await {
+        Ok(list) => list,
+        Err(refusal) => return refusal,
+    };
+    let one = |(framework, executor, statistics): (String, ExecutorView, Option<ResourceStatistics>)| {
+        let mut value = json!({
+            "framework_id": framework,
+            "executor_id": executor.info.executor_id.value,
+            "executor_name": executor.info.name,
+            "source": executor.info.executor_id.value,
+            "container_id": executor.container,
+            "statistics": statistics,
+        });
+        if !monitor && let Some(map) = value.as_object_mut() {
+            map.insert("status".to_owned(), json!(status_of(&executor)));
+        }
+        value
+    };
+    super::json(&Value::Array(list.into_iter().map(one).collect()))
+}
+
+fn status_of(executor: &ExecutorView) -> Option<mesos::ContainerStatus> {
+    let newest = executor.tasks.iter().filter_map(|task| task.task.statuses.last()).next_back();
+    newest.and_then(|status| status.container_status.clone())
+}
+
+pub(super) async fn containers(http: &Http) -> Result<Vec<get_containers::Container>, Response> {
+    let one = |(framework, executor, statistics): (String, ExecutorView, Option<ResourceStatistics>)| {
+        get_containers::Container {
+            framework_id: Some(framework.into()),
+            executor_id: Some(executor.info.executor_id.clone()),
+            executor_name: executor.info.name.clone(),
+            container_id: executor.container.as_str().into(),
+            container_status: status_of(&executor),
+            resource_statistics: statistics,
+        }
+    };
+    Ok(running(http).await?.into_iter().map(one).collect())
+}

@@ -1,0 +1,286 @@
+//! Carries container effects out against the runtime, each in a task of its own with a deadline, and reports back as events.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use plenum_containers::{Enter, Exit, Runtime, RuntimeError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Input, plan};
+use crate::config::Config;
+use crate::core::{Check, Event, Launch, LaunchStage, Probe, ProbeOutcome};
+
+/// Signal that asks.
+const SIGTERM: i32 = 15;
+/// Signal that does not.
+const SIGKILL: i32 = 9;
+/// Checks under way at once; more wait, which their timeouts count.
+const CHECKS: usize = 64;
+/// Launches under way at once.
+const LAUNCHES: usize = 32;
+
+/// The door to the runtime. Clones are the same door.
+#[derive(Clone)]
+pub(crate) struct Containers(Arc<Inner>);
+
+struct Inner {
+    runtime: Arc<dyn Runtime>,
+    config: Arc<Config>,
+    inbox: mpsc::Sender<Input>,
+    resolv_conf: Option<PathBuf>,
+    privileged: bool,
+    /// Launches that can still be called off.
+    launching: Mutex<BTreeMap<String, CancellationToken>>,
+    checks: tokio::sync::Semaphore,
+    launches: tokio::sync::Semaphore,
+}
+
+impl Containers {
+    pub fn new(
+        config: &Arc<Config>,
+        runtime: Arc<dyn Runtime>,
+        inbox: mpsc::Sender<Input>,
+        resolv_conf: Option<PathBuf>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            runtime,
+            config: config.clone(),
+            inbox,
+            resolv_conf,
+            privileged: nix::unistd::geteuid().is_root(),
+            launching: Mutex::default(),
+            checks: tokio::sync::Semaphore::new(CHECKS),
+            launches: tokio::sync::Semaphore::new(LAUNCHES),
+        }))
+    }
+
+    /// Starts a container and watches it.
+    pub fn launch(&self, launch: Launch) {
+        let off = CancellationToken::new();
+        self.0.launching().insert(launch.container.clone(), off.clone());
+        let this = self.clone();
+        tokio::spawn(async move {
+            let container = launch.container.clone();
+            let outcome = this.0.launch_now(launch, &off).await;
+            this.0.launching().remove(&container);
+            match outcome {
+                Ok(started) => {
+                    this.0.tell(Event::Launched { container: container.clone(), started }).await;
+                    this.watch(&container);
+                    if off.is_cancelled() {
+                        this.destroy(&container);
+                    }
+                }
+                Err((stage, message)) => {
+                    this.0.tell(Event::LaunchFailed { container, stage, message }).await;
+                }
+            }
+        });
+    }
+
+    /// Reports the end of a container.
+    pub fn watch(&self, container: &str) {
+        let inner = self.0.clone();
+        let container = container.to_owned();
+        tokio::spawn(async move {
+            let exit = loop {
+                match inner.runtime.wait(&container).await {
+                    Ok(exit) => break exit,
+                    Err(RuntimeError::NotFound(_)) => break Exit::lost(),
+                    Err(error) => {
+                        tracing::warn!(container, %error, "waiting for a container failed; trying again");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            };
+            inner.tell(Event::Exited { container, exit: plan::exit(&exit) }).await;
+        });
+    }
+
+    /// Asks a container to end.
+    pub fn kill(&self, container: &str, grace: Duration) {
+        self.signal(container, SIGTERM, grace);
+    }
+
+    /// Ends a container, or calls its launch off.
+    pub fn destroy(&self, container: &str) {
+        let launching = self.0.launching().get(container).cloned();
+        match launching {
+            Some(off) => off.cancel(),
+            None => self.signal(container, SIGKILL, Duration::ZERO),
+        }
+    }
+
+    fn signal(&self, container: &str, signal: i32, grace: Duration) {
+        let inner = self.0.clone();
+        let container = container.to_owned();
+        tokio::spawn(async move {
+            match inner.runtime.kill(&container, signal, grace).await {
+                Ok(()) | Err(RuntimeError::Ended(_) | RuntimeError::NotFound(_)) => {}
+                // The core destroys what does not end.
+                Err(error) => tracing::warn!(container, signal, %error, "a container cannot be signalled"),
+            }
+        });
+    }
+
+    /// Lets the runtime forget a container.
+    pub fn release(&self, container: &str) {
+        let inner = self.0.clone();
+        let container = container.to_owned();
+        tokio::spawn(async move {
+            for attempt in 1..=5_u64 {
+                match inner.runtime.destroy(&container).await {
+                    Ok(_) | Err(RuntimeError::NotFound(_)) => return,
+                    Err(error) => {
+                        tracing::warn!(container, attempt, %error, "what is left of a container cannot be removed");
+                    }
+                }
+                tokio::time::sleep(Duration::from_secs(5 * attempt)).await;
+            }
+        });
+    }
+
+    /// Carries a probe out.
+    pub fn check(&self, check: Check) {
+        let inner = self.0.clone();
+        tokio::spawn(async move {
+            let timeout = Duration::from(check.timeout);
+            let outcome = tokio::time::timeout(timeout, async {
+                let _turn = inner.checks.acquire().await;
+                inner.probe(&check, timeout).await
+            });
+            let outcome = outcome.await.unwrap_or(ProbeOutcome::TimedOut);
+            let Check { task, kind, generation, .. } = check;
+            inner.tell(Event::CheckDone { task, kind, generation, outcome }).await;
+        });
+    }
+}
+
+impl Inner {
+    fn launching(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, CancellationToken>> {
+        self.launching.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn tell(&self, event: Event) {
+        let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// Sandbox, files, process. Called off, it fails; once the process is being started, it is started.
+    async fn launch_now(
+        &self,
+        launch: Launch,
+        off: &CancellationToken,
+    ) -> Result<crate::core::Started, (LaunchStage, String)> {
+        let called_off = || (LaunchStage::Start, "the launch was called off".to_owned());
+        let start = |message: String| (LaunchStage::Start, message);
+        let prepare = async {
+            let _turn = self.launches.acquire().await;
+            let spec =
+                plan::container_spec(&launch, &self.config, self.resolv_conf.as_deref(), self.privileged)
+                    .map_err(start)?;
+            let (directory, user) = (PathBuf::from(&launch.directory), spec.user.clone());
+            let owner = tokio::task::spawn_blocking(move || make_sandbox(&directory, user.as_deref()))
+                .await
+                .map_err(|error| start(error.to_string()))?
+                .map_err(start)?;
+            let fetch = super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner);
+            tokio::time::timeout(self.config.fetch_deadline(), fetch)
+                .await
+                .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?
+                .map_err(|message| (LaunchStage::Fetch, message))?;
+            Ok(spec)
+        };
+        let spec = tokio::select! {
+            prepared = prepare => prepared?,
+            () = off.cancelled() => return Err(called_off()),
+        };
+        let id = spec.id.clone();
+        match self.runtime.launch(spec).await {
+            Ok(launched) => {
+                for warning in &launched.warnings {
+                    tracing::warn!(container = id, warning, "a container lacks something");
+                }
+                Ok(plan::started(Some(&launched)))
+            }
+            Err(error) => {
+                let _ = self.runtime.destroy(&id).await;
+                Err(start(error.to_string()))
+            }
+        }
+    }
+
+    async fn probe(&self, check: &Check, timeout: Duration) -> ProbeOutcome {
+        let at = |port: u16, ipv6: bool| {
+            let ip = if ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+            SocketAddr::new(ip, port)
+        };
+        let (probe, http) = match &check.probe {
+            Probe::Command(info) => return self.run_check(check, info, timeout).await,
+            Probe::Http { scheme, port, path, ipv6 } => {
+                let (to, path, tls) = (at(*port, *ipv6), path.clone(), scheme == "https");
+                (plenum_containers::Probe::Http { to, path, host: None, tls }, true)
+            }
+            Probe::Tcp { port, ipv6 } => (plenum_containers::Probe::Tcp { to: at(*port, *ipv6) }, false),
+        };
+        match self.runtime.probe(&check.container, probe, timeout).await {
+            Ok(seen) => plan::probed(seen, http),
+            Err(error) => ProbeOutcome::Error(error.to_string()),
+        }
+    }
+
+    async fn run_check(
+        &self,
+        check: &Check,
+        info: &plenum_api::mesos::CommandInfo,
+        timeout: Duration,
+    ) -> ProbeOutcome {
+        let mut env = BTreeMap::new();
+        let command = plan::command(info).and_then(|command| {
+            plan::environment(info, &mut env)?;
+            Ok(command)
+        });
+        match command {
+            Err(words) => ProbeOutcome::Error(words),
+            Ok(command) => {
+                match self.runtime.enter(&check.container, Enter { command, env, deadline: timeout }).await {
+                    Ok(entered) => plan::entered(&entered),
+                    Err(error) => ProbeOutcome::Error(error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// Makes a sandbox that belongs to the task's user, and the link `latest` to it. Gives the owner.
+fn make_sandbox(directory: &Path, user: Option<&str>) -> Result<Option<(u32, u32)>, String> {
+    let step = |what: &str| {
+        let what = what.to_owned();
+        move |error: std::io::Error| format!("{what} {}: {error}", directory.display())
+    };
+    let owner = match user {
+        None => None,
+        Some(user) => {
+            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let group = std::fs::read_to_string("/etc/group").unwrap_or_default();
+            let user = plenum_containers::user::resolve(user, &passwd, &group);
+            Some(user.map(|user| (user.uid, user.gid)).map_err(|error| error.to_string())?)
+        }
+    };
+    std::fs::create_dir_all(directory).map_err(step("cannot make the sandbox"))?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(directory, Some(uid), Some(gid))
+            .map_err(step("cannot give away the sandbox"))?;
+    }
+    if let (Some(runs), Some(name)) = (directory.parent(), directory.file_name()) {
+        let temp = runs.join(format!(".latest-{}", name.to_string_lossy()));
+        let _ = std::fs::remove_file(&temp);
+        std::os::unix::fs::symlink(name, &temp)
+            .and_then(|()| std::fs::rename(&temp, runs.join("latest")))
+            .map_err(step("cannot link to the sandbox"))?;
+    }
+    Ok(owner)
+}

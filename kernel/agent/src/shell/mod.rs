@@ -1,0 +1,216 @@
+//! The shell around the core: starts everything, owns the core in one task, and carries its effects out.
+
+pub(crate) mod actor;
+pub(crate) mod containers;
+mod fetching;
+pub(crate) mod gc;
+pub(crate) mod link;
+pub(crate) mod plan;
+pub(crate) mod streams;
+
+use std::sync::Arc;
+
+use plenum_api::Millis;
+use plenum_api::mesos::DomainInfo;
+use plenum_api::mesos::domain_info::{FaultDomain, fault_domain};
+use plenum_base::clock::{OsClock, OsIds};
+use plenum_base::serve::Server;
+use plenum_base::service::Shutdown;
+use plenum_base::tls::ClientAuth;
+use plenum_containers::RecoveredState;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{Config, Parts};
+use crate::core::{Agent, Event, ExecutorReply, Found, FoundState, Recovery, Settings, View};
+use crate::disk::{RecordStore, Writer};
+use crate::machine;
+use containers::Containers;
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder cannot be made or read.
+    #[error("{what}: {error}; check the folder's owner and free space")]
+    Folder {
+        /// Which.
+        what: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Resources or attributes.
+    #[error("the configuration is wrong: {0}")]
+    Machine(#[from] machine::MachineError),
+    /// Containers that run cannot be found again. Starting without them would lose them.
+    #[error("running containers cannot be found: {0}")]
+    Runtime(#[from] plenum_containers::RuntimeError),
+    /// The certificate.
+    #[error("the agent's certificate cannot be used: {0}")]
+    Tls(#[from] plenum_base::tls::TlsError),
+}
+
+/// What reaches the task that owns the core.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Event(Event),
+    /// Somebody looks.
+    View(oneshot::Sender<(View, [usize; 4])>),
+    /// An executor calls.
+    Executor {
+        token: Option<String>,
+        call: Box<plenum_api::executor::Call>,
+        reply: oneshot::Sender<ExecutorAnswer>,
+    },
+}
+
+/// What an executor's call is answered with.
+#[derive(Debug)]
+pub(crate) enum ExecutorAnswer {
+    Stream(streams::ExecutorStream),
+    Other(ExecutorReply),
+}
+
+/// Runs an agent until `shutdown`. Containers go on; a later agent on the same folders finds them.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(), StartError> {
+    let config = Arc::new(config);
+    let folder = |what: &std::path::Path| {
+        let what = what.display().to_string();
+        move |error| StartError::Folder { what, error }
+    };
+    std::fs::create_dir_all(config.work_dir.join("slaves")).map_err(folder(&config.work_dir))?;
+    std::fs::create_dir_all(&config.run_dir).map_err(folder(&config.run_dir))?;
+    let work_dir = config.work_dir.canonicalize().map_err(folder(&config.work_dir))?;
+    let store = RecordStore::open(&work_dir).map_err(folder(&work_dir))?;
+    let settings = settings(&config, &work_dir)?;
+    let resolv_conf = plan::write_resolv_conf(&config).map_err(folder(&config.run_dir))?;
+
+    let (inbox, queue) = mpsc::channel::<Input>(4096);
+    let (outbox, said) = mpsc::unbounded_channel();
+    let written = inbox.clone();
+    let writer = Writer::start(store.clone(), move |token, result| {
+        let _ = written.blocking_send(Input::Event(Event::Checkpointed { token, result }));
+    })
+    .map_err(folder(&work_dir))?;
+
+    let containers = Containers::new(&config, parts.runtime.clone(), inbox.clone(), resolv_conf);
+    let recovery = recover(&store, &parts, &containers).await.map_err(|error| match error {
+        RecoverError::Io(error) => folder(&work_dir)(error),
+        RecoverError::Runtime(error) => error.into(),
+    })?;
+    let actor = actor::Actor {
+        agent: Agent::new(settings),
+        clock: OsClock,
+        ids: OsIds,
+        store,
+        writer,
+        containers,
+        outbox,
+        inbox: inbox.clone(),
+        streams: Default::default(),
+        garbage: Default::default(),
+        config: config.clone(),
+        work_dir: work_dir.clone(),
+        conn: 0,
+        next_request: 0,
+        replies: Default::default(),
+        shutdown: shutdown.clone(),
+    };
+    let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts);
+    let server = Server::new(http).plain(parts.plain).tls(&parts.identity, ClientAuth::Optional)?;
+    let server = tokio::spawn({
+        let shutdown = shutdown.clone();
+        let listener = parts.listener;
+        async move { server.serve(listener, shutdown).await }
+    });
+    let link = tokio::spawn(link::keep(
+        config.masters.clone(),
+        parts.identity.clone(),
+        inbox,
+        said,
+        shutdown.clone(),
+    ));
+    actor.run(queue, recovery).await;
+    shutdown.trigger();
+    let _ = tokio::join!(server, link);
+    Ok(())
+}
+
+enum RecoverError {
+    Io(std::io::Error),
+    Runtime(plenum_containers::RuntimeError),
+}
+
+/// Reads the records and finds the containers; those that run are watched again.
+async fn recover(
+    store: &RecordStore,
+    parts: &Parts,
+    containers: &Containers,
+) -> Result<Recovery, RecoverError> {
+    let loaded = store.load().map_err(RecoverError::Io)?;
+    for (key, error) in loaded.failed {
+        tracing::warn!(key, error, "a record cannot be read and is put aside");
+        if let Err(error) = store.set_aside(&key) {
+            tracing::warn!(key, %error, "it cannot be put aside either");
+        }
+    }
+    let found = parts.runtime.recover().await.map_err(RecoverError::Runtime)?;
+    let mut recovery = Recovery { records: loaded.records, containers: Vec::new() };
+    for one in found {
+        let state = match one.state {
+            RecoveredState::Running => {
+                containers.watch(&one.id);
+                FoundState::Running(plan::started(one.launched.as_ref()))
+            }
+            RecoveredState::Finished(exit) => FoundState::Exited(plan::exit(&exit)),
+            RecoveredState::Lost => FoundState::Exited(plan::exit(&plenum_containers::Exit::lost())),
+        };
+        recovery.containers.push(Found { container: one.id, state });
+    }
+    Ok(recovery)
+}
+
+fn settings(config: &Config, work_dir: &std::path::Path) -> Result<Settings, StartError> {
+    let measured = machine::measure(work_dir);
+    let hostname = if config.hostname.is_empty() {
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+    } else {
+        config.hostname.clone()
+    };
+    let url = match config.url.as_str() {
+        "" => format!("http://{}:{}", config.ip, config.port),
+        url => url.to_owned(),
+    };
+    let domain = match (&config.region, &config.zone) {
+        (Some(region), Some(zone)) => Some(DomainInfo {
+            fault_domain: Some(FaultDomain {
+                region: fault_domain::RegionInfo { name: region.clone() },
+                zone: fault_domain::ZoneInfo { name: zone.clone() },
+            }),
+        }),
+        _ => None,
+    };
+    let seconds = Millis::from_secs;
+    Ok(Settings {
+        hostname,
+        ip: config.ip.clone(),
+        port: config.port,
+        url,
+        work_dir: work_dir.display().to_string(),
+        resources: machine::resources(&config.resources, &config.default_role, measured, &config.ports)?,
+        attributes: machine::attributes(&config.attributes)?,
+        domain,
+        boot_id: machine::boot_id(),
+        send_starting: config.send_starting,
+        kill_grace: seconds(config.kill_grace),
+        executor_shutdown_grace: seconds(config.executor_shutdown_grace),
+        executor_registration_timeout: seconds(config.executor_registration_timeout),
+        executor_reregistration_timeout: seconds(config.executor_reregistration_timeout),
+        recovery_timeout: seconds(config.recovery_timeout),
+        require_executor_token: config.require_executor_token,
+        retry_min: seconds(config.update_retry.max(1)),
+        retry_max: seconds(config.update_retry_max.max(1)),
+        ..Settings::default()
+    })
+}

@@ -1,0 +1,333 @@
+//! From the core's launches to the runtime's container descriptions, and back. Pure but for one file at start.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use plenum_api::mesos::container_info::Type as ContainerType;
+use plenum_api::mesos::environment::variable::Type as VariableType;
+use plenum_api::mesos::{CommandInfo, ContainerInfo, Resource};
+use plenum_containers::{self as runtime, Command, ContainerSpec, Limits};
+
+use crate::config::Config;
+use crate::core::{Exit, ExitStatus, Launch, ProbeOutcome, Started};
+
+/// What a container's environment begins with: nothing is inherited from the agent.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The runtime's description of a container, or why there can be none.
+pub(crate) fn container_spec(
+    launch: &Launch,
+    config: &Config,
+    resolv_conf: Option<&Path>,
+    privileged: bool,
+) -> Result<ContainerSpec, String> {
+    let command = command(&launch.command)?;
+    let mut spec = ContainerSpec::new(launch.container.clone(), launch.directory.clone(), command);
+    spec.env.insert("PATH".to_owned(), PATH.to_owned());
+    spec.env.extend(launch.env.iter().cloned());
+    environment(&launch.command, &mut spec.env)?;
+    // Without privilege nobody can be changed into.
+    spec.user = (privileged && !launch.user.is_empty()).then(|| launch.user.clone());
+    spec.limits = limits(&launch.resources, &launch.limits, config);
+    spec.resolv_conf = resolv_conf.map(Path::to_path_buf);
+    spec.launch_deadline = config.launch_deadline();
+    if let Some(info) = &launch.container_info {
+        apply_container(&mut spec, info)?;
+    }
+    spec.validate().map_err(|error| error.to_string())?;
+    Ok(spec)
+}
+
+/// The program of a command: a shell line, or a program with its arguments.
+pub(crate) fn command(info: &CommandInfo) -> Result<Command, String> {
+    let value = info.value.clone().unwrap_or_default();
+    if info.shell() {
+        if value.is_empty() {
+            return Err("the command has no `value` to give to the shell".to_owned());
+        }
+        return Ok(Command::Shell(value));
+    }
+    // As in Mesos the first argument is the program's own name for itself; the file to run is `value`.
+    let mut argv = info.arguments.clone();
+    match (argv.first_mut(), value.is_empty()) {
+        (Some(first), false) => *first = value,
+        (Some(_), true) => {}
+        (None, false) => argv.push(value),
+        (None, true) => return Err("the command has neither `value` nor `arguments`".to_owned()),
+    }
+    Ok(Command::Argv(argv))
+}
+
+/// The command's own variables.
+pub(crate) fn environment(info: &CommandInfo, env: &mut BTreeMap<String, String>) -> Result<(), String> {
+    let variables = info.environment.iter().flat_map(|environment| &environment.variables);
+    for variable in variables {
+        let value = match variable.r#type() {
+            VariableType::Secret => {
+                let secret = variable.secret.as_ref().and_then(|secret| secret.value.as_ref());
+                let bytes = secret.map(|value| value.data.to_vec()).ok_or_else(|| {
+                    format!(
+                        "variable {}: secrets by reference are not supported by this agent",
+                        variable.name
+                    )
+                })?;
+                String::from_utf8(bytes).map_err(|_| format!("variable {}: not UTF-8", variable.name))?
+            }
+            VariableType::Value | VariableType::Unknown => variable.value.clone().unwrap_or_default(),
+        };
+        env.insert(variable.name.clone(), value);
+    }
+    Ok(())
+}
+
+fn scalar(resources: &[Resource], name: &str) -> f64 {
+    let named = resources.iter().filter(|resource| resource.name == name);
+    named.filter_map(|resource| resource.scalar.as_ref()).map(|scalar| scalar.value).sum()
+}
+
+/// Limits in force. `limits` of a task raises what its resources say; infinite means none.
+fn limits(resources: &[Resource], raised: &[(String, f64)], config: &Config) -> Limits {
+    let raised = |name: &str| raised.iter().find(|(key, _)| key == name).map(|(_, value)| *value);
+    let finite = |value: f64| (value.is_finite() && value > 0.0).then_some(value);
+    let cpus = finite(scalar(resources, "cpus"));
+    let quota = match raised("cpus") {
+        Some(value) => finite(value),
+        None if config.cpu_quota => cpus,
+        None => None,
+    };
+    let mem = match raised("mem") {
+        Some(value) => finite(value),
+        None => finite(scalar(resources, "mem")),
+    };
+    // The kernel refuses a quota below a hundredth of a processor.
+    let millis = |cpus: f64, least: u64| ((cpus * 1000.0) as u64).max(least);
+    Limits {
+        cpu_share_millis: cpus.map(|cpus| millis(cpus, 2)),
+        cpu_quota_millis: quota.map(|cpus| millis(cpus, 10)),
+        memory_bytes: mem.map(|mib| (mib * 1024.0 * 1024.0) as u64),
+        pids: (config.task_processes > 0).then_some(config.task_processes),
+    }
+}
+
+/// What a `ContainerInfo` asks for. What cannot be given is refused, never left out in silence.
+fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(), String> {
+    let image = info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some());
+    if info.r#type() == ContainerType::Docker || info.docker.is_some() || image {
+        return Err("this agent does not run images yet; leave `container.docker` and `image` out".to_owned());
+    }
+    if !info.volumes.is_empty() {
+        return Err("this agent does not mount volumes yet; leave `container.volumes` out".to_owned());
+    }
+    if info.tty_info.is_some() {
+        return Err("this agent has no terminals yet; leave `container.tty_info` out".to_owned());
+    }
+    if let Some(network) = info.network_infos.iter().find_map(|network| network.name.clone()) {
+        return Err(format!("this agent knows no network named '{network}'; leave `network_infos` out"));
+    }
+    spec.hostname = info.hostname.clone();
+    if let Some(limits) = &info.rlimit_info {
+        apply_rlimits(spec, limits)?;
+    }
+    if let Some(linux) = &info.linux_info {
+        let names = |set: &plenum_api::mesos::CapabilityInfo| -> Vec<String> {
+            set.capabilities().map(|capability| format!("CAP_{}", capability.as_str_name())).collect()
+        };
+        let set = |names: Vec<String>| {
+            runtime::capabilities::CapabilitySet::from_names(&names).map_err(|error| error.to_string())
+        };
+        if let Some(bounding) = linux.bounding_capabilities.as_ref() {
+            spec.bounding = set(names(bounding))?;
+        }
+        if let Some(effective) = linux.effective_capabilities.as_ref() {
+            spec.ambient = set(names(effective))?;
+        }
+    }
+    Ok(())
+}
+
+fn apply_rlimits(spec: &mut ContainerSpec, info: &plenum_api::mesos::RLimitInfo) -> Result<(), String> {
+    use plenum_api::mesos::r_limit_info::r_limit::Type;
+    for limit in &info.rlimits {
+        let number = match limit.r#type() {
+            Type::RlmtCpu => 0,
+            Type::RlmtFsize => 1,
+            Type::RlmtData => 2,
+            Type::RlmtStack => 3,
+            Type::RlmtCore => 4,
+            Type::RlmtRss => 5,
+            Type::RlmtNproc => 6,
+            Type::RlmtNofile => 7,
+            Type::RlmtMemlock => 8,
+            Type::RlmtAs => 9,
+            Type::RlmtLocks => 10,
+            Type::RlmtSigpending => 11,
+            Type::RlmtMsgqueue => 12,
+            Type::RlmtNice => 13,
+            Type::RlmtRtprio => 14,
+            Type::RlmtRttime => 15,
+            Type::Unknown => return Err("a resource limit has no type this agent knows".to_owned()),
+        };
+        let (soft, hard) = match (limit.soft, limit.hard) {
+            (Some(soft), Some(hard)) if soft <= hard => (soft, hard),
+            (None, None) => (u64::MAX, u64::MAX),
+            _ => return Err("a resource limit needs both `soft` and `hard`, or neither".to_owned()),
+        };
+        spec.rlimits.push(runtime::Rlimit { resource: number, soft, hard });
+    }
+    Ok(())
+}
+
+/// What the runtime knows of a started container.
+pub(crate) fn started(launched: Option<&runtime::Launched>) -> Started {
+    Started { pid: launched.and_then(|launched| u32::try_from(launched.pid).ok()), networks: Vec::new() }
+}
+
+/// The runtime's end of a container in the core's words.
+pub(crate) fn exit(exit: &runtime::Exit) -> Exit {
+    let message = match exit.reason {
+        runtime::ExitReason::InitDied => "the container's first process was killed from outside",
+        runtime::ExitReason::Lost => "the container was lost with its supervisor",
+        _ => "",
+    };
+    Exit { status: exit_status(exit.status), oom: exit.oom, message: message.to_owned() }
+}
+
+fn exit_status(status: runtime::ExitStatus) -> ExitStatus {
+    match status {
+        runtime::ExitStatus::Code(code) => ExitStatus::Code(code),
+        runtime::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
+        runtime::ExitStatus::Unknown => ExitStatus::Unknown,
+    }
+}
+
+/// What a command check saw.
+pub(crate) fn entered(entered: &runtime::Entered) -> ProbeOutcome {
+    if entered.timed_out {
+        return ProbeOutcome::TimedOut;
+    }
+    match entered.status {
+        runtime::ExitStatus::Code(code) => ProbeOutcome::Exit(code),
+        runtime::ExitStatus::Signal(signal) => ProbeOutcome::Exit(128 + signal),
+        runtime::ExitStatus::Unknown => ProbeOutcome::Error("how the command ended is not known".to_owned()),
+    }
+}
+
+/// What a connection saw.
+pub(crate) fn probed(probed: runtime::Probed, http: bool) -> ProbeOutcome {
+    match probed {
+        runtime::Probed::Connected => ProbeOutcome::Connected(true),
+        runtime::Probed::Status(code) => ProbeOutcome::Status(code),
+        runtime::Probed::Failed(words) if http => ProbeOutcome::Error(words),
+        runtime::Probed::Failed(_) => ProbeOutcome::Connected(false),
+    }
+}
+
+/// Writes the containers' `resolv.conf` if name servers are configured; gives its path.
+pub(crate) fn write_resolv_conf(config: &Config) -> std::io::Result<Option<PathBuf>> {
+    if config.dns.is_empty() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    if !config.dns_search.is_empty() {
+        text.push_str(&format!("search {}\n", config.dns_search.join(" ")));
+    }
+    for server in &config.dns {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    let path = config.run_dir.join("resolv.conf");
+    let temp = config.run_dir.join(".resolv.conf.new");
+    let mut file = std::fs::File::create(&temp)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&temp, &path)?;
+    Ok(Some(path.canonicalize()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plenum_api::mesos::{Environment, environment::Variable, value};
+
+    fn launch(value: &str, shell: bool, arguments: &[&str]) -> Launch {
+        let command = CommandInfo {
+            value: (!value.is_empty()).then(|| value.to_owned()),
+            shell: Some(shell),
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            environment: Some(Environment {
+                variables: vec![Variable {
+                    name: "MESOS_TASK_ID".to_owned(),
+                    value: Some("mine".to_owned()),
+                    ..Default::default()
+                }],
+            }),
+            ..Default::default()
+        };
+        let scalar = |name: &str, value| {
+            let mut resource = Resource { name: name.to_owned(), ..Default::default() };
+            resource.scalar = Some(value::Scalar { value });
+            resource
+        };
+        Launch {
+            container: "c".to_owned(),
+            framework: "f".to_owned(),
+            executor: "e".to_owned(),
+            task: None,
+            command,
+            container_info: None,
+            resources: vec![scalar("cpus", 0.5), scalar("mem", 32.0), scalar("cpus", 0.25)],
+            limits: Vec::new(),
+            user: "nobody".to_owned(),
+            directory: "/sandbox".to_owned(),
+            env: vec![("MESOS_TASK_ID".to_owned(), "ours".to_owned())],
+        }
+    }
+
+    #[test]
+    fn commands_become_programs() {
+        for (value, shell, arguments, expect) in [
+            ("echo hi", true, vec!["x"], Ok(Command::Shell("echo hi".to_owned()))),
+            ("/bin/echo", false, vec!["echo", "hi"], Ok(argv(&["/bin/echo", "hi"]))),
+            ("/bin/true", false, vec![], Ok(argv(&["/bin/true"]))),
+            ("", false, vec!["echo", "hi"], Ok(argv(&["echo", "hi"]))),
+            ("", false, vec![], Err(())),
+            ("", true, vec![], Err(())),
+        ] {
+            let launch = launch(value, shell, &arguments);
+            assert_eq!(command(&launch.command).map_err(|_| ()), expect, "{value} {shell} {arguments:?}");
+        }
+    }
+
+    fn argv(items: &[&str]) -> Command {
+        Command::Argv(items.iter().map(|item| (*item).to_owned()).collect())
+    }
+
+    #[test]
+    fn resources_become_limits_and_own_variables_win() {
+        let config = Config::default();
+        let mut launch = launch("true", true, &[]);
+        let spec = container_spec(&launch, &config, None, true).unwrap();
+        assert_eq!(spec.env["MESOS_TASK_ID"], "mine");
+        assert_eq!(spec.user.as_deref(), Some("nobody"));
+        assert_eq!(spec.limits.cpu_share_millis, Some(750));
+        assert_eq!(spec.limits.cpu_quota_millis, Some(750));
+        assert_eq!(spec.limits.memory_bytes, Some(32 << 20));
+        launch.limits = vec![("cpus".to_owned(), f64::INFINITY), ("mem".to_owned(), 64.0)];
+        let spec = container_spec(&launch, &config, None, false).unwrap();
+        assert_eq!((spec.limits.cpu_quota_millis, spec.limits.memory_bytes), (None, Some(64 << 20)));
+        assert_eq!(spec.user, None);
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_refused() {
+        let config = Config::default();
+        let mut info = ContainerInfo::default();
+        info.set_type(ContainerType::Docker);
+        let mut launch = launch("true", true, &[]);
+        launch.container_info = Some(info.clone());
+        assert!(container_spec(&launch, &config, None, true).unwrap_err().contains("images"));
+        info.set_type(ContainerType::Mesos);
+        info.volumes.push(Default::default());
+        launch.container_info = Some(info);
+        assert!(container_spec(&launch, &config, None, true).unwrap_err().contains("volumes"));
+    }
+}
