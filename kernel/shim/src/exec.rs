@@ -8,7 +8,7 @@ use crate::supervise::decode_status;
 use crate::sys::{self, Cloned};
 use crate::task::{self, Image};
 use crate::wire::{self, Exec, Exit, Failed, Flat, Pid, Reader, Reply, Request, Socket, ns};
-use crate::proc;
+use crate::{cgroup, proc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -104,8 +104,7 @@ fn command(agent: &UnixStream, exec: &Exec) -> Step<Exit> {
     let image = Image::new(&exec.process)?;
     let null = File::open("/dev/null").at("open", "/dev/null")?;
     // The group files are opened with the host's mounts and written by the child: the helper itself stays outside.
-    let open = |dir: &Vec<u8>| File::options().write(true).open(path(dir).join("cgroup.procs"));
-    let groups: Vec<File> = exec.groups.iter().filter_map(|dir| open(dir).ok()).collect();
+    let groups: Vec<File> = exec.groups.iter().filter_map(|dir| cgroup::door(path(dir)).ok()).collect();
     join(&exec.init, exec.namespaces)?;
     let (ours, report) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .at("set-up socket", "")?;

@@ -45,9 +45,10 @@ pub fn run() -> ExitCode {
         }
     };
     drop(raw);
-    match sys::clone(0, None) {
+    let own = cgroup::birth_group(&launch.own_groups);
+    match sys::clone(0, own.as_ref().map(AsFd::as_fd)) {
         Ok(Cloned::Parent { .. }) => ExitCode::SUCCESS,
-        Ok(Cloned::Child) => supervisor(agent, listener, *launch, version),
+        Ok(Cloned::Child) => supervisor(agent, listener, *launch, version, own.is_some()),
         Err(errno) => {
             let _agent_gone = channel::write(&mut agent, &Reply::Failed(failed("fork supervisor", "", errno)));
             ExitCode::from(1)
@@ -84,9 +85,9 @@ fn claim(launch: &Launch, raw: &[u8]) -> Step<UnixListener> {
     Ok(listener)
 }
 
-fn supervisor(agent: UnixStream, listener: UnixListener, launch: Launch, version: u16) -> ExitCode {
+fn supervisor(agent: UnixStream, listener: UnixListener, launch: Launch, version: u16, born: bool) -> ExitCode {
     sys::set_name(c"plenum-shim");
-    let (mut agent, mut warnings) = match detach(agent, &launch) {
+    let (mut agent, mut warnings) = match detach(agent, &cgroup::entered_by_write(&launch.own_groups, born)) {
         Ok(detached) => detached,
         Err(_nobody_to_tell) => return ExitCode::from(1),
     };
@@ -118,7 +119,7 @@ fn fail(mut agent: UnixStream, failure: &Failed) -> ExitCode {
 }
 
 /// A session and control groups of its own, and nothing of the agent's left open.
-fn detach(agent: UnixStream, launch: &Launch) -> nix::Result<(UnixStream, Vec<String>)> {
+fn detach(agent: UnixStream, own_groups: &[Vec<u8>]) -> nix::Result<(UnixStream, Vec<String>)> {
     nix::unistd::setsid()?;
     let moved = nix::fcntl::fcntl(&agent, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
@@ -129,7 +130,7 @@ fn detach(agent: UnixStream, launch: &Launch) -> nix::Result<(UnixStream, Vec<St
     // Descriptor 0 is /dev/null now; the stream object must not close it.
     std::mem::forget(agent);
     let mut warnings = Vec::new();
-    cgroup::enter_all(launch.own_groups.iter().map(|dir| path(dir)), &mut warnings);
+    cgroup::enter_all(own_groups.iter().map(|dir| path(dir)), &mut warnings);
     let _without_privilege = sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0);
     let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-999");
     Ok((UnixStream::from(sys::adopt_fd(moved)), warnings))
@@ -166,8 +167,7 @@ fn start_in(
     setsockopt(&ours, sockopt::PassCred, &true).at("set-up socket", "")?;
     let (status, status_in) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).at("status pipe", "")?;
     let birth = cgroup::birth_group(groups);
-    let by_write = groups.iter().filter(|group| !(group.unified && birth.is_some()));
-    let enter: Vec<Vec<u8>> = by_write.map(|group| group.dir.clone()).collect();
+    let enter = cgroup::entered_by_write(groups, birth.is_some());
     let flags = clone_flags(launch.namespaces);
     let cloned = sys::clone(flags, birth.as_ref().map(AsFd::as_fd)).at("clone into namespaces", format!("{flags:#x}"))?;
     let (pid, init_fd) = match cloned {

@@ -125,13 +125,16 @@ pub fn exit_now(code: i32) -> ! {
     }
 }
 
-/// Every handler back to its default and nothing blocked, as a program expects to find it.
+/// Every handler back to its default and nothing blocked, as a program expects to find it. The C library would not let
+/// us reset the two signals that it keeps for itself, but whoever started the agent may have ignored them.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: setting the default disposition; numbers that do not allow it are refused by the kernel.
+    /// The kernel's `struct sigaction`, all zero: the default.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=64 {
+        // SAFETY: the record is as long as the kernel's; numbers that do not allow it are refused by the kernel.
         #[allow(unsafe_code)]
         unsafe {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null::<u64>(), 8);
         }
     }
     set_mask(false);

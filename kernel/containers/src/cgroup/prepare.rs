@@ -1,7 +1,9 @@
 //! The parents of all containers' groups: made once, with what fails noted as missing. I/O.
 
 use super::layout::{Hierarchy, Layout};
+use plenum_shim::wire::Group;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A hierarchy that containers can have groups in.
@@ -35,7 +37,7 @@ pub struct Prepared {
     /// Hierarchies for containers.
     pub usable: Vec<Usable>,
     /// Groups that supervisors move to, so that they leave those of the agent.
-    pub own_groups: Vec<PathBuf>,
+    pub own_groups: Vec<Group>,
     /// What could not be made, in words.
     pub missing: Vec<String>,
 }
@@ -75,7 +77,8 @@ impl Prepared {
             false => hierarchy.controllers.clone(),
         };
         if hierarchy.inside_group {
-            self.own_groups.push(shims.clone());
+            let (dir, unified) = (shims.as_os_str().as_bytes().to_vec(), hierarchy.unified);
+            self.own_groups.push(Group { dir, unified, ..Group::default() });
         }
         self.usable.push(Usable {
             kill: hierarchy.unified && shims.join("cgroup.kill").exists(),

@@ -1,1 +1,316 @@
-//! .
+//! The fetcher: fills a sandbox with what a task asks for, before the task starts.
+//!
+//! Sources are `http`, `https`, `file` URIs and absolute paths. A download has a temporary name until it is complete.
+//! Archives are unpacked by rules in [`extract`]: nothing is written outside the sandbox, whatever is in them, because
+//! every file is opened part by part below the sandbox and no link is followed ([`sandbox`]).
+
+mod download;
+mod extract;
+mod sandbox;
+mod tls;
+mod uri;
+
+use extract::Format;
+use sandbox::Sandbox;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Something to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchUri {
+    /// `http://`, `https://`, `file://` or an absolute path.
+    pub value: String,
+    /// Unpack it if its name says that it is an archive.
+    pub extract: bool,
+    /// Make it executable; then it is not unpacked.
+    pub executable: bool,
+    /// Name in the sandbox; the last part of the path if `None`. May have folders, which are made.
+    pub output_file: Option<String>,
+}
+
+impl FetchUri {
+    /// With the defaults of Mesos: unpacked, not executable.
+    #[must_use]
+    pub fn new(value: impl Into<String>) -> Self {
+        Self { value: value.into(), extract: true, executable: false, output_file: None }
+    }
+}
+
+/// Limits and surroundings.
+#[derive(Debug, Clone)]
+pub struct FetchOptions {
+    /// Who gets the files (user, group); who runs the agent if `None`.
+    pub owner: Option<(u32, u32)>,
+    /// Largest download, bytes.
+    pub max_bytes: u64,
+    /// Largest archive when unpacked, bytes.
+    pub max_unpacked_bytes: u64,
+    /// Most entries of an archive.
+    pub max_entries: u64,
+    /// Longest time without a byte.
+    pub stall_timeout: Duration,
+    /// Time for everything.
+    pub deadline: Duration,
+    /// Certificates to trust besides the machine's, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Whether `file://` and paths are allowed.
+    pub local_files: bool,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self {
+            owner: None,
+            max_bytes: 16 << 30,
+            max_unpacked_bytes: 64 << 30,
+            max_entries: 1_000_000,
+            stall_timeout: Duration::from_secs(60),
+            deadline: Duration::from_secs(3600),
+            ca_file: None,
+            local_files: true,
+        }
+    }
+}
+
+/// What a caller is told while it waits. URIs come without user, password and query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// A source is being read.
+    Started {
+        /// It.
+        uri: String,
+    },
+    /// This much has arrived.
+    Bytes {
+        /// Of what.
+        uri: String,
+        /// So far.
+        done: u64,
+        /// Of how many, if the server said so.
+        total: Option<u64>,
+    },
+    /// An archive is being unpacked.
+    Unpacking {
+        /// It.
+        uri: String,
+    },
+    /// It is in the sandbox.
+    Finished {
+        /// It.
+        uri: String,
+        /// Size of the download.
+        bytes: u64,
+    },
+}
+
+/// A file that has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Where it is in the sandbox.
+    pub name: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Entries unpacked from it; `None` if it was left as it is.
+    pub entries: Option<u64>,
+}
+
+/// Why fetching failed. URIs come without user, password and query: they may be secret.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Not a URI that can be fetched.
+    #[error("{uri}: {reason}")]
+    Uri {
+        /// The URI.
+        uri: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A name that leaves the sandbox.
+    #[error("{name:?} would be outside the sandbox; use a relative path without '..'")]
+    Escape {
+        /// The name.
+        name: String,
+    },
+    /// The server answered otherwise.
+    #[error("{uri}: the server answered {status}")]
+    Status {
+        /// The URI.
+        uri: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The connection or the protocol failed.
+    #[error("{uri}: {reason}")]
+    Transfer {
+        /// The URI.
+        uri: String,
+        /// How.
+        reason: String,
+    },
+    /// More than allowed.
+    #[error("{uri}: larger than the limit of {max} bytes")]
+    TooLarge {
+        /// The URI.
+        uri: String,
+        /// The limit.
+        max: u64,
+    },
+    /// No byte for too long.
+    #[error("{uri}: nothing arrived for {} s", after.as_secs_f32())]
+    Stalled {
+        /// The URI.
+        uri: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// Everything together took too long.
+    #[error("fetching did not finish within {} s", after.as_secs_f32())]
+    Deadline {
+        /// The limit.
+        after: Duration,
+    },
+    /// An archive that cannot or must not be unpacked.
+    #[error("{uri}: cannot be unpacked: {reason}")]
+    Archive {
+        /// The URI.
+        uri: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file of the sandbox or a local source.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was done with what.
+        what: String,
+        /// Why it failed.
+        error: std::io::Error,
+    },
+    /// Certificates.
+    #[error("trusted certificates: {0}")]
+    Trust(String),
+}
+
+impl FetchError {
+    /// A stable code for logs and users.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            FetchError::Uri { .. } => "fetch.uri",
+            FetchError::Escape { .. } => "fetch.escape",
+            FetchError::Status { .. } => "fetch.status",
+            FetchError::Transfer { .. } => "fetch.transfer",
+            FetchError::TooLarge { .. } => "fetch.too_large",
+            FetchError::Stalled { .. } => "fetch.stalled",
+            FetchError::Deadline { .. } => "fetch.deadline",
+            FetchError::Archive { .. } => "fetch.archive",
+            FetchError::Io { .. } => "fetch.io",
+            FetchError::Trust(_) => "fetch.trust",
+        }
+    }
+
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |error| FetchError::Io { what, error }
+    }
+}
+
+/// How a caller hears of progress; called from several threads, must not block.
+pub type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Fetches one after the other. What arrived before a failure stays in the sandbox; nothing has its final name that is
+/// not complete.
+pub async fn fetch(
+    uris: &[FetchUri],
+    sandbox: &Path,
+    options: &FetchOptions,
+    listener: Listener,
+) -> Result<Vec<Fetched>, FetchError> {
+    let sandbox = Sandbox::open(sandbox, options.owner)
+        .map_err(FetchError::io(format!("opening the sandbox {}", sandbox.display())))?;
+    let job = Job {
+        sandbox: Arc::new(sandbox),
+        options: options.clone(),
+        listener,
+        end: Instant::now() + options.deadline,
+    };
+    let all = async {
+        let mut fetched = Vec::new();
+        for uri in uris {
+            fetched.push(job.one(uri).await?);
+        }
+        Ok(fetched)
+    };
+    let late = |_| FetchError::Deadline { after: options.deadline };
+    tokio::time::timeout(options.deadline, all).await.map_err(late)?
+}
+
+struct Job {
+    sandbox: Arc<Sandbox>,
+    options: FetchOptions,
+    listener: Listener,
+    end: Instant,
+}
+
+impl Job {
+    async fn one(&self, wanted: &FetchUri) -> Result<Fetched, FetchError> {
+        let source = uri::Source::parse(&wanted.value, self.options.local_files)?;
+        let shown = source.shown();
+        let name = match &wanted.output_file {
+            Some(name) => name.clone(),
+            None => source.file_name()?,
+        };
+        let parts = sandbox::parts(Path::new(&name)).ok_or_else(|| FetchError::Escape { name: name.clone() })?;
+        let format = match wanted.extract && !wanted.executable {
+            true => Format::of(&name).map_err(|reason| FetchError::Archive { uri: shown.clone(), reason })?,
+            false => None,
+        };
+        (self.listener)(Progress::Started { uri: shown.clone() });
+        let mut temporary = self.sandbox.temporary().map_err(FetchError::io("making a temporary file"))?;
+        let bytes = match &source {
+            uri::Source::Http(uri) => download::http(self, uri, &mut temporary).await?,
+            uri::Source::File(path) => self.copy(path, &shown, &mut temporary).await?,
+        };
+        let mode = if wanted.executable { 0o755 } else { 0o644 };
+        let place = format!("writing {name}");
+        self.sandbox.finish(temporary, &parts, mode).map_err(FetchError::io(place))?;
+        let entries = match format {
+            Some(format) => Some(self.unpack(format, parts, &shown).await?),
+            None => None,
+        };
+        (self.listener)(Progress::Finished { uri: shown, bytes });
+        Ok(Fetched { name: name.into(), bytes, entries })
+    }
+
+    /// Copies a local file on a thread that may block. Devices and pipes are not files.
+    async fn copy(&self, from: &Path, shown: &str, to: &mut sandbox::Temporary) -> Result<u64, FetchError> {
+        let mut target = to.file.try_clone().map_err(FetchError::io("copying"))?;
+        let (from, shown, max, end) = (from.to_owned(), shown.to_owned(), self.options.max_bytes, self.end);
+        let deadline = self.options.deadline;
+        let work = move || {
+            use std::os::unix::fs::OpenOptionsExt;
+            let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&from);
+            let source = opened.map_err(FetchError::io(format!("reading {}", from.display())))?;
+            if !source.metadata().is_ok_and(|meta| meta.is_file()) {
+                return Err(FetchError::Uri { uri: shown, reason: "not a regular file".into() });
+            }
+            let mut source = extract::Bounded::new(source, max, end);
+            std::io::copy(&mut source, &mut target).map_err(|error| match extract::Overrun::of(&error) {
+                Some(extract::Overrun::Size) => FetchError::TooLarge { uri: shown, max },
+                Some(extract::Overrun::Time) => FetchError::Deadline { after: deadline },
+                None => FetchError::Io { what: format!("copying {}", from.display()), error },
+            })
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Deadline { after: deadline })?
+    }
+
+    async fn unpack(&self, format: Format, parts: Vec<std::ffi::OsString>, shown: &str) -> Result<u64, FetchError> {
+        (self.listener)(Progress::Unpacking { uri: shown.to_owned() });
+        let (sandbox, options, end) = (Arc::clone(&self.sandbox), self.options.clone(), self.end);
+        let shown = shown.to_owned();
+        let after = self.options.deadline;
+        // A thread cannot be cancelled; it looks at the clock with every block it reads.
+        let work = move || extract::unpack(&sandbox, &parts, format, &options, end, &shown);
+        tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Deadline { after })?
+    }
+}

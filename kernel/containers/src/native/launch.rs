@@ -10,7 +10,6 @@ use crate::user::{self, User};
 use plenum_shim::wire::{Launch, Pid, Reply, Request, State};
 use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -96,7 +95,7 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
     let mut launch = Box::new(spec.describe(run_dir, user.as_ref(), machine.namespaces));
     let (groups, mut notes) = plan(&machine.cgroups.usable, &spec.id, &spec.limits);
     launch.groups = groups;
-    launch.own_groups = machine.cgroups.own_groups.iter().map(|dir| dir.as_os_str().as_bytes().to_vec()).collect();
+    launch.own_groups.clone_from(&machine.cgroups.own_groups);
     notes.extend(unmet(inner, spec, launch.namespaces));
     private_dir(run_dir, false).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => RuntimeError::Exists(spec.id.clone()),

@@ -63,12 +63,10 @@ where
         .map_err(|error| format!("the request cannot be made: {error}"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    tokio::select! {
-        response = sender.send_request(request) => {
-            response.map(|response| response.status().as_u16()).map_err(|error| format!("HTTP: {error}"))
-        }
-        ended = connection => Err(ended.err().map_or_else(|| "closed without an answer".into(), |e| format!("HTTP: {e}"))),
-    }
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await;
+    driver.abort();
+    response.map(|response| response.status().as_u16()).map_err(|error| format!("HTTP: {error}"))
 }
 
 /// A TLS client that takes any certificate. For probes only: nothing secret is sent and nothing is believed.

@@ -41,10 +41,18 @@ pub struct World {
     pub dir: tempfile::TempDir,
 }
 
+/// A world whose runtime folder is in memory, as `/run` is.
+pub fn quick_world() -> World {
+    world_in(tempfile::tempdir_in("/dev/shm").unwrap())
+}
+
 pub fn world() -> World {
+    world_in(tempfile::tempdir().unwrap())
+}
+
+fn world_in(dir: tempfile::TempDir) -> World {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let instance = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(dir.path(), Some(0), Some(0)).unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,6 +1,8 @@
 //! The native runtime against this machine: real processes, namespaces and control groups; needs root.
 
 mod enter;
+mod fetch;
+mod fetch_hostile;
 mod harness;
 mod isolation;
 mod life;

@@ -1,6 +1,6 @@
 //! Figures: latency of a launch, private memory of the shim, and that many containers leave nothing behind.
 
-use super::harness::{eventually, skip, within, world};
+use super::harness::{eventually, quick_world, skip, within};
 use plenum_containers::{Command, ContainerSpec, Runtime};
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ async fn a_launch_is_quick_and_a_shim_is_small() {
     if skip() {
         return;
     }
-    let world = world();
+    let world = quick_world();
     let mut micros = Vec::new();
     for i in 0..50 {
         let spec = sleeper(&world, &format!("c{i}"));
@@ -49,7 +49,7 @@ async fn two_hundred_containers_leave_nothing_behind() {
     if skip() {
         return;
     }
-    let world = std::sync::Arc::new(world());
+    let world = std::sync::Arc::new(quick_world());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let start = Instant::now();
     let launches: Vec<_> = (0..200)

@@ -112,8 +112,8 @@ flat_struct! {
         pub resolv_conf: Option<Vec<u8>>,
         /// The container's control groups.
         pub groups: Vec<Group>,
-        /// Groups (folders) that the supervisor itself moves to.
-        pub own_groups: Vec<Vec<u8>>,
+        /// Groups that the supervisor itself moves to; they exist.
+        pub own_groups: Vec<Group>,
         /// Milliseconds until a launch that has not succeeded is given up.
         pub deadline_ms: u64,
     }
