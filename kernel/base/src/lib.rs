@@ -12,6 +12,7 @@ pub mod http_error;
 pub mod pki;
 pub mod places;
 pub mod policy;
+pub mod policy_feed;
 pub mod prefixed;
 pub mod retry;
 pub mod serve;

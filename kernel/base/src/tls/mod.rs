@@ -2,6 +2,7 @@
 //! Issuing is `pki`; serving and calling are `serve` and `client`.
 
 mod identity;
+pub mod join;
 mod peer;
 pub mod renew;
 mod verify;

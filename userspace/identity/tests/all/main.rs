@@ -1,0 +1,7 @@
+//! Identity over real sockets: bootstrap, login, accounts, admission, renewal, crash and restart.
+
+mod accounts;
+mod admission;
+mod bootstrap;
+mod fixture;
+mod login;
