@@ -6,7 +6,7 @@ use plenum_api::internal::{self, master_message::Kind};
 use plenum_api::{mesos, scheduler};
 
 use super::event::{ConnId, Effect, StreamId};
-use super::state::{Agent, AgentKey, Framework, FrameworkKey, Task, TaskKey};
+use super::state::{Agent, AgentKey, FrameworkKey, Task, TaskKey};
 use super::{Master, Turn};
 
 impl Master {
@@ -16,10 +16,6 @@ impl Master {
         Some((key, self.agents.get(key)?))
     }
 
-    /// The framework with this id, whether connected or not.
-    pub(super) fn framework_by_id(&self, id: &str) -> Option<&Framework> {
-        self.frameworks.get(self.framework_keys.get(id)?)
-    }
 
     /// The framework's number.
     pub(super) fn framework_key(&self, id: &str) -> Option<FrameworkKey> {

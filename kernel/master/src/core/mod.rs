@@ -147,6 +147,19 @@ impl Turn<'_> {
     }
 }
 
+/// Checks a scheduler call by itself, and that the caller does not claim another's name; what is wrong is a sentence.
+///
+/// # Errors
+/// The sentence.
+pub fn check_call(call: &plenum_api::scheduler::Call, caller: &Caller) -> Result<(), String> {
+    validate::call(call, caller)
+}
+
+/// The roles a framework takes resources for.
+pub fn roles_of(info: &plenum_api::mesos::FrameworkInfo) -> Vec<String> {
+    frameworks::roles(info)
+}
+
 impl Master {
     /// Takes in one event. The effects are to be carried out in order.
     pub fn handle(&mut self, event: Event, now: Now, ids: &mut dyn IdSource) -> Vec<Effect> {

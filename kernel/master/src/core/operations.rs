@@ -1,6 +1,6 @@
 //! Operations other than launches: RESERVE and UNRESERVE; the answers of agents about them.
 //!
-//! Both are applied at once, as in Mesos, and the agent writes the result down; if it cannot, its next registration says what it really has.
+//! Both are applied at once, as in Mesos, on agents that say they write the result down (AGENT_OPERATION_FEEDBACK).
 //! Volumes and disks are answered with OPERATION_ERROR: nothing below carries them out yet.
 
 use std::sync::Arc;
@@ -55,6 +55,9 @@ impl Master {
 
     fn converted(&self, basket: &Basket, operation: &Operation) -> Result<Resources, String> {
         let kind = operation.r#type.and_then(|kind| Type::try_from(kind).ok()).unwrap_or(Type::Unknown);
+        if !self.agents.get(basket.agent).is_some_and(|agent| agent.takes_operations()) {
+            return Err(format!("agent {} does not carry out operations on resources", basket.agent_id));
+        }
         let resources = match kind {
             Type::Reserve => operation.reserve.as_ref().map(|reserve| &reserve.resources),
             Type::Unreserve => operation.unreserve.as_ref().map(|unreserve| &unreserve.resources),

@@ -66,6 +66,12 @@ impl Agent {
     pub fn active(&self) -> bool {
         self.conn.is_some()
     }
+
+    /// Whether it writes down what operations make of its resources.
+    pub(crate) fn takes_operations(&self) -> bool {
+        let feedback = mesos::agent_info::capability::Type::AgentOperationFeedback as i32;
+        self.capabilities.iter().any(|capability| capability.r#type == Some(feedback))
+    }
 }
 
 /// An executor with resources of its own.

@@ -148,7 +148,7 @@ pub(crate) fn agent_message(agent: &Agent, used: &Resources, offered: &Resources
         active: agent.active(),
         deactivated: Some(false),
         version: agent.version.to_string(),
-        pid: Some(format!("slave(1)@{}", agent.address)),
+        pid: Some(format!("slave(1)@{}", agent.api_address())),
         registered_time: Some(time(agent.registered)),
         reregistered_time: agent.reregistered.map(time),
         total_resources: agent.total.to_mesos(),
@@ -165,6 +165,15 @@ impl Agent {
         self.executors.values().map(|executor| (&executor.framework_id, &executor.info))
     }
 
+    /// `ip:port` of its HTTP API, as far as is known.
+    pub fn api_address(&self) -> String {
+        if let Some(url) = &self.url {
+            return url.split_once("://").map_or(&**url, |(_, rest)| rest).trim_end_matches('/').to_owned();
+        }
+        let ip = self.address.rsplit_once(':').map_or(&*self.address, |(ip, _)| ip);
+        format!("{ip}:{}", self.info.port.unwrap_or(5051))
+    }
+
     /// As the operator API writes it.
     pub fn message(&self, share: Option<&Share>) -> response::get_agents::Agent {
         let none = Share::default();
@@ -173,8 +182,15 @@ impl Agent {
     }
 }
 
+impl Offer {
+    /// Its id, under the id of the master that made it.
+    pub fn id_under(&self, master: &str) -> String {
+        format!("{master}-O{}", self.number)
+    }
+}
+
 impl Absent {
-    /// As it described itself.
+    /// Whether it may still come back from before the start.
     pub fn is_recovered(&self) -> bool {
         self.why == super::state::Absence::Recovered
     }

@@ -1,0 +1,53 @@
+//! What waits to be sent to one stream or agent: without an end for bursts, with one for those who do not read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc;
+
+/// Items that may wait. A reader that is this far behind is disconnected: it has stopped, and its memory is needed.
+const LIMIT: usize = 200_000;
+
+/// The sending end. Dropping it ends the stream once everything in it is out.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    items: mpsc::UnboundedSender<T>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub(crate) struct Waiting<T> {
+    items: mpsc::UnboundedReceiver<T>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A queue.
+pub(crate) fn queue<T>() -> (Queue<T>, Waiting<T>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    (Queue { items: sender, waiting: Arc::clone(&waiting) }, Waiting { items: receiver, waiting })
+}
+
+impl<T> Queue<T> {
+    /// Adds an item; false when the reader is gone or too far behind.
+    pub fn push(&self, item: T) -> bool {
+        self.waiting.fetch_add(1, Ordering::Relaxed) < LIMIT && self.items.send(item).is_ok()
+    }
+}
+
+impl<T> Waiting<T> {
+    /// Takes up to `most` items, waiting for the first; none when the stream has ended.
+    pub async fn take(&mut self, out: &mut Vec<T>, most: usize) -> usize {
+        let count = self.items.recv_many(out, most).await;
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
+        count
+    }
+
+    /// As `take`, for streams that are polled.
+    pub fn poll(&mut self, cx: &mut std::task::Context<'_>, out: &mut Vec<T>, most: usize) -> std::task::Poll<usize> {
+        let count = std::task::ready!(self.items.poll_recv_many(cx, out, most));
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
+        std::task::Poll::Ready(count)
+    }
+}
