@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Expect, Identity, TlsError};
+use super::{Expect, Identity, TlsError, pinned_client_config};
 use crate::client::{Client, ClientError};
 use crate::files;
 use crate::pki::{PkiError, Request};
@@ -15,6 +15,18 @@ use crate::service::Shutdown;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RenewRequest {
     /// PKCS #10, PEM.
+    pub csr: String,
+}
+
+/// Body of `POST /internal/v1/certificates/expired`: a machine that was off for longer than its certificate's life cannot show it any
+/// more. The request is signed with the member's key, and a certificate is of use to the holder of that key only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecoverRequest {
+    /// The member's role.
+    pub role: String,
+    /// The member's name.
+    pub name: String,
+    /// PKCS #10, PEM, for the key the member joined with.
     pub csr: String,
 }
 
@@ -83,7 +95,8 @@ pub async fn keep_fresh(identity: Identity, url: String, shutdown: Shutdown) {
     }
 }
 
-/// Renews once: asks, checks, writes `cert.pem` and `ca.pem`, swaps. The key stays the same.
+/// Renews once: asks, checks, writes `cert.pem` and `ca.pem`, swaps. The key stays the same. A certificate that has ended already is
+/// replaced, too, as long as identity knows the member's key.
 ///
 /// # Errors
 /// [`RenewError`]; files and identity are then as before.
@@ -94,17 +107,17 @@ pub async fn renew(identity: &Identity, url: &str) -> Result<(), RenewError> {
     };
     let key = read(&files.key)?;
     let request = RenewRequest { csr: Request::for_key(&key)?.csr };
-    let client = Client::with_identity(identity, Expect::Role("identity".to_owned()))?;
-    let issued: Issued = client
-        .post(&format!("{url}/internal/v1/certificates"))
-        .deadline(Duration::from_secs(20))
-        .json(&request)
-        .send()
-        .await?
-        .success()
-        .await?
-        .json()
-        .await?;
+    let peer = identity.peer();
+    let issued: Issued = if peer.is_current(SystemTime::now()) {
+        let client = Client::with_identity(identity, Expect::Role("identity".to_owned()))?;
+        ask(&client, &format!("{url}/internal/v1/certificates"), &request).await?
+    } else {
+        let chain = identity.chain();
+        let fingerprint = chain.last().map(crate::pki::fingerprint).unwrap_or_default();
+        let client = Client::with_tls(pinned_client_config(&fingerprint, "identity")?);
+        let request = RecoverRequest { role: peer.name.role, name: peer.name.name, csr: request.csr };
+        ask(&client, &format!("{url}/internal/v1/certificates/expired"), &request).await?
+    };
     // What cannot be used together is not written.
     Identity::from_pem(&issued.ca, &issued.certificate, &key)?;
     let write = |path: &std::path::Path, text: &str, mode| {
@@ -117,6 +130,10 @@ pub async fn renew(identity: &Identity, url: &str) -> Result<(), RenewError> {
     write(&files.cert, &issued.certificate, files::SECRET)?;
     identity.replace(&issued.ca, &issued.certificate, &key)?;
     Ok(())
+}
+
+async fn ask(client: &Client, url: &str, body: &impl Serialize) -> Result<Issued, ClientError> {
+    client.post(url).deadline(Duration::from_secs(20)).json(body).send().await?.success().await?.json().await
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use plenum_base::auth::{OnlyComponent, Principal};
 use plenum_base::serve::ConnInfo;
-use plenum_base::tls::renew::{Issued, RenewRequest};
+use plenum_base::tls::renew::{Issued, RecoverRequest, RenewRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -38,6 +38,15 @@ pub(crate) async fn renew(
     let peer = conn.peer.ok_or_else(IamError::unauthenticated)?;
     let issued = app.directory.renew(&peer, &request.csr).await;
     Ok(Json(app.audited(&principal, "certificate.renew", &peer.name.to_string(), issued)?))
+}
+
+/// `POST /internal/v1/certificates/expired`: the same for a member whose certificate has ended.
+pub(crate) async fn recover(State(app): State<App>, body: Bytes) -> Result<Json<Issued>, IamError> {
+    let request: RecoverRequest = read_json(&body)?;
+    let issued = app.directory.recover(&request).await;
+    let target: String = format!("{}/{}", request.role, request.name).chars().take(256).collect();
+    let principal = Principal::new("holder of the key", plenum_base::auth::Kind::Anonymous);
+    Ok(Json(app.audited(&principal, "certificate.recover", &target, issued)?))
 }
 
 #[derive(Deserialize)]

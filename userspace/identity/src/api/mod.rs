@@ -40,7 +40,8 @@ pub(crate) fn router(directory: Arc<Directory>, shutdown: Shutdown) -> Router {
         .route("/acs/api/v1/uiconfig", get(login::ui_config))
         .route("/acs/api/v1/uiconfig/", get(login::ui_config))
         .route("/internal/v1/cluster", get(internal::cluster))
-        .route("/internal/v1/join", post(internal::join));
+        .route("/internal/v1/join", post(internal::join))
+        .route("/internal/v1/certificates/expired", post(internal::recover));
     let administration = Router::new()
         .route("/acs/api/v1/users", get(accounts::list))
         .route("/acs/api/v1/users/", get(accounts::list))

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use plenum_base::auth::same_bytes;
 use plenum_base::pki::{PeerName, San, hex};
-use plenum_base::tls::renew::Issued;
+use plenum_base::tls::renew::{Issued, RecoverRequest};
 use plenum_base::tls::{PeerCert, TlsError};
 use plenum_store::{StoreError, Txn};
 use rustls_pki_types::CertificateDer;
@@ -236,6 +236,18 @@ impl Directory {
             return Err(GONE);
         }
         Ok(issued)
+    }
+
+    /// A new certificate for a member whose old one has ended while it was off. The request proves the key it joined with.
+    pub(crate) async fn recover(&self, request: &RecoverRequest) -> Result<Issued, DirectoryError> {
+        const UNKNOWN: DirectoryError =
+            DirectoryError::Refused("no member of this name has this key; join with a token");
+        let name = PeerName::new(self.config.instance.as_str(), &request.role, &request.name)
+            .map_err(|_| UNKNOWN)?;
+        let member = self.get::<Member>(&member_key(&name.role, &name.name)).await?.ok_or(UNKNOWN)?.record;
+        let sans: Vec<San> = member.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let issued = self.issue(&request.csr, &name, &sans)?;
+        if key_of(&issued)? == member.key { Ok(issued) } else { Err(UNKNOWN) }
     }
 
     /// All members.

@@ -3,5 +3,6 @@
 mod accounts;
 mod admission;
 mod bootstrap;
+mod crash;
 mod fixture;
 mod login;
