@@ -3,3 +3,4 @@
 //! [`core`] decides; the rest carries out: the store, the driver, HTTP.
 
 pub mod core;
+pub mod wire;
