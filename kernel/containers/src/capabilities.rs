@@ -9,7 +9,9 @@ pub struct CapabilitySet(pub u64);
 
 /// A capability name that the kernel's headers do not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no capability named {0:?}; names are as in capabilities(7), for example CAP_NET_BIND_SERVICE")]
+#[error(
+    "there is no capability named {0:?}; names are as in capabilities(7), for example CAP_NET_BIND_SERVICE"
+)]
 pub struct UnknownCapability(pub String);
 
 /// What a container may use unless told otherwise: enough to own files, change user, bind low ports and signal.
@@ -46,7 +48,8 @@ impl CapabilitySet {
         for name in names {
             let upper = name.as_ref().to_ascii_uppercase();
             let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-            let capability = Capability::from_str(&full).map_err(|_| UnknownCapability(name.as_ref().to_owned()))?;
+            let capability =
+                Capability::from_str(&full).map_err(|_| UnknownCapability(name.as_ref().to_owned()))?;
             set = set.with(capability);
         }
         Ok(set)
@@ -79,7 +82,12 @@ mod tests {
     #[test]
     fn the_default_withholds_the_machine() {
         let set = CapabilitySet::container_default();
-        for withheld in [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE, Capability::CAP_MKNOD, Capability::CAP_NET_ADMIN] {
+        for withheld in [
+            Capability::CAP_SYS_ADMIN,
+            Capability::CAP_SYS_PTRACE,
+            Capability::CAP_MKNOD,
+            Capability::CAP_NET_ADMIN,
+        ] {
             assert!(!set.has(withheld), "{withheld}");
         }
         assert!(set.has(Capability::CAP_NET_BIND_SERVICE));

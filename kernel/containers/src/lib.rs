@@ -10,15 +10,16 @@ pub mod cgroup;
 pub mod fetch;
 pub mod isolation;
 pub mod native;
+pub mod rlimits;
 pub mod runtime;
 pub mod spec;
 pub mod user;
 
 pub use isolation::{Feature, Isolation};
 pub use native::{NativeRuntime, RuntimeConfig};
-pub use runtime::{
-    Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState, Runtime,
-    RuntimeError, Usage,
-};
 pub use plenum_shim::wire::Rlimit;
+pub use runtime::{
+    Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState,
+    Runtime, RuntimeError, Usage,
+};
 pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};

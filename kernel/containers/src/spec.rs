@@ -253,7 +253,8 @@ impl ContainerSpec {
     #[must_use]
     pub fn describe(&self, run_dir: &Path, user: Option<&User>, namespaces: u32) -> wire::Launch {
         let in_sandbox = |name: &str| self.sandbox.join(name).as_os_str().as_bytes().to_vec();
-        let cwd = self.working_dir.as_ref().map_or_else(|| self.sandbox.clone(), |dir| self.sandbox.join(dir));
+        let cwd =
+            self.working_dir.as_ref().map_or_else(|| self.sandbox.clone(), |dir| self.sandbox.join(dir));
         let net = if self.network == Network::Loopback { ns::NET } else { 0 };
         let process = wire::Process {
             argv: self.command.argv(),
@@ -360,7 +361,10 @@ mod tests {
             (change(&|s| drop(s.env.insert("A=B".into(), "x".into()))), "environment variable name"),
             (change(&|s| drop(s.env.insert("A".into(), "x\0".into()))), "\"A\" contains a NUL"),
             (change(&|s| drop(s.env.insert("A".into(), "x".repeat(200_000)))), "at most 131071"),
-            (change(&|s| (0..30).for_each(|i| drop(s.env.insert(format!("A{i}"), "x".repeat(100_000))))), "2097152"),
+            (
+                change(&|s| (0..30).for_each(|i| drop(s.env.insert(format!("A{i}"), "x".repeat(100_000))))),
+                "2097152",
+            ),
             (change(&|s| s.limits.memory_bytes = Some(0)), "memory limit"),
             (change(&|s| s.oom_score_adj = 1001), "oom score"),
             (change(&|s| s.hostname = Some("a b".into())), "host name"),

@@ -48,9 +48,10 @@ pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, UserError>
 
 fn by_name_or_number(who: &str, passwd: &str) -> Option<User> {
     let number = who.parse::<u32>().ok();
-    let entry = passwd.lines().filter_map(parse_entry).find(|user| {
-        user.name.as_deref() == Some(who) || (number.is_some() && number == Some(user.uid))
-    });
+    let entry = passwd
+        .lines()
+        .filter_map(parse_entry)
+        .find(|user| user.name.as_deref() == Some(who) || (number.is_some() && number == Some(user.uid)));
     // The highest number means "no change" to the kernel.
     let bare = |uid: u32| User { uid, gid: uid, groups: Vec::new(), name: None, home: None };
     entry.or_else(|| number.filter(|uid| *uid != u32::MAX).map(bare))
@@ -86,7 +87,8 @@ fn memberships(name: &str, group: &str) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n# note\nbroken\nweb:x:33:33::/var/www:/bin/sh\n+::::::\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\n# note\nbroken\nweb:x:33:33::/var/www:/bin/sh\n+::::::\n";
     const GROUP: &str = "root:x:0:\nweb:x:33:\ndocker:x:990:web,other\nlogs:x:4:web\nbad:x:y:web\n";
 
     #[test]

@@ -60,7 +60,11 @@ pub fn birth_group(groups: &[Group]) -> Option<OwnedFd> {
 /// The folders that are entered by a write: all but the v2 one, if it was entered at birth.
 #[must_use]
 pub fn entered_by_write(groups: &[Group], born_into_unified: bool) -> Vec<Vec<u8>> {
-    groups.iter().filter(|group| !(group.unified && born_into_unified)).map(|group| group.dir.clone()).collect()
+    groups
+        .iter()
+        .filter(|group| !(group.unified && born_into_unified))
+        .map(|group| group.dir.clone())
+        .collect()
 }
 
 /// Opens the file that moves whoever writes `0` into a group, in whatever namespace it is. A single thread that moves

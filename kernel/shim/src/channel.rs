@@ -14,7 +14,8 @@ pub fn read<M: Message>(from: &mut UnixStream, max: usize) -> Result<M> {
 pub fn read_payload(from: &mut UnixStream, max: usize) -> Result<Vec<u8>> {
     let mut head = [0; 4];
     from.read_exact(&mut head)?;
-    let len = wire::payload_len(head, max).map_err(|malformed| Error::new(ErrorKind::InvalidData, malformed))?;
+    let len =
+        wire::payload_len(head, max).map_err(|malformed| Error::new(ErrorKind::InvalidData, malformed))?;
     let mut payload = vec![0; len];
     from.read_exact(&mut payload)?;
     Ok(payload)

@@ -35,7 +35,8 @@ pub fn run_socket() -> ExitCode {
     sys::reset_signals();
     sys::close_from(3);
     let mut agent = UnixStream::from(sys::adopt_fd(0));
-    let request = channel::take_hello(&mut agent).and_then(|_| channel::read(&mut agent, wire::CONTROL_FRAME_MAX));
+    let request =
+        channel::take_hello(&mut agent).and_then(|_| channel::read(&mut agent, wire::CONTROL_FRAME_MAX));
     let made = match request {
         Ok(Request::Socket(wanted)) => make_socket(&wanted),
         _ => return ExitCode::from(2),
@@ -45,7 +46,8 @@ pub fn run_socket() -> ExitCode {
             let frame = wire::encode(&Reply::Done);
             let descriptors = [socket.as_raw_fd()];
             let control = [ControlMessage::ScmRights(&descriptors)];
-            sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(&frame)], &control, MsgFlags::MSG_NOSIGNAL, None).is_ok()
+            sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(&frame)], &control, MsgFlags::MSG_NOSIGNAL, None)
+                .is_ok()
         }
         Err(failure) => channel::write(&mut agent, &Reply::Failed(failure)).is_ok(),
     };
@@ -142,10 +144,8 @@ fn follow(agent: &UnixStream, set_up: &OwnedFd, pid: i32, pidfd: &OwnedFd, deadl
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        let mut fds = [
-            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(agent.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds =
+            [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(agent.as_fd(), PollFlags::POLLIN)];
         let woken = poll(&mut fds, timeout);
         if matches!(woken, Err(Errno::EINTR)) {
             continue;

@@ -110,7 +110,8 @@ fn mounts(launch: &Launch) -> Step<()> {
     }
     if let Some(file) = &launch.resolv_conf {
         const TARGET: &str = "/etc/resolv.conf";
-        mount(Some(path(file)), TARGET, none, MsFlags::MS_BIND, none).at("bind over /etc/resolv.conf", file)?;
+        mount(Some(path(file)), TARGET, none, MsFlags::MS_BIND, none)
+            .at("bind over /etc/resolv.conf", file)?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(none, TARGET, none, flags, none).at("make read-only", TARGET)?;
     }

@@ -12,8 +12,8 @@ use crate::{cgroup, proc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, recvmsg, send, setsockopt,
-    socketpair, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, recvmsg, send,
+    setsockopt, socketpair, sockopt,
 };
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -50,7 +50,8 @@ pub fn run() -> ExitCode {
         Ok(Cloned::Parent { .. }) => ExitCode::SUCCESS,
         Ok(Cloned::Child) => supervisor(agent, listener, *launch, version, own.is_some()),
         Err(errno) => {
-            let _agent_gone = channel::write(&mut agent, &Reply::Failed(failed("fork supervisor", "", errno)));
+            let _agent_gone =
+                channel::write(&mut agent, &Reply::Failed(failed("fork supervisor", "", errno)));
             ExitCode::from(1)
         }
     }
@@ -62,7 +63,8 @@ fn read_request(agent: &mut UnixStream) -> std::io::Result<(u16, Box<Launch>, Ve
     match wire::decode(&raw) {
         Ok(Request::Launch(launch)) => Ok((version, launch, raw)),
         other => {
-            let reason = other.err().map_or_else(|| "not a launch description".into(), |error| error.to_string());
+            let reason =
+                other.err().map_or_else(|| "not a launch description".into(), |error| error.to_string());
             channel::write(agent, &Reply::Refused { reason: reason.clone() })?;
             Err(std::io::Error::other(reason))
         }
@@ -85,7 +87,13 @@ fn claim(launch: &Launch, raw: &[u8]) -> Step<UnixListener> {
     Ok(listener)
 }
 
-fn supervisor(agent: UnixStream, listener: UnixListener, launch: Launch, version: u16, born: bool) -> ExitCode {
+fn supervisor(
+    agent: UnixStream,
+    listener: UnixListener,
+    launch: Launch,
+    version: u16,
+    born: bool,
+) -> ExitCode {
     sys::set_name(c"plenum-shim");
     let (mut agent, mut warnings) = match detach(agent, &cgroup::entered_by_write(&launch.own_groups, born)) {
         Ok(detached) => detached,
@@ -98,7 +106,10 @@ fn supervisor(agent: UnixStream, listener: UnixListener, launch: Launch, version
             let state = encode_state(&container.state);
             if let Err(error) = files::write_atomic(STATE, &state, false) {
                 container.abandon();
-                return fail(agent, &failed("save state", STATE, Errno::from_raw(error.raw_os_error().unwrap_or(0))));
+                return fail(
+                    agent,
+                    &failed("save state", STATE, Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+                );
             }
             let _agent_gone = channel::write(&mut agent, &Reply::Launched(Box::new(container.state.clone())));
             sys::trim_memory();
@@ -169,7 +180,8 @@ fn start_in(
     let birth = cgroup::birth_group(groups);
     let enter = cgroup::entered_by_write(groups, birth.is_some());
     let flags = clone_flags(launch.namespaces);
-    let cloned = sys::clone(flags, birth.as_ref().map(AsFd::as_fd)).at("clone into namespaces", format!("{flags:#x}"))?;
+    let cloned = sys::clone(flags, birth.as_ref().map(AsFd::as_fd))
+        .at("clone into namespaces", format!("{flags:#x}"))?;
     let (pid, init_fd) = match cloned {
         Cloned::Child => {
             drop(ours);
@@ -200,7 +212,11 @@ fn clone_flags(namespaces: u32) -> u64 {
         (ns::UTS, libc::CLONE_NEWUTS),
         (ns::NET, libc::CLONE_NEWNET),
     ];
-    pairs.iter().filter(|(bit, _)| namespaces & bit != 0).map(|(_, flag)| u64::from(flag.cast_unsigned())).sum()
+    pairs
+        .iter()
+        .filter(|(bit, _)| namespaces & bit != 0)
+        .map(|(_, flag)| u64::from(flag.cast_unsigned()))
+        .sum()
 }
 
 fn describe(launch: &Launch, init: i32, task: Pid, groups: &[Group], warnings: Vec<String>) -> State {
@@ -217,7 +233,12 @@ fn describe(launch: &Launch, init: i32, task: Pid, groups: &[Group], warnings: V
 }
 
 /// Follows the set-up until the socket ends (success) or a failure arrives.
-fn await_task(from: &OwnedFd, init: i32, deadline: Instant, warnings: &mut Vec<String>) -> Step<(Pid, OwnedFd)> {
+fn await_task(
+    from: &OwnedFd,
+    init: i32,
+    deadline: Instant,
+    warnings: &mut Vec<String>,
+) -> Step<(Pid, OwnedFd)> {
     let mut task = None;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -235,7 +256,9 @@ fn await_task(from: &OwnedFd, init: i32, deadline: Instant, warnings: &mut Vec<S
             Some((&PACKET_WARNING, text)) => warnings.push(String::from_utf8_lossy(text).into_owned()),
             Some((&PACKET_FAILED, body)) => {
                 let failure = Failed::take(&mut Reader::new(body));
-                return Err(failure.unwrap_or_else(|_| refused("a step that cannot be named (its subject is too long)", "")));
+                return Err(failure.unwrap_or_else(|_| {
+                    refused("a step that cannot be named (its subject is too long)", "")
+                }));
             }
             Some(_) => return Err(refused("set-up protocol", "")),
         }

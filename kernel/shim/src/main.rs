@@ -12,7 +12,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("plenum-shim is started by the agent: plenum-shim <launch|exec|socket>, request on descriptor 0");
+            eprintln!(
+                "plenum-shim is started by the agent: plenum-shim <launch|exec|socket>, request on descriptor 0"
+            );
             ExitCode::from(2)
         }
     }

@@ -48,7 +48,8 @@ pub fn identify(pid: i32) -> Option<Pid> {
 /// Whether this very process still runs (a zombie does not).
 #[must_use]
 pub fn alive(who: &Pid) -> bool {
-    who.pid > 0 && stat(who.pid).is_some_and(|stat| stat.start == who.start && !matches!(stat.state, 'Z' | 'X'))
+    who.pid > 0
+        && stat(who.pid).is_some_and(|stat| stat.start == who.start && !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// The boot this machine is in.
@@ -93,9 +94,13 @@ mod tests {
 
     #[test]
     fn command_names_do_not_confuse_the_fields() {
-        let text = "7 (a) R (b) S 3 7 7 0 -1 4194560 1 0 0 0 11 22 0 0 20 0 1 0 991 4096 55 18446744073709551615";
+        let text =
+            "7 (a) R (b) S 3 7 7 0 -1 4194560 1 0 0 0 11 22 0 0 20 0 1 0 991 4096 55 18446744073709551615";
         let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.cpu_ticks, stat.start, stat.rss_pages), ('S', 3, 33, 991, 55));
+        assert_eq!(
+            (stat.state, stat.parent, stat.cpu_ticks, stat.start, stat.rss_pages),
+            ('S', 3, 33, 991, 55)
+        );
         assert_eq!(parse_stat("7 (a"), None);
         assert_eq!(parse_stat("7 (a) S 1"), None);
     }

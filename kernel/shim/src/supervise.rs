@@ -92,8 +92,13 @@ struct Supervisor {
 /// Runs until the container has ended and the end is on record.
 pub fn run(container: Container, listener: UnixListener, agent: UnixStream) -> ExitCode {
     let mut clients: Vec<Client> = Client::new(agent, true).into_iter().collect();
-    let mut me =
-        Supervisor { container, task_status: None, kill_requested: false, escalated: false, escalate_at: None };
+    let mut me = Supervisor {
+        container,
+        task_status: None,
+        kill_requested: false,
+        escalated: false,
+        escalate_at: None,
+    };
     let init_status = me.watch(&listener, &mut clients);
     let exit = me.conclude(init_status);
     let mut recorded = record(&exit);
@@ -160,8 +165,10 @@ impl Supervisor {
 
     fn wait(&self, listener: &UnixListener, clients: &[Client]) -> Ready {
         let timeout = match self.escalate_at {
-            Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
-                .unwrap_or(PollTimeout::MAX),
+            Some(at) => {
+                PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+                    .unwrap_or(PollTimeout::MAX)
+            }
             None => PollTimeout::NONE,
         };
         let want = |wanted: bool| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
@@ -208,7 +215,9 @@ impl Supervisor {
         match client.stream.read(&mut part) {
             Ok(0) => return None,
             Ok(n) => client.buffer.extend_from_slice(&part[..n]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Some(client),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Some(client);
+            }
             Err(_) => return None,
         }
         while let Some(head) = client.buffer.first_chunk::<4>() {
@@ -257,6 +266,9 @@ impl Supervisor {
 
     /// A later kill may shorten the grace period, never lengthen it.
     fn kill(&mut self, signal: i32, grace_ms: u64) -> Reply {
+        if signal == libc::SIGSTOP {
+            return Reply::Refused { reason: "SIGSTOP ends nothing".into() };
+        }
         self.kill_requested = true;
         if signal == libc::SIGKILL {
             self.container.kill_everything(true);
@@ -331,7 +343,8 @@ fn accept(listener: &UnixListener, clients: &mut Vec<Client>) {
     let Ok((stream, _)) = listener.accept() else { return };
     // The socket's mode and folder say the same; a descriptor that was passed on does not get past this.
     let me = nix::unistd::geteuid().as_raw();
-    let allowed = getsockopt(&stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == me || peer.uid() == 0);
+    let allowed =
+        getsockopt(&stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == me || peer.uid() == 0);
     if allowed {
         clients.extend(Client::new(stream, false));
     }

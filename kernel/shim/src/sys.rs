@@ -97,8 +97,10 @@ pub fn dup_to(old: RawFd, new: RawFd, cloexec: bool) -> nix::Result<()> {
     if old == new {
         // SAFETY: `F_SETFD` takes an integer.
         #[allow(unsafe_code)]
-        return Errno::result(unsafe { libc::fcntl(old, libc::F_SETFD, if cloexec { libc::FD_CLOEXEC } else { 0 }) })
-            .map(drop);
+        return Errno::result(unsafe {
+            libc::fcntl(old, libc::F_SETFD, if cloexec { libc::FD_CLOEXEC } else { 0 })
+        })
+        .map(drop);
     }
     // SAFETY: no pointers; callers name descriptors that they own or that are free.
     #[allow(unsafe_code)]
@@ -223,7 +225,8 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` outlives the call; the old value is not asked for.
     #[allow(unsafe_code)]
-    let done = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) };
+    let done =
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) };
     Errno::result(done).map(drop)
 }
 

@@ -41,7 +41,8 @@ impl Image {
 
     /// Becomes the program; returns why not. Like a shell, a candidate that exists but may not be run is the better answer.
     fn exec(&self) -> Failed {
-        let mut answer = failed("find program", self.argv.first().map_or(&b""[..], |a| a.as_bytes()), Errno::ENOENT);
+        let mut answer =
+            failed("find program", self.argv.first().map_or(&b""[..], |a| a.as_bytes()), Errno::ENOENT);
         for candidate in &self.candidates {
             let errno = sys::execve(candidate, &self.argv, &self.env);
             if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
@@ -116,7 +117,8 @@ fn identity(process: &Process) -> Step<()> {
 fn change_user(process: &Process) -> Step<()> {
     let last = last_capability();
     for capability in (0..=last).filter(|cap| process.bounding & (1 << cap) == 0) {
-        sys::prctl(libc::PR_CAPBSET_DROP, capability, 0).at("capability bounding set", capability.to_string())?;
+        sys::prctl(libc::PR_CAPBSET_DROP, capability, 0)
+            .at("capability bounding set", capability.to_string())?;
     }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     let groups: Vec<Gid> = process.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();

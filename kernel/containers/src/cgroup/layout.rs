@@ -95,7 +95,8 @@ fn unescape(text: &str) -> String {
 fn inside_group(hierarchy: &Hierarchy, cgroup: &str) -> bool {
     cgroup.lines().any(|line| {
         let mut fields = line.splitn(3, ':');
-        let (number, controllers, path) = (fields.next(), fields.next().unwrap_or(""), fields.next().unwrap_or("/"));
+        let (number, controllers, path) =
+            (fields.next(), fields.next().unwrap_or(""), fields.next().unwrap_or("/"));
         let mine = match hierarchy.unified {
             true => number == Some("0"),
             false => number != Some("0") && controllers.split(',').any(|name| hierarchy.has(name)),

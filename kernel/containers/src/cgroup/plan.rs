@@ -19,7 +19,8 @@ pub fn plan(usable: &[Usable], id: &str, limits: &Limits) -> (Vec<Group>, Vec<St
         if !(hierarchy.unified || freezer || limits_or_counts) {
             continue;
         }
-        let writes = if hierarchy.unified { writes_v2(hierarchy, limits) } else { writes_v1(hierarchy, limits) };
+        let writes =
+            if hierarchy.unified { writes_v2(hierarchy, limits) } else { writes_v1(hierarchy, limits) };
         let oom = match (hierarchy.has("memory"), hierarchy.unified) {
             (true, true) => Some("memory.events".to_owned()),
             (true, false) => Some("memory.oom_control".to_owned()),
@@ -48,7 +49,9 @@ fn unmet(usable: &[Usable], limits: &Limits) -> Vec<String> {
     asked
         .iter()
         .filter(|(controller, _, asked)| *asked && missing(controller))
-        .map(|(controller, what, _)| format!("{what} is not in force: the {controller} controller is not available"))
+        .map(|(controller, what, _)| {
+            format!("{what} is not in force: the {controller} controller is not available")
+        })
         .collect()
 }
 

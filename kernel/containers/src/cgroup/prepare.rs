@@ -82,7 +82,8 @@ impl Prepared {
         }
         self.usable.push(Usable {
             kill: hierarchy.unified && shims.join("cgroup.kill").exists(),
-            swap: shims.join("memory.memsw.limit_in_bytes").exists() || shims.join("memory.swap.max").exists(),
+            swap: shims.join("memory.memsw.limit_in_bytes").exists()
+                || shims.join("memory.swap.max").exists(),
             parent: dir,
             controllers,
             unified: hierarchy.unified,
@@ -103,7 +104,8 @@ impl Prepared {
             for level in &levels {
                 let file = level.join("cgroup.subtree_control");
                 if let Err(error) = fs::write(&file, format!("+{controller}")) {
-                    self.missing.push(format!("{controller}: enabling it in {} failed: {error}", file.display()));
+                    self.missing
+                        .push(format!("{controller}: enabling it in {} failed: {error}", file.display()));
                     break;
                 }
             }

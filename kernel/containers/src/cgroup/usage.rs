@@ -57,7 +57,8 @@ fn read_group(usage: &mut Usage, dir: &Path) {
     let limit = |bytes: &u64| *bytes < u64::MAX / 4; // v1 writes "no limit" as a number near 2^63
     let set = |field: &mut Option<u64>, value: Option<u64>| *field = value.or(*field);
     // On a hybrid machine both count; the v1 controller, which also limits, has the last word.
-    let cpu = number("cpuacct.usage").or_else(|| usage.cpu_ns.is_none().then(|| micros("cpu.stat", "usage_usec"))?);
+    let cpu = number("cpuacct.usage")
+        .or_else(|| usage.cpu_ns.is_none().then(|| micros("cpu.stat", "usage_usec"))?);
     set(&mut usage.cpu_ns, cpu);
     set(&mut usage.cpu_user_ns, number("cpuacct.usage_user").or_else(|| micros("cpu.stat", "user_usec")));
     set(&mut usage.cpu_system_ns, number("cpuacct.usage_sys").or_else(|| micros("cpu.stat", "system_usec")));

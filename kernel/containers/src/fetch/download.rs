@@ -36,7 +36,8 @@ async fn request(job: &Job, first: &Uri) -> Result<Response<Incoming>, FetchErro
     for _ in 0..=REDIRECTS_MAX {
         let mut request = Request::get(&at).header(USER_AGENT, "plenum-fetcher").header(ACCEPT, "*/*");
         // Credentials are for the host that they were given with.
-        if at.host() == first.host() && at.port_u16() == first.port_u16()
+        if at.host() == first.host()
+            && at.port_u16() == first.port_u16()
             && let Some(user) = uri::credentials(first)
         {
             let encoded = base64::engine::general_purpose::STANDARD.encode(user);
@@ -88,8 +89,11 @@ async fn save(
     let (mut done, mut told) = (0_u64, Instant::now());
     loop {
         let next = tokio::time::timeout(stall, body.frame()).await;
-        let Some(frame) = next.map_err(|_| FetchError::Stalled { uri: uri.clone(), after: stall })? else { break };
-        let frame = frame.map_err(|error| FetchError::Transfer { uri: uri.clone(), reason: chain(&error) })?;
+        let Some(frame) = next.map_err(|_| FetchError::Stalled { uri: uri.clone(), after: stall })? else {
+            break;
+        };
+        let frame =
+            frame.map_err(|error| FetchError::Transfer { uri: uri.clone(), reason: chain(&error) })?;
         let Ok(data) = frame.into_data() else { continue };
         done = done.saturating_add(data.len() as u64);
         if done > max {

@@ -252,7 +252,8 @@ fn one<R: Read>(
         Some(_) => error,
         None => Error::new(error.kind(), format!("{:?}: {error}", path.display().to_string())),
     };
-    let link = || extended.link.clone().or_else(|| entry.header().link_name_bytes().map(|name| name.into_owned()));
+    let link =
+        || extended.link.clone().or_else(|| entry.header().link_name_bytes().map(|name| name.into_owned()));
     match kind {
         EntryType::Directory => {
             sandbox.folder(&place).map_err(named)?;

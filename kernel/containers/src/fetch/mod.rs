@@ -260,7 +260,8 @@ impl Job {
             Some(name) => name.clone(),
             None => source.file_name()?,
         };
-        let parts = sandbox::parts(Path::new(&name)).ok_or_else(|| FetchError::Escape { name: name.clone() })?;
+        let parts =
+            sandbox::parts(Path::new(&name)).ok_or_else(|| FetchError::Escape { name: name.clone() })?;
         let format = match wanted.extract && !wanted.executable {
             true => Format::of(&name).map_err(|reason| FetchError::Archive { uri: shown.clone(), reason })?,
             false => None,
@@ -304,7 +305,12 @@ impl Job {
         tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Deadline { after: deadline })?
     }
 
-    async fn unpack(&self, format: Format, parts: Vec<std::ffi::OsString>, shown: &str) -> Result<u64, FetchError> {
+    async fn unpack(
+        &self,
+        format: Format,
+        parts: Vec<std::ffi::OsString>,
+        shown: &str,
+    ) -> Result<u64, FetchError> {
         (self.listener)(Progress::Unpacking { uri: shown.to_owned() });
         let (sandbox, options, end) = (Arc::clone(&self.sandbox), self.options.clone(), self.end);
         let shown = shown.to_owned();

@@ -67,7 +67,9 @@ impl Sandbox {
         loop {
             let name = format!(".fetch-{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             match openat(&*self.dir, name.as_str(), flags, Mode::from_bits_truncate(0o600)) {
-                Ok(fd) => return Ok(Temporary { file: fd.into(), dir: Arc::clone(&self.dir), name: name.into() }),
+                Ok(fd) => {
+                    return Ok(Temporary { file: fd.into(), dir: Arc::clone(&self.dir), name: name.into() });
+                }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }

@@ -25,7 +25,9 @@ pub fn config(ca_file: Option<&Path>) -> Result<ClientConfig, FetchError> {
     }
     if let Some(file) = ca_file {
         for certificate in certificates(file)? {
-            roots.add(certificate).map_err(|error| FetchError::Trust(format!("{}: {error}", file.display())))?;
+            roots
+                .add(certificate)
+                .map_err(|error| FetchError::Trust(format!("{}: {error}", file.display())))?;
         }
     }
     let provider = Arc::new(aws_lc_rs::default_provider());

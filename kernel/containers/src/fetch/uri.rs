@@ -19,7 +19,8 @@ impl Source {
         let text = text.trim();
         let refuse = |reason: &str| FetchError::Uri { uri: cut_secrets(text), reason: reason.to_owned() };
         let path = text.strip_prefix("file://localhost/").or_else(|| text.strip_prefix("file:///"));
-        let path = path.map(|rest| format!("/{rest}")).or_else(|| text.starts_with('/').then(|| text.to_owned()));
+        let path =
+            path.map(|rest| format!("/{rest}")).or_else(|| text.starts_with('/').then(|| text.to_owned()));
         if let Some(path) = path {
             if !local_files {
                 return Err(refuse("files of the machine are not allowed here"));
@@ -124,13 +125,24 @@ mod tests {
             ("http://h/a/..", "http://h/a/..", None),
         ] {
             let source = Source::parse(text, true).unwrap();
-            assert_eq!((source.shown().as_str(), source.file_name().ok().as_deref()), (shown, name), "{text}");
+            assert_eq!(
+                (source.shown().as_str(), source.file_name().ok().as_deref()),
+                (shown, name),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_cannot_be_fetched_is_refused_without_showing_secrets() {
-        for text in ["ftp://user:secret@h/x?secret", "hdfs:/x", "relative", "", "http://", "http://us er@h/secret?secret"] {
+        for text in [
+            "ftp://user:secret@h/x?secret",
+            "hdfs:/x",
+            "relative",
+            "",
+            "http://",
+            "http://us er@h/secret?secret",
+        ] {
             let error = Source::parse(text, true).unwrap_err().to_string();
             assert!(!error.contains("secret@") && !error.contains("?secret"), "{error}");
         }
@@ -148,7 +160,11 @@ mod tests {
             ("http://x/y", Err("the redirect leads from https to http")),
             ("ftp://x/y", Err("the redirect leads to another protocol")),
         ] {
-            assert_eq!(redirect(&from, location).map(|uri| uri.to_string()), want.map(str::to_owned), "{location}");
+            assert_eq!(
+                redirect(&from, location).map(|uri| uri.to_string()),
+                want.map(str::to_owned),
+                "{location}"
+            );
         }
     }
 }

@@ -1,13 +1,12 @@
 //! One container's connection to its shim: a task that asks on behalf of callers and learns of the end.
 
-use super::connection::{self, Inbox};
+use super::connection::{self, Connection};
 use crate::runtime::{Exit, RuntimeError};
 use plenum_shim::launch::EXIT;
 use plenum_shim::wire::{Reply, Request, State};
 use plenum_shim::{cgroup, proc};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 type Ask = (Request, oneshot::Sender<Reply>);
@@ -22,13 +21,14 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// A container whose shim is connected (and has subscribed it).
-    pub fn connected(state: State, run_dir: PathBuf, stream: UnixStream, inbox: Inbox) -> Self {
+    /// A container with a shim; `connection` is one that has subscribed. Without one, the shim is dialled in the
+    /// background for as long as it lives.
+    pub fn supervised(state: State, run_dir: PathBuf, connection: Option<Connection>) -> Self {
         let (asks, requests) = mpsc::channel(8);
         let (announce, exit) = watch::channel(None);
-        let actor = Actor { state: state.clone(), run_dir, stream, inbox, waiting: None };
+        let actor = Actor { state: state.clone(), run_dir };
         tokio::spawn(async move {
-            let end = actor.run(requests).await;
+            let end = actor.run(connection, requests).await;
             announce.send_replace(Some(end));
         });
         Self { state: Some(state), asks, exit }
@@ -73,52 +73,66 @@ impl Handle {
 struct Actor {
     state: State,
     run_dir: PathBuf,
-    stream: UnixStream,
-    inbox: Inbox,
-    /// Who waits for the next reply. One request is under way at a time.
-    waiting: Option<oneshot::Sender<Reply>>,
 }
 
 impl Actor {
-    async fn run(mut self, mut requests: mpsc::Receiver<Ask>) -> Exit {
+    async fn run(self, mut connection: Option<Connection>, mut requests: mpsc::Receiver<Ask>) -> Exit {
+        let mut pause = Duration::from_millis(5);
         loop {
-            tokio::select! {
-                reply = self.inbox.next(&mut self.stream) => match reply {
-                    Ok(Reply::Exited(exit)) => return Exit::from_wire(&exit),
-                    Ok(reply) => {
-                        if let Some(waiting) = self.waiting.take() {
-                            let _gave_up = waiting.send(reply);
-                        }
+            if let Some(live) = connection.take() {
+                pause = Duration::from_millis(5);
+                if let Some(exit) = serve(live, &mut requests).await {
+                    return exit;
+                }
+            }
+            // Not connected. A shim that lives is only slow; one that is dead has left a record or has been killed.
+            let alive = proc::alive(&self.state.shim);
+            if let Some(exit) = recorded(&self.run_dir) {
+                return exit;
+            }
+            if !alive {
+                return self.lost().await;
+            }
+            let greeting =
+                tokio::time::timeout(Duration::from_secs(5), connection::greet(&self.run_dir)).await;
+            connection = greeting.ok().flatten().map(|(_, connection)| connection);
+            if connection.is_none() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+
+    async fn lost(self) -> Exit {
+        let work = move || kill_leftovers(&self.state);
+        let _shutting_down = tokio::task::spawn_blocking(work).await;
+        Exit::lost()
+    }
+}
+
+/// Serves requests over a connection until it ends; answers with the end of the container if that was announced.
+async fn serve(mut live: Connection, requests: &mut mpsc::Receiver<Ask>) -> Option<Exit> {
+    // Who waits for the next reply. One request is under way at a time.
+    let mut waiting: Option<oneshot::Sender<Reply>> = None;
+    loop {
+        tokio::select! {
+            reply = live.inbox.next(&mut live.stream) => match reply {
+                Ok(Reply::Exited(exit)) => return Some(Exit::from_wire(&exit)),
+                Ok(reply) => {
+                    if let Some(waiting) = waiting.take() {
+                        let _gave_up = waiting.send(reply);
                     }
-                    Err(_) => return ended_unseen(self.run_dir, self.state).await,
-                },
-                Some((request, answer)) = requests.recv(), if self.waiting.is_none() => {
-                    if connection::write(&mut self.stream, &request).await.is_ok() {
-                        self.waiting = Some(answer);
-                    }
+                }
+                Err(_) => return None,
+            },
+            Some((request, answer)) = requests.recv(), if waiting.is_none() => {
+                // A failure shows in the next read.
+                if connection::write(&mut live.stream, &request).await.is_ok() {
+                    waiting = Some(answer);
                 }
             }
         }
     }
-}
-
-/// The connection is gone without an announcement: the record says how it ended; if there is none, nobody knows.
-pub async fn ended_unseen(run_dir: PathBuf, state: State) -> Exit {
-    let look = move || {
-        for _ in 0..50 {
-            if let Some(exit) = recorded(&run_dir) {
-                return exit;
-            }
-            if !proc::alive(&state.shim) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        kill_leftovers(&state);
-        // Between the last look and the shim's death it may have been written.
-        recorded(&run_dir).unwrap_or_else(Exit::lost)
-    };
-    tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| Exit::lost())
 }
 
 /// The record of the end, if there is one.

@@ -1,6 +1,6 @@
 //! Frames over a Unix stream, asynchronous: the agent's side of the shim protocol.
 
-use plenum_shim::wire::{self, Message, Reply, Request};
+use plenum_shim::wire::{self, Message, Reply, Request, State};
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -40,6 +40,33 @@ impl Inbox {
         self.buffer.drain(..4 + len);
         Ok(Some(reply))
     }
+}
+
+/// A stream with what has been read of it.
+#[derive(Debug)]
+pub struct Connection {
+    /// The stream.
+    pub stream: UnixStream,
+    /// What was read and not yet taken.
+    pub inbox: Inbox,
+}
+
+/// Connects to a live shim: its state, and a connection that will hear of the end. A supervisor in the middle of a
+/// launch answers when the launch is over; callers set a deadline.
+pub async fn greet(run_dir: &Path) -> Option<(State, Connection)> {
+    let mut stream = dial(run_dir).await.ok()?;
+    let mut inbox = Inbox::default();
+    let mut state = None;
+    for request in [hello(), Request::Status, Request::Subscribe] {
+        write(&mut stream, &request).await.ok()?;
+        match inbox.next(&mut stream).await.ok()? {
+            Reply::Status(found) => state = Some(*found),
+            Reply::Hello { .. } | Reply::Done => {}
+            // `Exited` means that it ended just now; the record will say so.
+            _ => return None,
+        }
+    }
+    Some((state?, Connection { stream, inbox }))
 }
 
 /// The opening of every connection.

@@ -27,7 +27,8 @@ pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError>
     };
     let removed = tokio::task::spawn_blocking(work).await;
     removed.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))??;
-    let exit = tokio::time::timeout(Duration::from_secs(1), handle.wait()).await.unwrap_or_else(|_| Exit::lost());
+    let exit =
+        tokio::time::timeout(Duration::from_secs(1), handle.wait()).await.unwrap_or_else(|_| Exit::lost());
     inner.table.lock().remove(id);
     Ok(exit)
 }
@@ -53,7 +54,8 @@ fn remove(state: &State, run_dir: &Path, id: &str, end: Instant) -> Result<(), R
     let left = || -> Vec<String> {
         let named = [("supervisor", &state.shim), ("init", &state.init), ("task", &state.task)];
         let alive = named.iter().filter(|(_, who)| here && proc::alive(who));
-        let mut left: Vec<String> = alive.map(|(what, who)| format!("{what} (process {})", who.pid)).collect();
+        let mut left: Vec<String> =
+            alive.map(|(what, who)| format!("{what} (process {})", who.pid)).collect();
         for dir in group_dirs(state) {
             let members = cgroup::members(&dir);
             if !members.is_empty() {

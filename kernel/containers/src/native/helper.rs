@@ -34,7 +34,8 @@ pub async fn enter(inner: &Arc<Inner>, id: &str, enter: Enter) -> Result<Entered
     let begun: Result<_, RuntimeError> = tokio::task::spawn_blocking(begin).await.map_err(|_| shutdown())?;
     let (process, child, mut stream, output) = begun?;
     let _guard = Reaper(Some(child));
-    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output).map_err(RuntimeError::io("reading a pipe"))?;
+    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output)
+        .map_err(RuntimeError::io("reading a pipe"))?;
     let request = Request::Exec(Box::new(Exec {
         init: state.init.clone(),
         namespaces: state.namespaces,
@@ -131,7 +132,8 @@ pub async fn socket(inner: &Arc<Inner>, state: &State, v6: bool) -> Result<Owned
         let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let made = socket(family, SockType::Stream, flags, None);
-        return made.map_err(|errno| RuntimeError::Io { what: "making a socket".into(), error: errno.into() });
+        return made
+            .map_err(|errno| RuntimeError::Io { what: "making a socket".into(), error: errno.into() });
     }
     let shim = inner.config.shim.clone();
     let begin = move || launch::spawn(&shim, "socket", Stdio::null(), Stdio::null());

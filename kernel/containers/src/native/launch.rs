@@ -1,7 +1,7 @@
 //! Launching: the description, the shim, its answer.
 
 use super::actor::{Handle, kill_leftovers};
-use super::connection::{self, Inbox};
+use super::connection::{self, Connection, Inbox};
 use super::{Inner, Slot, launched};
 use crate::cgroup::plan::plan;
 use crate::runtime::{Launched, RuntimeError};
@@ -26,8 +26,13 @@ pub fn private_dir(dir: &Path, shared: bool) -> std::io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if shared && error.kind() == ErrorKind::AlreadyExists => {
             let meta = std::fs::symlink_metadata(dir)?;
-            let ours = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0;
-            if ours { Ok(()) } else { Err(Error::new(ErrorKind::PermissionDenied, "others could write to it")) }
+            let ours =
+                meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0;
+            if ours {
+                Ok(())
+            } else {
+                Err(Error::new(ErrorKind::PermissionDenied, "others could write to it"))
+            }
         }
         other => other,
     }
@@ -68,10 +73,10 @@ async fn start(inner: &Arc<Inner>, spec: &ContainerSpec) -> Result<Handle, Runti
     // The shim keeps the deadline itself; the agent's is for a shim that does not.
     let told = tokio::time::timeout(deadline + Duration::from_secs(2), talk.through(stream, launch)).await;
     let failure = match told {
-        Ok(Ok((mut state, stream, inbox))) => {
+        Ok(Ok((mut state, connection))) => {
             reap(child);
             state.warnings.extend(notes);
-            return Ok(Handle::connected(state, run_dir, stream, inbox));
+            return Ok(Handle::supervised(state, run_dir, Some(connection)));
         }
         Ok(Err(error)) => error,
         Err(_) => RuntimeError::Deadline(format!("the launch of container {}", spec.id)),
@@ -176,7 +181,7 @@ impl Talk {
         &mut self,
         mut stream: UnixStream,
         launch: Box<Launch>,
-    ) -> Result<(State, UnixStream, Inbox), RuntimeError> {
+    ) -> Result<(State, Connection), RuntimeError> {
         let mut inbox = Inbox::default();
         // A shim that refuses early closes its end; its answer says more than the broken pipe.
         let _answer_says_why = connection::write(&mut stream, &connection::hello()).await;
@@ -184,11 +189,13 @@ impl Talk {
         loop {
             match inbox.next(&mut stream).await {
                 Ok(Reply::Hello { shim, .. }) => self.shim = Some(shim),
-                Ok(Reply::Launched(state)) => return Ok((*state, stream, inbox)),
+                Ok(Reply::Launched(state)) => return Ok((*state, Connection { stream, inbox })),
                 Ok(Reply::Failed(failed)) => return Err(RuntimeError::step(failed)),
                 Ok(Reply::Refused { reason }) => return Err(RuntimeError::Refused(reason)),
                 Ok(other) => return Err(RuntimeError::Refused(format!("an unexpected answer: {other:?}"))),
-                Err(error) => return Err(RuntimeError::Io { what: "the shim ended without an answer".into(), error }),
+                Err(error) => {
+                    return Err(RuntimeError::Io { what: "the shim ended without an answer".into(), error });
+                }
             }
         }
     }

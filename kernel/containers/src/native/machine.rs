@@ -43,17 +43,35 @@ impl Machine {
             if on {
                 namespaces |= bit;
             }
-            isolation.note(name, on, if !admin { NO_ROOT } else if known { "always" } else { "this kernel has none" });
+            isolation.note(
+                name,
+                on,
+                if !admin {
+                    NO_ROOT
+                } else if known {
+                    "always"
+                } else {
+                    "this kernel has none"
+                },
+            );
         }
         let why = if privileged { "by passwd and group files" } else { NO_ROOT };
         isolation.note("user switching", privileged, why);
-        isolation.note("capabilities", privileged, if privileged { "bounding set is reduced" } else { NO_ROOT });
+        isolation.note(
+            "capabilities",
+            privileged,
+            if privileged { "bounding set is reduced" } else { NO_ROOT },
+        );
         groups(&mut isolation, &cgroups);
         let scores = has(24);
         isolation.note(
             "oom protection",
             scores,
-            if scores { "init and supervisor are spared" } else { "lowering OOM scores needs CAP_SYS_RESOURCE" },
+            if scores {
+                "init and supervisor are spared"
+            } else {
+                "lowering OOM scores needs CAP_SYS_RESOURCE"
+            },
         );
         Self { namespaces, privileged, cgroups, isolation }
     }
@@ -65,18 +83,27 @@ fn groups(isolation: &mut Isolation, cgroups: &Prepared) {
         let none = || format!("no {controller} controller is mounted (control groups: {})", cgroups.kind);
         line.cloned().unwrap_or_else(none)
     };
-    for (name, controller) in
-        [("cpu limit", "cpu"), ("memory limit", "memory"), ("process limit", "pids"), ("oom detection", "memory")]
-    {
+    for (name, controller) in [
+        ("cpu limit", "cpu"),
+        ("memory limit", "memory"),
+        ("process limit", "pids"),
+        ("oom detection", "memory"),
+    ] {
         let on = cgroups.has(controller);
-        isolation.note(name, on, if on { format!("control groups: {}", cgroups.kind) } else { why_not(controller) });
+        isolation.note(
+            name,
+            on,
+            if on { format!("control groups: {}", cgroups.kind) } else { why_not(controller) },
+        );
     }
     let kill = cgroups.usable.iter().any(|usable| usable.kill);
     let freezer = cgroups.has("freezer");
     let why = match (kill, freezer) {
         (true, _) => "cgroup.kill",
         (false, true) => "v1 freezer",
-        (false, false) => "neither cgroup.kill nor a freezer; the PID namespace or the process tree is killed",
+        (false, false) => {
+            "neither cgroup.kill nor a freezer; the PID namespace or the process tree is killed"
+        }
     };
     isolation.note("kill by group", kill || freezer, why);
 }

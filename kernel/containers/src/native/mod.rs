@@ -92,7 +92,10 @@ impl NativeRuntime {
         let dir = config.run_dir.display().to_string();
         if !config.run_dir.is_absolute() {
             let error = std::io::Error::from(std::io::ErrorKind::InvalidInput);
-            return Err(RuntimeError::Io { what: format!("runtime folder {dir}: give an absolute path"), error });
+            return Err(RuntimeError::Io {
+                what: format!("runtime folder {dir}: give an absolute path"),
+                error,
+            });
         }
         launch::private_dir(&config.run_dir, true).map_err(RuntimeError::io(format!("making {dir}")))?;
         let machine = Machine::look(&config);
@@ -132,7 +135,9 @@ impl Inner {
         let (handle, _) = self.running(id)?;
         match handle.ask(request, self.config.request_deadline).await? {
             Reply::Done => Ok(()),
-            Reply::Refused { reason } if reason == "the task has ended" => Err(RuntimeError::Ended(id.to_owned())),
+            Reply::Refused { reason } if reason == "the task has ended" => {
+                Err(RuntimeError::Ended(id.to_owned()))
+            }
             Reply::Refused { reason } => Err(RuntimeError::Refused(reason)),
             other => Err(RuntimeError::Refused(format!("an answer to another question: {other:?}"))),
         }

@@ -1,30 +1,43 @@
 //! Recovery after a restart of the agent: every folder is a container that runs, has ended, or is lost.
 
-use super::actor::{Handle, ended_unseen, kill_leftovers, recorded};
-use super::connection::{self, Inbox};
+use super::actor::{Handle, kill_leftovers, recorded};
+use super::connection::{self, Connection};
 use super::{Inner, Slot, launched};
 use crate::runtime::{Exit, Recovered, RecoveredState, RuntimeError};
 use crate::spec::check_id;
-use plenum_shim::launch::{CONTROL, STATE};
+use plenum_shim::launch::{CONTROL, LAUNCH, STATE};
+use plenum_shim::proc;
 use plenum_shim::wire::{Reply, Request, State};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
-/// See [`crate::Runtime::recover`]. Containers are looked at one after the other: each takes a fraction of a millisecond.
+/// Containers that are looked at together; a slow shim then costs the others nothing.
+const TOGETHER: usize = 64;
+
+/// See [`crate::Runtime::recover`].
 pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError> {
     let mut found = Vec::new();
-    for id in folders(inner)? {
-        if inner.table.lock().contains_key(&id) {
-            continue;
+    let mut ids = folders(inner)?;
+    ids.retain(|id| !inner.table.lock().contains_key(id));
+    for some in ids.chunks(TOGETHER) {
+        let mut looks = JoinSet::new();
+        for id in some {
+            let (inner, id) = (Arc::clone(inner), id.clone());
+            looks.spawn(async move {
+                let (handle, state) = look(&inner, &inner.dir(&id)).await;
+                (id, handle, state)
+            });
         }
-        let dir = inner.dir(&id);
-        let (handle, state) = look(inner, &dir).await;
-        found.push(Recovered { id: id.clone(), state, launched: handle.state.as_ref().map(launched) });
-        inner.table.lock().insert(id, Slot::Known(Arc::new(handle)));
+        while let Some(looked) = looks.join_next().await {
+            let Ok((id, handle, state)) = looked else { continue };
+            found.push(Recovered { id: id.clone(), state, launched: handle.state.as_ref().map(launched) });
+            inner.table.lock().insert(id, Slot::Known(Arc::new(handle)));
+        }
     }
+    found.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     Ok(found)
 }
 
@@ -39,32 +52,31 @@ fn folders(inner: &Inner) -> Result<Vec<String>, RuntimeError> {
 }
 
 async fn look(inner: &Inner, dir: &Path) -> (Handle, RecoveredState) {
-    let finished = |exit: Exit| {
-        let state = saved(dir);
-        (Handle::ended_with(state, exit.clone()), RecoveredState::Finished(exit))
+    let ended = |state: Option<State>, exit: Exit| {
+        let finding =
+            if exit == Exit::lost() { RecoveredState::Lost } else { RecoveredState::Finished(exit.clone()) };
+        (Handle::ended_with(state, exit), finding)
     };
     if let Some(exit) = recorded(dir) {
-        return finished(exit);
+        return ended(saved(dir), exit);
     }
-    match adopt(dir, inner.config.request_deadline).await {
-        Some((state, stream, inbox)) => {
-            (Handle::connected(state, dir.to_owned(), stream, inbox), RecoveredState::Running)
-        }
-        None => {
-            let exit = match saved(dir) {
-                Some(state) => ended_unseen(dir.to_owned(), state).await,
-                None => recorded(dir).unwrap_or_else(Exit::lost),
-            };
-            if exit != Exit::lost() {
-                return finished(exit);
-            }
-            let state = saved(dir);
-            if let Some(state) = &state {
-                kill_leftovers(state);
-            }
-            (Handle::ended_with(state, exit), RecoveredState::Lost)
-        }
+    if let Some((state, connection)) = adopt(dir, inner.config.request_deadline).await {
+        return (Handle::supervised(state, dir.to_owned(), Some(connection)), RecoveredState::Running);
     }
+    let state = saved(dir);
+    if let Some(state) =
+        state.as_ref().filter(|state| proc::alive(&state.shim) && state.boot_id == proc::boot_id())
+    {
+        // It lives and does not answer: stopped, or the machine is busy. Its container is not ours to kill for that.
+        tracing::warn!(id = %state.id, shim = state.shim.pid, "a supervisor does not answer yet; it is dialled on");
+        return (Handle::supervised(state.clone(), dir.to_owned(), None), RecoveredState::Running);
+    }
+    // Written between the first look and the supervisor's end, perhaps.
+    let exit = recorded(dir).unwrap_or_else(Exit::lost);
+    if let Some(state) = state.as_ref().filter(|_| exit == Exit::lost()) {
+        kill_leftovers(state);
+    }
+    ended(state, exit)
 }
 
 fn saved(dir: &Path) -> Option<State> {
@@ -76,30 +88,27 @@ fn saved(dir: &Path) -> Option<State> {
 
 /// Connects to a live shim. A folder without a control socket is claimed first, so that a shim which is only now
 /// starting (its agent died in the middle of a launch) gives up instead of running unseen.
-async fn adopt(dir: &Path, deadline: Duration) -> Option<(State, UnixStream, Inbox)> {
+async fn adopt(dir: &Path, deadline: Duration) -> Option<(State, Connection)> {
     let control = dir.join(CONTROL);
     let claimed = std::fs::OpenOptions::new().write(true).create_new(true).open(&control);
     match claimed {
         Ok(_) => return None,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => tracing::warn!(path = %control.display(), %error, "a container's folder cannot be claimed"),
-    }
-    tokio::time::timeout(deadline, greet(dir)).await.ok().flatten()
-}
-
-/// A supervisor in the middle of a launch answers when the launch is over.
-async fn greet(dir: &Path) -> Option<(State, UnixStream, Inbox)> {
-    let mut stream = connection::dial(dir).await.ok()?;
-    let mut inbox = Inbox::default();
-    let mut state = None;
-    for request in [connection::hello(), Request::Status, Request::Subscribe] {
-        connection::write(&mut stream, &request).await.ok()?;
-        match inbox.next(&mut stream).await.ok()? {
-            Reply::Status(found) => state = Some(*found),
-            Reply::Hello { .. } | Reply::Done => {}
-            // `Exited` means that it ended just now; the record will say so.
-            _ => return None,
+        Err(error) => {
+            tracing::warn!(path = %control.display(), %error, "a container's folder cannot be claimed")
         }
     }
-    Some((state?, stream, inbox))
+    // Without a state the launch is still going on, if the socket is listened on at all: it has its own deadline.
+    let patience = match saved(dir) {
+        Some(_) => deadline,
+        None => launch_deadline(dir).unwrap_or(deadline) + deadline,
+    };
+    tokio::time::timeout(patience, connection::greet(dir)).await.ok().flatten()
+}
+
+fn launch_deadline(dir: &Path) -> Option<Duration> {
+    match connection::read_file::<Request>(&dir.join(LAUNCH)) {
+        Ok(Request::Launch(launch)) => Some(Duration::from_millis(launch.deadline_ms.min(600_000))),
+        _ => None,
+    }
 }

@@ -32,7 +32,10 @@ async fn a_command_runs_where_the_task_runs() {
     let done = within(10, world.runtime.enter("a", enter(shell, 5000))).await.unwrap();
     let output = String::from_utf8(done.output).unwrap();
     assert_eq!((done.status, done.timed_out), (ExitStatus::Code(4), false), "{output}");
-    let start = format!("65534\ninside\n{}\n1 2\nplenum-init\nCapEff:\t0000000000000000\n", world.sandbox("a").display());
+    let start = format!(
+        "65534\ninside\n{}\n1 2\nplenum-init\nCapEff:\t0000000000000000\n",
+        world.sandbox("a").display()
+    );
     assert!(output.starts_with(&start), "{output}");
     assert!(output.contains(&format!("memory:/{}/a", world.config.cgroup_parent)), "{output}");
     assert!(output.ends_with("err\n"), "{output}");
@@ -40,8 +43,14 @@ async fn a_command_runs_where_the_task_runs() {
     // What it leaves behind belongs to the container and ends with it.
     let left = world.runtime.enter("a", enter("sleep 999 & true", 5000)).await.unwrap();
     assert_eq!(left.status, ExitStatus::Code(0));
-    let error = world.runtime.enter("a", Enter { command: Command::Argv(vec!["/no/it".into()]), ..enter("", 99) }).await;
-    assert!(matches!(&error, Err(RuntimeError::Step { step, errno: 2, .. }) if step == "execve"), "{error:?}");
+    let error = world
+        .runtime
+        .enter("a", Enter { command: Command::Argv(vec!["/no/it".into()]), ..enter("", 99) })
+        .await;
+    assert!(
+        matches!(&error, Err(RuntimeError::Step { step, errno: 2, .. }) if step == "execve"),
+        "{error:?}"
+    );
     let exit = world.runtime.destroy("a").await.unwrap();
     assert_eq!(exit.status, ExitStatus::Signal(9));
     assert!(plenum_shim::proc::stat(launched.pid).is_none());
@@ -56,7 +65,8 @@ async fn a_command_that_hangs_is_killed_and_one_that_floods_is_cut() {
     let world = world();
     world.runtime.launch(world.spec("a", "sleep 1000")).await.unwrap();
     let start = Instant::now();
-    let hung = within(10, world.runtime.enter("a", enter("echo here; sleep 500 & sleep 500", 300))).await.unwrap();
+    let hung =
+        within(10, world.runtime.enter("a", enter("echo here; sleep 500 & sleep 500", 300))).await.unwrap();
     assert!(hung.timed_out && start.elapsed() < Duration::from_secs(3), "{hung:?}");
     assert_eq!(hung.output, b"here\n");
     let flood = within(10, world.runtime.enter("a", enter("head -c 1000000 /dev/zero", 5000))).await.unwrap();
@@ -85,7 +95,13 @@ async fn probes_reach_the_containers_own_network() {
     let world = world();
     for (id, network) in [("own", Network::Loopback), ("host", Network::Host)] {
         let mut spec = world.spec(id, "");
-        spec.command = Command::Argv(vec!["/usr/bin/env".into(), "python3".into(), "-c".into(), SERVER.into(), "0".into()]);
+        spec.command = Command::Argv(vec![
+            "/usr/bin/env".into(),
+            "python3".into(),
+            "-c".into(),
+            SERVER.into(),
+            "0".into(),
+        ]);
         spec.env.insert("PATH".into(), std::env::var("PATH").unwrap());
         spec.network = network;
         world.runtime.launch(spec).await.unwrap();

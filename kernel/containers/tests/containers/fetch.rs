@@ -95,7 +95,8 @@ pub async fn get(uri: FetchUri, sandbox: &Path, options: &FetchOptions) -> Resul
 
 /// Everything in a sandbox.
 pub fn names(sandbox: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(sandbox).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let entries =
+        std::fs::read_dir(sandbox).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = entries.collect();
     names.sort();
     names
@@ -118,10 +119,17 @@ async fn archives_are_unpacked_and_files_have_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = dir.path();
         let told = Arc::new(Mutex::new(Vec::new()));
-        let listener = { let told = Arc::clone(&told); Arc::new(move |step: Progress| told.lock().unwrap().push(step)) };
+        let listener = {
+            let told = Arc::clone(&told);
+            Arc::new(move |step: Progress| told.lock().unwrap().push(step))
+        };
         let uris = [
             FetchUri::new(format!("{server}/{name}")),
-            FetchUri { executable: true, output_file: Some("bin/tool".into()), ..FetchUri::new(format!("{server}/tool?token=secret")) },
+            FetchUri {
+                executable: true,
+                output_file: Some("bin/tool".into()),
+                ..FetchUri::new(format!("{server}/tool?token=secret"))
+            },
             FetchUri::new(format!("{server}/notes.gz")),
         ];
         let fetched = fetch(&uris, sandbox, &options, listener).await.unwrap();
@@ -144,7 +152,10 @@ async fn archives_are_unpacked_and_files_have_their_owner() {
             assert_eq!(std::fs::metadata("/etc/passwd").unwrap().uid(), 0);
         }
         let told = format!("{:?}", told.lock().unwrap());
-        assert!(told.contains("Unpacking") && told.contains("Finished") && !told.contains("secret"), "{told}");
+        assert!(
+            told.contains("Unpacking") && told.contains("Finished") && !told.contains("secret"),
+            "{told}"
+        );
         std::fs::set_permissions(sandbox.join("app/closed"), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
@@ -204,7 +215,10 @@ async fn https_trusts_what_it_is_told_to() {
     });
     let dir = tempfile::tempdir().unwrap();
     let error = get(FetchUri::new(&uri), dir.path(), &quick()).await.unwrap_err();
-    assert!(matches!(&error, FetchError::Transfer { reason, .. } if reason.contains("certificate")), "{error}");
+    assert!(
+        matches!(&error, FetchError::Transfer { reason, .. } if reason.contains("certificate")),
+        "{error}"
+    );
     assert_eq!(names(dir.path()), Vec::<String>::new());
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, made.cert.pem()).unwrap();
@@ -221,7 +235,11 @@ async fn files_of_the_machine() {
     let source = dir.path().join("source.tar");
     std::fs::write(&source, archive()).unwrap();
     get(FetchUri::new(format!("file://{}", source.display())), &sandbox, &quick()).await.unwrap();
-    let kept = FetchUri { extract: false, output_file: Some("kept.tar".into()), ..FetchUri::new(source.to_str().unwrap()) };
+    let kept = FetchUri {
+        extract: false,
+        output_file: Some("kept.tar".into()),
+        ..FetchUri::new(source.to_str().unwrap())
+    };
     get(kept, &sandbox, &quick()).await.unwrap();
     assert_eq!(names(&sandbox), ["app", "kept.tar", "source.tar"]);
     std::fs::set_permissions(sandbox.join("app/closed"), std::fs::Permissions::from_mode(0o755)).unwrap();

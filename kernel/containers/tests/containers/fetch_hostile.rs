@@ -35,7 +35,11 @@ async fn bad_servers_leave_nothing_behind() {
         assert_eq!(error.code(), code, "{path}: {error}");
         assert_eq!(names(dir.path()), Vec::<String>::new(), "{path}");
     }
-    let hurried = FetchOptions { stall_timeout: Duration::from_secs(60), deadline: Duration::from_millis(200), ..quick() };
+    let hurried = FetchOptions {
+        stall_timeout: Duration::from_secs(60),
+        deadline: Duration::from_millis(200),
+        ..quick()
+    };
     let error = get(FetchUri::new(format!("{server}/stall")), dir.path(), &hurried).await.unwrap_err();
     assert_eq!(error.code(), "fetch.deadline");
     assert_eq!(names(dir.path()), Vec::<String>::new());
@@ -95,7 +99,10 @@ async fn archives_that_lead_outside_are_refused() {
         ("absolute", raw(&[(b'0', "/tmp/evil", "", b"x")])),
         ("inner dotdot", raw(&[(b'0', "a/../../evil", "", b"x")])),
         ("through a link", raw(&[(b'2', "out", &outside, b""), (b'0', "out/evil", "", b"x")])),
-        ("folder over a link", raw(&[(b'2', "out", &outside, b""), (b'5', "out", "", b""), (b'0', "out/evil", "", b"x")])),
+        (
+            "folder over a link",
+            raw(&[(b'2', "out", &outside, b""), (b'5', "out", "", b""), (b'0', "out/evil", "", b"x")]),
+        ),
         ("hard link out", raw(&[(b'1', "copy", "../../etc/passwd", b"")])),
         ("hard link absolute", raw(&[(b'1', "copy", "/etc/passwd", b"")])),
         ("hard link through a link", raw(&[(b'2', "etc", "/etc", b""), (b'1', "copy", "etc/passwd", b"")])),

@@ -5,7 +5,10 @@ use plenum_containers::capabilities::CapabilitySet;
 use plenum_containers::{ExitStatus, Network, Runtime};
 
 fn field<'a>(text: &'a str, name: &str) -> &'a str {
-    text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}")).trim()
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+        .trim()
 }
 
 #[tokio::test]
@@ -77,7 +80,8 @@ async fn nothing_of_the_agent_is_inherited() {
     let leak = std::fs::File::open("/etc/passwd").unwrap();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&leak);
     nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
-    let (_, output) = world.run(world.spec("a", "ls -l /proc/self/fd | grep -c -- '->'; env; echo $PPID")).await;
+    let (_, output) =
+        world.run(world.spec("a", "ls -l /proc/self/fd | grep -c -- '->'; env; echo $PPID")).await;
     // 0, 1, 2 and the folder that ls reads.
     assert!(output.starts_with("4\n"), "descriptor {fd} or another leaked: {output}");
     assert!(!output.contains("CARGO"), "{output}");
@@ -94,7 +98,10 @@ async fn mounts_and_resolv_conf_stay_inside() {
     std::fs::write(&file, "nameserver 127.88.0.53\n").unwrap();
     let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let outside = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let mut spec = world.spec("a", "cat /etc/resolv.conf; echo x >> /etc/resolv.conf || echo refused; echo up > ready; sleep 100");
+    let mut spec = world.spec(
+        "a",
+        "cat /etc/resolv.conf; echo x >> /etc/resolv.conf || echo refused; echo up > ready; sleep 100",
+    );
     spec.resolv_conf = Some(file.clone());
     world.runtime.launch(spec).await.unwrap();
     world.file("a", "ready").await;
@@ -111,7 +118,9 @@ async fn isolation_says_what_is_in_force() {
     }
     let world = world();
     let isolation = world.runtime.isolation();
-    for name in ["pid namespace", "mount namespace", "memory limit", "cpu limit", "process limit", "kill by group"] {
+    for name in
+        ["pid namespace", "mount namespace", "memory limit", "cpu limit", "process limit", "kill by group"]
+    {
         assert!(isolation.has(name), "{isolation}");
     }
     for feature in &isolation.features {

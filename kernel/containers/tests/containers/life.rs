@@ -68,7 +68,8 @@ async fn a_signal_goes_to_the_task() {
         return;
     }
     let world = world();
-    let shell = "trap 'echo usr1 > got' USR1; echo up > ready; while ! [ -e got ]; do sleep 0.01; done; exit 3";
+    let shell =
+        "trap 'echo usr1 > got' USR1; echo up > ready; while ! [ -e got ]; do sleep 0.01; done; exit 3";
     world.runtime.launch(world.spec("a", shell)).await.unwrap();
     world.file("a", "ready").await;
     world.runtime.signal("a", libc::SIGUSR1).await.unwrap();
@@ -132,8 +133,10 @@ async fn orphans_are_reaped_and_end_with_the_task() {
     assert!(inside.len() >= 2, "{inside:?}");
     std::fs::write(world.sandbox("a").join("stop"), "").unwrap();
     within(10, world.runtime.wait("a")).await.unwrap();
-    eventually("everything is gone", || inside.iter().all(|pid| plenum_shim::proc::stat(*pid).is_none()).then_some(()))
-        .await;
+    eventually("everything is gone", || {
+        inside.iter().all(|pid| plenum_shim::proc::stat(*pid).is_none()).then_some(())
+    })
+    .await;
     world.runtime.destroy("a").await.unwrap();
 }
 
@@ -165,7 +168,9 @@ async fn hostile_descriptions_name_the_step_and_leave_nothing() {
     change("working directory", &|s| s.working_dir = Some("nowhere".into()));
     change("open output file", &|s| s.sandbox = "/no/such/sandbox".into());
     change("there is no user \"ghost\"", &|s| s.user = Some("ghost".into()));
-    change("bind over /etc/resolv.conf (/no/file): No such file", &|s| s.resolv_conf = Some("/no/file".into()));
+    change("bind over /etc/resolv.conf (/no/file): No such file", &|s| {
+        s.resolv_conf = Some("/no/file".into())
+    });
     change("at most 131071", &|s| drop(s.env.insert("BIG".into(), "x".repeat(1 << 20))));
     change("resource limit (resource 99", &|s| {
         s.rlimits.push(plenum_shim::wire::Rlimit { resource: 99, soft: 1, hard: 1 });

@@ -21,7 +21,12 @@ async fn limits_are_in_the_kernels_files() {
     world.file("a", "ready").await;
     let read = |names: [&str; 2]| {
         let files = launched.cgroups.iter().flat_map(|dir| names.map(|name| dir.join(name)));
-        files.filter_map(|file| std::fs::read_to_string(file).ok()).next().unwrap_or_default().trim().to_owned()
+        files
+            .filter_map(|file| std::fs::read_to_string(file).ok())
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     };
     assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
     assert_eq!(read(["pids.max", "pids.max"]), "20");
@@ -32,8 +37,14 @@ async fn limits_are_in_the_kernels_files() {
         assert!(!plenum_shim::cgroup::members(dir).contains(&launched.shim_pid), "{}", dir.display());
     }
     let usage = world.runtime.usage("a").await.unwrap();
-    assert_eq!((usage.memory_limit_bytes, usage.task_only, usage.oom_kills), (Some(64 << 20), false, Some(0)));
-    assert!(usage.cpu_ns.unwrap() > 0 && usage.memory_bytes.unwrap() > 0 && usage.pids.unwrap() >= 3, "{usage:?}");
+    assert_eq!(
+        (usage.memory_limit_bytes, usage.task_only, usage.oom_kills),
+        (Some(64 << 20), false, Some(0))
+    );
+    assert!(
+        usage.cpu_ns.unwrap() > 0 && usage.memory_bytes.unwrap() > 0 && usage.pids.unwrap() >= 3,
+        "{usage:?}"
+    );
     world.runtime.destroy("a").await.unwrap();
     for dir in &launched.cgroups {
         assert!(!dir.exists(), "{}", dir.display());
@@ -50,7 +61,11 @@ async fn running_out_of_memory_is_said() {
     let mut spec = world.spec("a", "exec tail /dev/zero");
     spec.limits.memory_bytes = Some(16 << 20);
     let (exit, _) = world.run(spec).await;
-    assert_eq!((exit.status, exit.reason, exit.oom), (ExitStatus::Signal(9), ExitReason::OutOfMemory, true), "{exit:?}");
+    assert_eq!(
+        (exit.status, exit.reason, exit.oom),
+        (ExitStatus::Signal(9), ExitReason::OutOfMemory, true),
+        "{exit:?}"
+    );
     assert!(exit.oom_kills >= 1 && exit.memory_peak >= 15 << 20, "{exit:?}");
 
     let (exit, _) = world.run(world.spec("b", "head -c 30000000 /dev/zero | tail > /dev/null")).await;
@@ -80,7 +95,11 @@ async fn what_is_not_writable_is_a_warning() {
     // More than the kernel takes: the write fails, the launch does not, and the file is named.
     spec.limits.pids = Some(u64::MAX / 4096);
     let launched = world.runtime.launch(spec).await.unwrap();
-    assert!(launched.warnings.iter().any(|w| w.contains("pids.max") && w.contains("failed")), "{:?}", launched.warnings);
+    assert!(
+        launched.warnings.iter().any(|w| w.contains("pids.max") && w.contains("failed")),
+        "{:?}",
+        launched.warnings
+    );
     world.runtime.wait("a").await.unwrap();
     world.runtime.destroy("a").await.unwrap();
 }

@@ -1,5 +1,8 @@
 //! The native runtime against this machine: real processes, namespaces and control groups; needs root.
 
+// Helpers of tests fail like tests.
+#![allow(clippy::unwrap_used)]
+
 mod enter;
 mod fetch;
 mod fetch_hostile;

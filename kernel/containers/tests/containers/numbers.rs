@@ -55,7 +55,9 @@ async fn two_hundred_containers_leave_nothing_behind() {
     let launches: Vec<_> = (0..200)
         .map(|i| {
             let world = std::sync::Arc::clone(&world);
-            tokio::spawn(async move { world.runtime.launch(sleeper(&world, &format!("c{i}"))).await.unwrap() })
+            tokio::spawn(
+                async move { world.runtime.launch(sleeper(&world, &format!("c{i}"))).await.unwrap() },
+            )
         })
         .collect();
     let mut pids = Vec::new();
@@ -75,8 +77,10 @@ async fn two_hundred_containers_leave_nothing_behind() {
         within(60, end).await.unwrap();
     }
     println!("destroy rate: {:.0}/s over 200 at once", 200.0 / start.elapsed().as_secs_f64());
-    eventually("no process is left", || pids.iter().all(|pid| plenum_shim::proc::stat(*pid).is_none()).then_some(()))
-        .await;
+    eventually("no process is left", || {
+        pids.iter().all(|pid| plenum_shim::proc::stat(*pid).is_none()).then_some(())
+    })
+    .await;
     assert_eq!(world.groups(), Vec::<std::path::PathBuf>::new());
     assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
     assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);

@@ -34,7 +34,9 @@ async fn a_killed_agent_finds_its_containers_again() {
     let runtime = world.restarted();
     let found = runtime.recover().await.unwrap();
     let [long, short] = &found[..] else { panic!("{found:?}") };
-    let Recovered { id, state: RecoveredState::Running, launched: Some(launched) } = long else { panic!("{long:?}") };
+    let Recovered { id, state: RecoveredState::Running, launched: Some(launched) } = long else {
+        panic!("{long:?}")
+    };
     assert_eq!((id.as_str(), launched.pid, launched.start_time), ("long", before.pid, before.start));
     assert!(proc::alive(&before));
     let RecoveredState::Finished(exit) = &short.state else { panic!("{short:?}") };
@@ -90,14 +92,19 @@ async fn a_killed_supervisor_takes_its_container_along() {
     plenum_shim::sys::kill(launched.shim_pid, libc::SIGKILL).unwrap();
     let exit = within(10, world.runtime.wait("a")).await.unwrap();
     assert_eq!((exit.status, exit.reason), (ExitStatus::Unknown, ExitReason::Lost));
-    eventually("nothing runs", || inside.iter().all(|pid| proc::stat(*pid).is_none_or(|s| s.state == 'Z')).then_some(()))
-        .await;
+    eventually("nothing runs", || {
+        inside.iter().all(|pid| proc::stat(*pid).is_none_or(|s| s.state == 'Z')).then_some(())
+    })
+    .await;
 
     plenum_shim::sys::kill(away.shim_pid, libc::SIGKILL).unwrap();
     eventually("it is dead", || proc::stat(away.pid).is_none().then_some(())).await;
     let runtime = world.restarted();
     let found = runtime.recover().await.unwrap();
-    assert_eq!(found.iter().map(|f| &f.state).collect::<Vec<_>>(), [&RecoveredState::Lost, &RecoveredState::Lost]);
+    assert_eq!(
+        found.iter().map(|f| &f.state).collect::<Vec<_>>(),
+        [&RecoveredState::Lost, &RecoveredState::Lost]
+    );
     for id in ["a", "b"] {
         assert_eq!(runtime.destroy(id).await.unwrap().reason, ExitReason::Lost);
     }
@@ -155,4 +162,29 @@ async fn another_boot_and_half_a_launch_are_lost() {
         runtime.destroy(id).await.unwrap();
     }
     assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_slow_keeps_its_container() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let launched = world.runtime.launch(world.spec("a", "sleep 1000")).await.unwrap();
+    plenum_shim::sys::kill(launched.shim_pid, libc::SIGSTOP).unwrap();
+    let mut config = world.config.clone();
+    config.request_deadline = Duration::from_millis(100);
+    let runtime = plenum_containers::NativeRuntime::new(config).unwrap();
+    let found = runtime.recover().await.unwrap();
+    assert_eq!(found[0].state, RecoveredState::Running);
+    let silent = runtime.signal("a", libc::SIGCONT).await.unwrap_err();
+    assert_eq!(silent.code(), "container.deadline");
+    assert!(proc::stat(launched.pid).is_some());
+    plenum_shim::sys::kill(launched.shim_pid, libc::SIGCONT).unwrap();
+    eventually("it is adopted", || proc::alive(&proc::identify(launched.shim_pid)?).then_some(())).await;
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while runtime.signal("a", libc::SIGCONT).await.is_err() {
+        assert!(std::time::Instant::now() < end, "it answers again");
+    }
+    runtime.destroy("a").await.unwrap();
 }
