@@ -36,6 +36,8 @@ pub struct ComponentSettings {
     pub policy: PathBuf,
     /// Where identity renews certificates.
     pub identity: String,
+    /// Whether the policy is brought here from identity, as on machines where identity does not run.
+    pub follow_policy: bool,
     /// Whether callers without credentials are let in, as `Anonymous`.
     pub open: bool,
     /// Where plain HTTP is taken.
@@ -58,6 +60,7 @@ impl ComponentSettings {
             key: files.key,
             policy: places.policy(),
             identity: format!("https://{}", places.address(Role::Identity)),
+            follow_policy: false,
             open: false,
             plain: Plain::Loopback,
             log: Logging::default(),
@@ -103,6 +106,10 @@ impl Component {
     pub fn start(settings: ComponentSettings, shutdown: &Shutdown) -> Result<Self, TlsError> {
         let identity = Identity::load(&settings.files())?;
         tokio::spawn(keep_fresh(identity.clone(), settings.identity.clone(), shutdown.clone()));
+        if settings.follow_policy {
+            let (from, to) = (settings.identity.clone(), settings.policy.clone());
+            tokio::spawn(crate::policy_feed::keep_current(identity.clone(), from, to, shutdown.clone()));
+        }
         let authenticator = Authenticator::open(&settings.policy, &settings.ca, settings.open);
         Ok(Self { identity, authenticator, settings, shutdown: shutdown.clone() })
     }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::directory::{Directory, DirectoryError};
 
 /// The name of the listening socket when it is handed over.
-const SOCKET: &str = "identity";
+const SOCKET: &str = "http";
 
 /// Why the role ended.
 #[derive(Debug, thiserror::Error)]
