@@ -86,7 +86,7 @@ fn prepare(places: &Places, choices: Choices) -> Result<Option<String>> {
         plenum_base::files::replace(&path, text.as_bytes(), 0o600)
             .with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    Ok(first.admin_password)
+    Ok(first.admin.map(|admin| admin.password))
 }
 
 /// Starts `plenum supervise` in a session of its own: it outlives this command and this terminal.
