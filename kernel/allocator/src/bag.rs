@@ -1,4 +1,5 @@
-//! Amounts of interned kinds: the algebra of the hot path. A bag is sorted by kind; zero amounts are not kept.
+//! Amounts of interned kinds: the algebra of the hot path. A bag is sorted by kind; zero amounts are not
+//! kept.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -64,7 +65,6 @@ impl Bag {
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
-
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, &Amount)> {
         self.entries.iter().map(|(kind, amount)| (*kind, amount))

@@ -1,6 +1,8 @@
-//! Sets of small numbers as machine words: which subscriptions may be offered something. Knows nothing of what the numbers mean.
+//! Sets of small numbers as machine words: which subscriptions may be offered something. Knows nothing of
+//! what the numbers mean.
 
-/// A set of small numbers, one bit each. Grows on demand; equality ignores trailing zeros nowhere (compare members instead).
+/// A set of small numbers, one bit each. Grows on demand; equality ignores trailing zeros nowhere (compare
+/// members instead).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bits {
     words: Vec<u64>,
@@ -112,7 +114,8 @@ impl Iterator for Ones {
     }
 }
 
-/// A set whose members lie close together: words from `start` on. A group of one member costs one word wherever it lies.
+/// A set whose members lie close together: words from `start` on. A group of one member costs one word
+/// wherever it lies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Span {
     start: u32,

@@ -1,4 +1,5 @@
-//! One allocation cycle: filters end, then every agent where something may have become possible is offered in turn.
+//! One allocation cycle: filters end, then every agent where something may have become possible is offered
+//! in turn.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use crate::state::{Agent, Allocator, meets};
 const SWEEP: usize = 256;
 
 impl Allocator {
-    /// Decides what to offer after everything reported so far. The grants are held by their frameworks from now on, as offers.
+    /// Decides what to offer after everything reported so far. The grants are held by their frameworks from
+    /// now on, as offers.
     pub fn cycle(&mut self, now: Now) -> Allocation {
         let mut out = Allocation::default();
         self.end_filters(now.mono, &mut out.stats);
@@ -25,8 +27,10 @@ impl Allocator {
         loop {
             let next_dirty = dirty.first().copied();
             // Others are worth a look only while somebody they are looked at for may still take.
-            let next_scanned =
-                scan.intersects(&self.masks.open).then(|| self.offerable.range(at..).next().copied()).flatten();
+            let next_scanned = scan
+                .intersects(&self.masks.open)
+                .then(|| self.offerable.range(at..).next().copied())
+                .flatten();
             let Some(place) = next_dirty.into_iter().chain(next_scanned).min() else { break };
             let all = next_dirty == Some(place);
             if all {
@@ -82,7 +86,9 @@ impl Allocator {
                 }
                 fresh = true;
             }
-            let Some(sub) = self.tree.first(mask, &self.places.owners, &mut out.stats.compared) else { return };
+            let Some(sub) = self.tree.first(mask, &self.places.owners, &mut out.stats.compared) else {
+                return;
+            };
             out.stats.frameworks_visited += 1;
             if let Some(bit) = self.tree.subs.get(sub).and_then(|s| s.bit) {
                 tried.insert(bit);
@@ -117,7 +123,8 @@ impl Allocator {
         Some(grant)
     }
 
-    /// Everybody who may be eligible for what is free on an agent: a superset of who is, by a few operations on words.
+    /// Everybody who may be eligible for what is free on an agent: a superset of who is, by a few
+    /// operations on words.
     fn candidates(&self, agent: &Agent, now: Millis, mask: &mut Bits) {
         mask.clear();
         if agent.free.is_empty() {
@@ -142,8 +149,9 @@ impl Allocator {
         }
     }
 
-    /// With reservations free, different roles see different things: everybody sees what is unreserved, and below each role that has a
-    /// reservation also that and those of the roles above it. Limits do not close reservations.
+    /// With reservations free, different roles see different things: everybody sees what is unreserved, and
+    /// below each role that has a reservation also that and those of the roles above it. Limits do not
+    /// close reservations.
     fn reserved_candidates(&self, agent: &Agent, now: Millis, mask: &mut Bits) {
         let see = |role: Option<&str>| {
             let mut view = Bag::default();

@@ -1,4 +1,5 @@
-//! Why a framework is, or is not, offered what it needs: per agent, from the rules that decide ([`crate::judge`]).
+//! Why a framework is, or is not, offered what it needs: per agent, from the rules that decide
+//! ([`crate::judge`]).
 
 use plenum_api::Now;
 use plenum_api::resources::{Amount, Quantities, Resources};
@@ -73,7 +74,8 @@ pub struct Explanation {
 }
 
 impl Allocator {
-    /// Asks every agent why it is not offered to the framework in this role for something of this shape. Changes nothing.
+    /// Asks every agent why it is not offered to the framework in this role for something of this shape.
+    /// Changes nothing.
     pub fn explain(
         &self,
         framework: &str,
@@ -139,9 +141,9 @@ impl Allocator {
         let region = |r: &Option<String>| r.clone().unwrap_or_default();
         match refusal {
             Refusal::AgentInactive => told(Rule::AgentInactive).fix("activate the agent".to_string()),
-            Refusal::AgentNotAllowed => {
-                told(Rule::AgentNotAllowed).had(&agent.hostname).fix("allow the agent's host name".to_string())
-            }
+            Refusal::AgentNotAllowed => told(Rule::AgentNotAllowed)
+                .had(&agent.hostname)
+                .fix("allow the agent's host name".to_string()),
             Refusal::NotSubscribed => {
                 told(Rule::NotSubscribed).needed(role).fix(format!("subscribe the framework to role {role}"))
             }
@@ -152,22 +154,28 @@ impl Allocator {
             Refusal::GpuAgent => told(Rule::GpuResources)
                 .needed("the capability GPU_RESOURCES")
                 .fix("give the framework the capability, or add an agent without GPUs".to_string()),
-            Refusal::RemoteRegion => told(Rule::RegionAware)
-                .needed(region(&self.region))
-                .had(region(&agent.region))
-                .fix("give the framework the capability REGION_AWARE, or add an agent in this region".to_string()),
+            Refusal::RemoteRegion => {
+                told(Rule::RegionAware).needed(region(&self.region)).had(region(&agent.region)).fix(
+                    "give the framework the capability REGION_AWARE, or add an agent in this region"
+                        .to_string(),
+                )
+            }
             Refusal::Filtered(until) => {
                 let left = until.since(now.mono).as_secs_f64();
                 told(Rule::Filtered)
+                    .needed(shape)
                     .had(format!("declined, for {left} s more"))
                     .fix(format!("revive role {role}, or wait {left} s"))
             }
             Refusal::Limit(id) => {
                 let Some(limited) = self.tree.role(id) else { return told(Rule::QuotaLimit) };
-                let mut room = crate::kinds::Amounts::default();
-                limited.headroom().for_each(|(name, left)| room.add(name, left.max(0)));
-                let room = self.kinds.quantities(&room);
-                let room = if room.is_empty() { "nothing".to_string() } else { room.to_string() };
+                // Nothing left is worth saying, so zeros are kept.
+                let mut room = Quantities::new();
+                for (name, left) in limited.headroom() {
+                    if let Some(name) = self.kinds.name_of(name) {
+                        room.set(name.clone(), Amount::from_thousandths(left.max(0)));
+                    }
+                }
                 told(Rule::QuotaLimit)
                     .needed(shape)
                     .had(format!("{room} under the limit of role {}", limited.path))
@@ -175,7 +183,8 @@ impl Allocator {
             }
             Refusal::NothingFree | Refusal::TooLittle => {
                 let path = self.tree.role(s.role).map_or(role, |r| &r.path);
-                let capabilities = self.frameworks.get(s.framework).map(|f| f.capabilities).unwrap_or_default();
+                let capabilities =
+                    self.frameworks.get(s.framework).map(|f| f.capabilities).unwrap_or_default();
                 let free = self.kinds.resources(&self.visible(&agent.free, path, capabilities));
                 if !shape.is_empty() && free.find(shape).is_some() {
                     return told(Rule::MinAllocatable)
@@ -209,14 +218,19 @@ impl Allocator {
     }
 }
 
-/// Scalars of which there are too few, and how many there are; all of both when it is not a matter of scalars.
+/// Scalars of which there are too few, and how many there are; all of both when it is not a matter of
+/// scalars.
 fn short(shape: &Resources, have: &Resources) -> (String, String) {
     let (mut needed, mut had) = (Quantities::new(), Quantities::new());
     for (name, amount) in shape.quantities().iter().filter(|(n, a)| have.amount(n) < *a) {
         needed.set(name.clone(), amount);
         had.set(name.clone(), have.amount(name));
     }
-    if needed.is_empty() { (shape.to_string(), have.to_string()) } else { (needed.to_string(), had.to_string()) }
+    if needed.is_empty() {
+        (shape.to_string(), have.to_string())
+    } else {
+        (needed.to_string(), had.to_string())
+    }
 }
 
 fn missing(shape: &Resources, have: &Resources) -> String {

@@ -1,4 +1,5 @@
-//! Filters of one agent: who declined what, and until when. Owns their grouping and the rounding of their ends.
+//! Filters of one agent: who declined what, and until when. Owns their grouping and the rounding of their
+//! ends.
 
 use plenum_api::Millis;
 
@@ -8,7 +9,8 @@ use crate::bits::Span;
 /// The longest filter; Mesos' limit.
 pub const LONGEST: Millis = Millis::from_secs(365 * 24 * 3600);
 
-/// When a filter that starts now ends: after `refuse`, rounded up by at most a sixteenth of it, so that filters of one round end together.
+/// When a filter that starts now ends: after `refuse`, rounded up by at most a sixteenth of it, so that
+/// filters of one round end together.
 pub(crate) fn end(now: Millis, refuse: Millis) -> Millis {
     let refuse = refuse.get().min(LONGEST.get());
     let granule = 1u64 << (refuse / 16).max(1).ilog2();

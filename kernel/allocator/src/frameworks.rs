@@ -34,7 +34,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// Replaces what is known of a framework: roles come with their suppression, roles that are gone lose their filters.
+    /// Replaces what is known of a framework: roles come with their suppression, roles that are gone lose
+    /// their filters.
     pub fn update_framework(&mut self, id: &str, spec: &FrameworkSpec) -> Done {
         let key = self.framework(id)?;
         check_roles(spec)?;
@@ -108,10 +109,12 @@ impl Allocator {
         true
     }
 
-    /// Offers it nothing more, drops its filters and forgets its subscriptions. What it holds stays charged until it is recovered.
+    /// Offers it nothing more, drops its filters and forgets its subscriptions. What it holds stays charged
+    /// until it is recovered.
     pub fn remove_framework(&mut self, id: &str) -> Done {
         let key = self.framework(id)?;
-        let subs: Vec<SubId> = self.frameworks.get(key).map(|f| f.subs.values().copied().collect()).unwrap_or_default();
+        let subs: Vec<SubId> =
+            self.frameworks.get(key).map(|f| f.subs.values().copied().collect()).unwrap_or_default();
         if let Some(f) = self.frameworks.get_mut(key) {
             (f.registered, f.active) = (false, false);
         }
@@ -195,8 +198,11 @@ impl Allocator {
     /// Limits what the role and those below it consume, by scalar name; `None`, or nothing in it: no limits.
     pub fn set_quota(&mut self, role: &str, limits: Option<&Quantities>) -> Done {
         check_role(role)?;
-        let limits: Vec<_> =
-            limits.into_iter().flat_map(Quantities::iter).map(|(name, n)| (self.kinds.name(name), n.thousandths())).collect();
+        let limits: Vec<_> = limits
+            .into_iter()
+            .flat_map(Quantities::iter)
+            .map(|(name, n)| (self.kinds.name(name), n.thousandths()))
+            .collect();
         let id = self.tree.ensure(role);
         if let Some(r) = self.tree.role_mut(id) {
             r.limits = (!limits.is_empty()).then_some(limits);
@@ -207,7 +213,8 @@ impl Allocator {
         Ok(())
     }
 
-    // --- records ---------------------------------------------------------------------------------------------
+    // --- records
+    // ---------------------------------------------------------------------------------------------
 
     pub(crate) fn framework(&self, id: &str) -> Result<u32, AllocatorError> {
         let known = |f: &u32| self.frameworks.get(*f).is_some_and(|f| f.registered);
@@ -270,7 +277,9 @@ impl Allocator {
     }
 
     pub(crate) fn forget_sub_if_idle(&mut self, sub: SubId) {
-        let Some(s) = self.tree.subs.get(sub).filter(|s| !s.subscribed && s.agents.is_empty()) else { return };
+        let Some(s) = self.tree.subs.get(sub).filter(|s| !s.subscribed && s.agents.is_empty()) else {
+            return;
+        };
         let (framework, role) = (s.framework, s.role);
         self.tree.subs.remove(sub);
         if let Some(r) = self.tree.role_mut(role) {

@@ -1,4 +1,5 @@
-//! The one decision of what a subscription may be offered of an agent, for the cycle and for explanations alike.
+//! The one decision of what a subscription may be offered of an agent, for the cycle and for explanations
+//! alike.
 
 use plenum_api::Millis;
 
@@ -105,7 +106,8 @@ impl Allocator {
         sums
     }
 
-    /// Leaves of unreserved scalars what every limit at or above the role has room for. What cannot be divided fits or goes.
+    /// Leaves of unreserved scalars what every limit at or above the role has room for. What cannot be
+    /// divided fits or goes.
     fn cut_to_limits(&self, bag: Bag, role: RoleId, cut: &mut Vec<RoleId>) -> Bag {
         let mut room: Vec<(RoleId, usize, i64)> = Vec::new();
         for (id, role) in self.tree.chain(role) {
@@ -117,7 +119,8 @@ impl Allocator {
         let mut rest = Bag::default();
         for (id, amount) in bag.iter() {
             let Some(kind) = self.kinds.get(id) else { continue };
-            let (Some(name), true, Amount::Scalar(have)) = (kind.name, is_limited(kind, amount), amount) else {
+            let (Some(name), true, Amount::Scalar(have)) = (kind.name, is_limited(kind, amount), amount)
+            else {
                 rest.push(id, amount.clone());
                 continue;
             };

@@ -1,4 +1,5 @@
-//! Interning: a resource without its amount becomes a small number, looked at once. Owns the way between [`Resources`] and bags.
+//! Interning: a resource without its amount becomes a small number, looked at once. Owns the way between
+//! [`Resources`] and bags.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -146,7 +147,9 @@ impl Kinds {
         for item in resources.iter() {
             let kind = self.intern(item);
             let amount = match item.value() {
-                _ if item.meta().is_some_and(Meta::is_indivisible) => Amount::Scalar(i64::from(item.copies())),
+                _ if item.meta().is_some_and(Meta::is_indivisible) => {
+                    Amount::Scalar(i64::from(item.copies()))
+                }
                 Value::Scalar(n) => Amount::Scalar(n.thousandths()),
                 Value::Ranges(ranges) => Amount::Ranges(ranges.clone()),
                 Value::Set(items) => Amount::Items(items.clone()),
@@ -210,11 +213,8 @@ impl Kinds {
             return *id;
         }
         let name = (value == 0).then(|| self.name(item.name()));
-        let bare = Item::new(
-            item.name().clone(),
-            item.value().clone(),
-            Meta { allocation: None, ..meta.clone() },
-        );
+        let bare =
+            Item::new(item.name().clone(), item.value().clone(), Meta { allocation: None, ..meta.clone() });
         let id = self.rows.insert(Kind {
             name,
             reserved: item.reservation_role().map(Arc::from),
@@ -264,7 +264,11 @@ mod tests {
     fn bags_are_faithful() {
         let parse = |text: &str| Resources::parse(text, "*").unwrap();
         let mut kinds = Kinds::default();
-        for text in ["cpus:4;mem:1024.5;ports:[1-5,8-9]", "cpus:1;cpus(a):2;cpus(a/b):3;tags:{x,y};ports(a):[7-7]", ""] {
+        for text in [
+            "cpus:4;mem:1024.5;ports:[1-5,8-9]",
+            "cpus:1;cpus(a):2;cpus(a/b):3;tags:{x,y};ports(a):[7-7]",
+            "",
+        ] {
             let resources = parse(text);
             let bag = kinds.bag(&resources);
             assert_eq!(kinds.resources(&bag), resources, "{text}");

@@ -1,4 +1,5 @@
-//! What each agent has and who holds it: agents come and go, resources are held, given back, converted. The only ledger of what is free.
+//! What each agent has and who holds it: agents come and go, resources are held, given back, converted. The
+//! only ledger of what is free.
 
 use std::sync::Arc;
 
@@ -15,9 +16,11 @@ use crate::tree::SubId;
 type Done = Result<(), AllocatorError>;
 
 impl Allocator {
-    // --- agents ----------------------------------------------------------------------------------------------
+    // --- agents
+    // ----------------------------------------------------------------------------------------------
 
-    /// Takes an agent in, active. Report what frameworks already use on it with [`Self::hold`] before the next cycle.
+    /// Takes an agent in, active. Report what frameworks already use on it with [`Self::hold`] before the
+    /// next cycle.
     pub fn add_agent(&mut self, id: &str, spec: &AgentSpec) -> Done {
         if self.agent_ids.contains_key(id) {
             return Err(AllocatorError::Exists(id.to_string()));
@@ -198,10 +201,12 @@ impl Allocator {
         }
     }
 
-    // --- holdings --------------------------------------------------------------------------------------------
+    // --- holdings
+    // --------------------------------------------------------------------------------------------
 
-    /// Records that a framework has resources it was not granted by a cycle: tasks of an agent that registers again, copies of a shared
-    /// volume that one more task uses. Neither the framework nor the role need be known. More than the agent has is recorded too.
+    /// Records that a framework has resources it was not granted by a cycle: tasks of an agent that
+    /// registers again, copies of a shared volume that one more task uses. Neither the framework nor the
+    /// role need be known. More than the agent has is recorded too.
     pub fn hold(&mut self, holding: Holding<'_>) -> Done {
         let place = self.place(holding.agent)?;
         check_role(holding.role)?;
@@ -215,8 +220,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes resources back. With `refuse`, offers of the agent contained in them are held back from that framework in that role for so
-    /// long (zero: not at all; at most 365 days).
+    /// Takes resources back. With `refuse`, offers of the agent contained in them are held back from that
+    /// framework in that role for so long (zero: not at all; at most 365 days).
     pub fn recover(&mut self, holding: Holding<'_>, refuse: Option<Millis>, now: Millis) -> Done {
         let place = self.place(holding.agent)?;
         let bag = self.kinds.bag(holding.resources);
@@ -245,7 +250,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// Turns held resources into others, as RESERVE, UNRESERVE, CREATE and DESTROY do; the agent's total changes alike.
+    /// Turns held resources into others, as RESERVE, UNRESERVE, CREATE and DESTROY do; the agent's total
+    /// changes alike.
     pub fn convert(&mut self, holding: Holding<'_>, into: &Resources) -> Done {
         let place = self.place(holding.agent)?;
         let (from, into) = (self.kinds.bag(holding.resources), self.kinds.bag(into));
@@ -381,7 +387,10 @@ impl Allocator {
             return;
         }
         let bags = self.agents.iter().flat_map(|(_, a)| {
-            [&a.total, &a.held_sum, &a.shared_offered, &a.free].into_iter().chain(a.held.values()).chain(a.filters.bags())
+            [&a.total, &a.held_sum, &a.shared_offered, &a.free]
+                .into_iter()
+                .chain(a.held.values())
+                .chain(a.filters.bags())
         });
         self.kinds.collect(bags);
     }
@@ -396,7 +405,10 @@ pub(crate) fn is_limited(kind: &Kind, amount: &Amount) -> bool {
 pub(crate) fn check_role(path: &str) -> Done {
     role::validate(path).map_err(|e| AllocatorError::BadRole(e.to_string()))?;
     if path.len() > 1024 || path.split('/').count() > 32 {
-        return Err(AllocatorError::BadRole(format!("a role has at most 32 levels and 1024 bytes, not {}", path.len())));
+        return Err(AllocatorError::BadRole(format!(
+            "a role has at most 32 levels and 1024 bytes, not {}",
+            path.len()
+        )));
     }
     Ok(())
 }

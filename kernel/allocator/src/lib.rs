@@ -1,8 +1,10 @@
-//! Who is offered what: hierarchical roles, dominant resource fairness, weights, limits, reservations, filters, and why not.
+//! Who is offered what: hierarchical roles, dominant resource fairness, weights, limits, reservations,
+//! filters, and why not.
 //!
-//! Pure: events and the time go in, grants and the next moment to ask come out. Owns the ledger of what is free on every agent and the
-//! decision who may have it. Leaves to the master what an offer is, who may call, and everything durable.
-//! `docs/adr/0008-allocator.md` defines what a cycle offers; [`reference`] is the same definition in plain loops.
+//! Pure: events and the time go in, grants and the next moment to ask come out. Owns the ledger of what is
+//! free on every agent and the decision who may have it. Leaves to the master what an offer is, who may
+//! call, and everything durable. `docs/adr/0008-allocator.md` defines what a cycle offers; [`reference`] is
+//! the same definition in plain loops.
 
 mod bag;
 mod bits;

@@ -1,4 +1,5 @@
-//! What the allocator is told and what it answers: settings, descriptions of frameworks and agents, grants, errors.
+//! What the allocator is told and what it answers: settings, descriptions of frameworks and agents, grants,
+//! errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,8 @@ use plenum_api::resources::{Amount, Name, Quantities, Resources};
 /// Settings of the whole cluster; fixed for the life of an allocator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// An offer must contain all of at least one of these; empty: anything is worth offering. Mesos' flag `min_allocatable_resources`.
+    /// An offer must contain all of at least one of these; empty: anything is worth offering. Mesos' flag
+    /// `min_allocatable_resources`.
     pub min_allocatable: Vec<Quantities>,
     /// Offer agents with GPUs only to frameworks with GPU_RESOURCES. Mesos' flag `filter_gpu_resources`.
     pub filter_gpus: bool,
@@ -20,7 +22,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let one = |name: Name, thousandths| Quantities::from_iter([(name, Amount::from_thousandths(thousandths))]);
+        let one =
+            |name: Name, thousandths| Quantities::from_iter([(name, Amount::from_thousandths(thousandths))]);
         Options {
             min_allocatable: vec![one(Name::CPUS, 10), one(Name::MEM, 32_000)],
             filter_gpus: true,
@@ -117,7 +120,8 @@ pub struct Stats {
 pub struct Allocation {
     /// Offers to make, in the order they were decided.
     pub grants: Vec<Grant>,
-    /// When the next filter ends, on the monotonic clock: call [`crate::Allocator::cycle`] then at the latest.
+    /// When the next filter ends, on the monotonic clock: call [`crate::Allocator::cycle`] then at the
+    /// latest.
     pub next_wakeup: Option<Millis>,
     /// What it took.
     pub stats: Stats,

@@ -1,7 +1,9 @@
-//! What a cycle offers, in plain loops over everything: the definition that tests and the benchmark hold the allocator to.
+//! What a cycle offers, in plain loops over everything: the definition that tests and the benchmark hold
+//! the allocator to.
 //!
-//! Nothing here is fast and nothing is remembered that could be computed. It works on [`Resources`] themselves, shares with the allocator only the
-//! rounding of filters' ends and of totals, and is for measurement and tests only.
+//! Nothing here is fast and nothing is remembered that could be computed. It works on [`Resources`]
+//! themselves, shares with the allocator only the rounding of filters' ends and of totals, and is for
+//! measurement and tests only.
 
 mod books;
 
@@ -175,8 +177,16 @@ impl Reference {
 
     fn drop_filters(&mut self, framework: &str, role: &str) {
         let key = (framework.to_string(), role.to_string());
+        // What agents share they go on sharing.
+        let mut done: Vec<(Arc<Filters>, Arc<Filters>)> = Vec::new();
         for agent in self.agents.iter_mut().flatten().filter(|a| a.filters.contains_key(&key)) {
+            if let Some((_, without)) = done.iter().find(|(with, _)| Arc::ptr_eq(with, &agent.filters)) {
+                agent.filters = without.clone();
+                continue;
+            }
+            let with = agent.filters.clone();
             Arc::make_mut(&mut agent.filters).remove(&key);
+            done.push((with, agent.filters.clone()));
         }
     }
 
@@ -244,9 +254,11 @@ impl Reference {
 
     /// As the allocator's.
     pub fn refuse(&mut self, holding: Holding<'_>, refuse: Millis, now: Millis) {
-        let subscribed = self.framework(holding.framework).is_some_and(|f| f.spec.roles.contains(holding.role));
+        let subscribed =
+            self.framework(holding.framework).is_some_and(|f| f.spec.roles.contains(holding.role));
         let resources = Arc::new(holding.resources.unallocate());
-        let Some(agent) = self.agent(holding.agent).filter(|_| subscribed && refuse.get() > 0 && !resources.is_empty())
+        let Some(agent) =
+            self.agent(holding.agent).filter(|_| subscribed && refuse.get() > 0 && !resources.is_empty())
         else {
             return;
         };
@@ -301,14 +313,20 @@ impl Reference {
         let mut grants = Vec::new();
         let mut books = Books::of(self);
         for place in 0..self.agents.len() {
+            // Nothing free is nothing to offer to anybody.
+            if self.agents.get(place).is_none_or(|a| a.as_ref().is_none_or(|a| a.free().is_empty())) {
+                continue;
+            }
             let mut asked = BTreeSet::new();
             loop {
                 let next = books.order.iter().filter(|sub| !asked.contains(*sub)).find_map(|sub| {
                     let agent = self.agents.get(place)?.as_ref()?;
-                    let offer = self.judge(agent, &sub.0, &sub.1, &books, now.mono)?;
+                    let offer = self.judge(agent, self.frameworks.get(sub.0)?, &sub.1, &books, now.mono)?;
                     Some((sub.clone(), agent.id.clone(), offer))
                 });
                 let Some(((framework, role), agent, offer)) = next else { break };
+                asked.insert((framework, role.clone()));
+                let framework = self.frameworks.get(framework).map(|f| f.id.clone()).unwrap_or_default();
                 let resources = offer.allocate(&role);
                 let grant = Grant { framework, role, agent, resources };
                 self.hold(Holding {
@@ -318,7 +336,6 @@ impl Reference {
                     resources: &grant.resources,
                     offered: true,
                 });
-                asked.insert((grant.framework.clone(), grant.role.clone()));
                 grants.push(grant);
                 books = Books::of(self);
             }
@@ -326,8 +343,14 @@ impl Reference {
         grants
     }
 
-    fn judge(&self, agent: &Agent, framework: &str, role: &str, books: &Books, now: Millis) -> Option<Resources> {
-        let framework = self.frameworks.iter().find(|f| f.id == framework)?;
+    fn judge(
+        &self,
+        agent: &Agent,
+        framework: &Framework,
+        role: &str,
+        books: &Books,
+        now: Millis,
+    ) -> Option<Resources> {
         let (spec, can) = (&framework.spec, framework.spec.capabilities);
         let remote = self.options.region.is_some()
             && agent.spec.region.is_some()
@@ -355,7 +378,8 @@ impl Reference {
             return None;
         }
         let filters = agent.filters.get(&(framework.id.clone(), role.to_string()));
-        let filtered = filters.into_iter().flatten().any(|(declined, until)| *until > now && declined.contains(&offer));
+        let filtered =
+            filters.into_iter().flatten().any(|(declined, until)| *until > now && declined.contains(&offer));
         (!filtered).then_some(offer)
     }
 
@@ -371,7 +395,8 @@ impl Reference {
         }
         let mut offer = Resources::new();
         for item in visible.iter() {
-            let limited = item.amount().filter(|_| books::counts_against_limits(item) && names.contains(item.name()));
+            let limited =
+                item.amount().filter(|_| books::counts_against_limits(item) && names.contains(item.name()));
             let Some(have) = limited else {
                 offer.add_item(item.clone());
                 continue;

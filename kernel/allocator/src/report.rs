@@ -1,4 +1,5 @@
-//! What the allocator shows of itself: an agent's free and held resources, a role's share, consumption and limits.
+//! What the allocator shows of itself: an agent's free and held resources, a role's share, consumption and
+//! limits.
 
 use plenum_api::resources::{Quantities, Resources};
 
@@ -89,7 +90,8 @@ impl Allocator {
             }
             shown
         });
-        let framework = |sub: &u32| Some(self.frameworks.get(self.tree.subs.get(*sub)?.framework)?.id.to_string());
+        let framework =
+            |sub: &u32| Some(self.frameworks.get(self.tree.subs.get(*sub)?.framework)?.id.to_string());
         RoleReport {
             role: role.path.to_string(),
             weight: role.weight,

@@ -39,7 +39,8 @@ pub(crate) struct Totals {
     excluded: Vec<NameId>,
 }
 
-/// Rounds up to ten significant bits, so that a large cluster's figure stands still while single agents come and go.
+/// Rounds up to ten significant bits, so that a large cluster's figure stands still while single agents
+/// come and go.
 pub(crate) fn round_total(total: i64) -> i64 {
     let bits = 64 - total.max(0).leading_zeros();
     let shift = bits.saturating_sub(10);
@@ -90,7 +91,9 @@ mod tests {
 
     #[test]
     fn rounds_up_by_less_than_a_five_hundredth() {
-        for (total, rounded) in [(0, 0), (-5, 0), (1, 1), (1023, 1023), (1024, 1024), (1025, 1026), (9000, 9008)] {
+        for (total, rounded) in
+            [(0, 0), (-5, 0), (1, 1), (1023, 1023), (1024, 1024), (1025, 1026), (9000, 9008)]
+        {
             assert_eq!(round_total(total), rounded, "{total}");
         }
         for total in (1..5_000_000i64).step_by(977) {

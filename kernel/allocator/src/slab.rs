@@ -1,4 +1,5 @@
-//! A table with stable small numbers as keys; the lowest free number is used again first, so that numbering is a function of history.
+//! A table with stable small numbers as keys; the lowest free number is used again first, so that numbering
+//! is a function of history.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! The allocator's state, and what keeps its indexes true: masks of subscriptions, agents worth offering, what the next cycle looks at.
+//! The allocator's state, and what keeps its indexes true: masks of subscriptions, agents worth offering,
+//! what the next cycle looks at.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -130,7 +131,8 @@ impl Allocator {
         }
     }
 
-    // --- bits of subscriptions -------------------------------------------------------------------------------
+    // --- bits of subscriptions
+    // -------------------------------------------------------------------------------
 
     pub(crate) fn give_bit(&mut self, sub: SubId) {
         let bit = self.places.free.pop().unwrap_or_else(|| {
@@ -158,9 +160,14 @@ impl Allocator {
             r.bits.remove(bit);
         }
         let masks = &mut self.masks;
-        for mask in
-            [&mut masks.willing, &mut masks.open, &mut masks.gpus, &mut masks.regions, &mut masks.picky, &mut self.scan]
-        {
+        for mask in [
+            &mut masks.willing,
+            &mut masks.open,
+            &mut masks.gpus,
+            &mut masks.regions,
+            &mut masks.picky,
+            &mut self.scan,
+        ] {
             mask.remove(bit);
         }
         if let Some(owner) = self.places.owners.get_mut(bit as usize) {
@@ -197,7 +204,9 @@ impl Allocator {
 
     /// Drops the filters of a subscription; agents where one may have stood are looked at again.
     pub(crate) fn drop_filters(&mut self, sub: SubId) {
-        let Some(s) = self.tree.subs.get(sub).filter(|s| s.bit.is_some() && !s.filtered_on.is_empty()) else { return };
+        let Some(s) = self.tree.subs.get(sub).filter(|s| s.bit.is_some() && !s.filtered_on.is_empty()) else {
+            return;
+        };
         let few = s.filtered_on.count() * 4 < self.offerable.len();
         if few {
             self.dirty.extend(s.filtered_on.iter().filter(|place| self.offerable.contains(place)));
@@ -205,15 +214,18 @@ impl Allocator {
         let scanned = s.bit.is_some_and(|bit| self.scan.contains(bit));
         self.take_bit(sub);
         self.give_bit(sub);
-        if (scanned || !few) && let Some(bit) = self.tree.subs.get(sub).filter(|s| s.willing).and_then(|s| s.bit) {
-            self.scan.insert(bit);
+        if (scanned || !few)
+            && let Some(role) = self.tree.subs.get(sub).filter(|s| s.willing).map(|s| s.role)
+        {
+            self.look_for(sub, role);
         }
     }
 
-    // --- masks -----------------------------------------------------------------------------------------------
+    // --- masks
+    // -----------------------------------------------------------------------------------------------
 
-    /// Recomputes whether a subscription is willing and in which masks it stands; if it has become willing, all agents that have something
-    /// for it are looked at.
+    /// Recomputes whether a subscription is willing and in which masks it stands; if it has become willing,
+    /// all agents that have something for it are looked at.
     pub(crate) fn refresh_sub(&mut self, sub: SubId) {
         let Some(s) = self.tree.subs.get(sub) else { return };
         let willing = s.subscribed
@@ -254,16 +266,23 @@ impl Allocator {
         self.masks.picky.set(bit, s.minimum.is_some());
     }
 
-    /// Takes note that what the role and its ancestors consume, or their limits, changed; `less`: may have given way.
+    /// Takes note that what the role and its ancestors consume, or their limits, changed; `less`: may have
+    /// given way.
     pub(crate) fn limits_changed(&mut self, role: RoleId, less: bool) {
-        let limited: Vec<RoleId> =
-            self.tree.chain(role).filter(|(_, r)| r.limits.is_some() || r.exhausted).map(|(id, _)| id).collect();
+        let limited: Vec<RoleId> = self
+            .tree
+            .chain(role)
+            .filter(|(_, r)| r.limits.is_some() || r.exhausted)
+            .map(|(id, _)| id)
+            .collect();
         for id in limited {
             let minimum = &self.minimum;
             let Some(r) = self.tree.role_mut(id) else { continue };
             let room: Vec<_> = r.headroom().collect();
-            let fits = |part: &(usize, i64)| room.iter().all(|(name, left)| *name != part.0 || *left >= part.1);
-            let exhausted = !room.is_empty() && !minimum.is_empty() && !minimum.iter().any(|m| m.iter().all(fits));
+            let fits =
+                |part: &(usize, i64)| room.iter().all(|(name, left)| *name != part.0 || *left >= part.1);
+            let exhausted =
+                !room.is_empty() && !minimum.is_empty() && !minimum.iter().any(|m| m.iter().all(fits));
             let was = std::mem::replace(&mut r.exhausted, exhausted);
             if less {
                 self.dirty.append(&mut r.cut_on);
@@ -279,7 +298,8 @@ impl Allocator {
         }
     }
 
-    // --- agents worth offering -------------------------------------------------------------------------------
+    // --- agents worth offering
+    // -------------------------------------------------------------------------------
 
     /// Whether anything on the agent may be worth an offer to anybody.
     fn worth_offering(&self, agent: &Agent) -> bool {
@@ -333,5 +353,8 @@ pub(crate) fn meets(minimum: &Minimum, sums: &Amounts) -> bool {
 }
 
 pub(crate) fn minimum_of(kinds: &mut Kinds, alternatives: &[Quantities]) -> Minimum {
-    alternatives.iter().map(|q| q.iter().map(|(name, n)| (kinds.name(name), n.thousandths())).collect()).collect()
+    alternatives
+        .iter()
+        .map(|q| q.iter().map(|(name, n)| (kinds.name(name), n.thousandths())).collect())
+        .collect()
 }

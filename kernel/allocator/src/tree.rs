@@ -1,4 +1,5 @@
-//! The tree of roles and the subscriptions in it: who comes next in DRF order, who is over a limit. Knows no agents beyond their numbers.
+//! The tree of roles and the subscriptions in it: who comes next in DRF order, who is over a limit. Knows
+//! no agents beyond their numbers.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,8 +197,10 @@ impl Tree {
 
     /// The role and its ancestors, without the root.
     pub(crate) fn chain(&self, id: RoleId) -> impl Iterator<Item = (RoleId, &Role)> {
-        std::iter::successors(self.role(id).map(|r| (id, r)), |(_, r)| self.role(r.parent).map(|p| (r.parent, p)))
-            .take_while(|(id, _)| *id != ROOT)
+        std::iter::successors(self.role(id).map(|r| (id, r)), |(_, r)| {
+            self.role(r.parent).map(|p| (r.parent, p))
+        })
+        .take_while(|(id, _)| *id != ROOT)
     }
 
     /// Whether some limit at or above the role leaves nothing worth offering.
@@ -224,7 +227,8 @@ impl Tree {
         }
     }
 
-    // --- order -----------------------------------------------------------------------------------------------
+    // --- order
+    // -----------------------------------------------------------------------------------------------
 
     /// Puts a subscription in or out of the order.
     pub(crate) fn set_willing(&mut self, sub: SubId, willing: bool) {
@@ -264,7 +268,8 @@ impl Tree {
         }
     }
 
-    /// Takes an allocation (factor 1) or its end (-1) into account: `all` counts for fairness, `consumed` against limits.
+    /// Takes an allocation (factor 1) or its end (-1) into account: `all` counts for fairness, `consumed`
+    /// against limits.
     pub(crate) fn charge(&mut self, sub: SubId, all: &Amounts, consumed: &Amounts, factor: i64) {
         let Tree { roles, subs, totals, .. } = self;
         let Some(s) = subs.get_mut(sub) else { return };
@@ -364,8 +369,8 @@ impl Tree {
         key(left).cmp(&key(right))
     }
 
-    /// The first in order whose bit is in the mask. Few are compared with each other; many are walked in order until one is met, for as
-    /// many steps as comparing them would take.
+    /// The first in order whose bit is in the mask. Few are compared with each other; many are walked in
+    /// order until one is met, for as many steps as comparing them would take.
     pub(crate) fn first(&self, mask: &Bits, owners: &[Option<SubId>], compared: &mut u64) -> Option<SubId> {
         let count = mask.count();
         if count > 8 {

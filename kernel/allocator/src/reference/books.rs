@@ -9,8 +9,8 @@ use crate::kinds::within;
 use crate::share::round_total;
 
 pub(super) struct Books {
-    /// Frameworks in roles, first to be offered first.
-    pub(super) order: Vec<(String, String)>,
+    /// Frameworks, as they were registered, in roles; first to be offered first.
+    pub(super) order: Vec<(usize, String)>,
     /// Of roles with limits: reservations and unreserved allocation, below and in it.
     pub(super) consumed: BTreeMap<String, Quantities>,
 }
@@ -25,7 +25,7 @@ pub(super) fn counts_against_limits(item: &Item) -> bool {
 struct Node {
     allocated: Quantities,
     direct: Quantities,
-    frameworks: Vec<(f64, usize, String)>,
+    frameworks: Vec<(f64, usize)>,
     children: BTreeMap<String, Node>,
 }
 
@@ -78,7 +78,7 @@ impl Books {
         for (seq, framework) in cluster.frameworks.iter().enumerate() {
             for role in &framework.spec.roles {
                 let own = by_sub.get(&(framework.id.as_str(), role.as_str())).map_or(0.0, |s| share(s, 1.0));
-                root.descend(role).frameworks.push((own, seq, framework.id.clone()));
+                root.descend(role).frameworks.push((own, seq));
             }
         }
         let mut order = Vec::new();
@@ -105,7 +105,7 @@ impl Reference {
         node: &mut Node,
         path: &str,
         share: &impl Fn(&Quantities, f64) -> f64,
-        order: &mut Vec<(String, String)>,
+        order: &mut Vec<(usize, String)>,
     ) {
         node.frameworks.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let mut turns: Vec<(f64, Option<String>)> = vec![(share(&node.direct, 1.0), None)];
@@ -117,7 +117,7 @@ impl Reference {
         turns.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         for (_, turn) in turns {
             match turn {
-                None => order.extend(node.frameworks.iter().map(|f| (f.2.clone(), path.to_string()))),
+                None => order.extend(node.frameworks.iter().map(|f| (f.1, path.to_string()))),
                 Some(name) => {
                     let full = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
                     if let Some(child) = node.children.get_mut(&name) {

@@ -1,4 +1,5 @@
-//! The allocator and the reference side by side: every event goes to both, every answer is compared, the books are checked.
+//! The allocator and the reference side by side: every event goes to both, every answer is compared, the
+//! books are checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -162,7 +163,10 @@ impl Pair {
     }
 
     pub fn convert_free(&mut self, agent: &str, from: &Resources, into: &Resources) {
-        assert_eq!(self.real.convert_free(agent, from, into).is_ok(), self.naive.convert_free(agent, from, into));
+        assert_eq!(
+            self.real.convert_free(agent, from, into).is_ok(),
+            self.naive.convert_free(agent, from, into)
+        );
     }
 
     pub fn free(&mut self, agent: &str) -> Resources {
@@ -216,7 +220,12 @@ impl Pair {
                 let told = self.real.explain(id, role, &Resources::new(), self.now).unwrap();
                 assert_eq!(told.len(), ids.len());
                 for e in told {
-                    assert_ne!(e.verdict, Verdict::Fits, "{id} in {role} is eligible and was not offered {}", e.agent);
+                    assert_ne!(
+                        e.verdict,
+                        Verdict::Fits,
+                        "{id} in {role} is eligible and was not offered {}",
+                        e.agent
+                    );
                 }
             }
         }
