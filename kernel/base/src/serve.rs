@@ -363,12 +363,12 @@ impl Connection {
             };
             log_end(ended);
         } else {
+            // Without half-closed connections: the end of a subscriber is noticed when it happens, not at the next write.
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.idle)
-                .max_buf_size(limits.head.max(8192))
-                .half_close(true);
+                .max_buf_size(limits.head.max(8192));
             let connection = builder.serve_connection(io, service).with_upgrades();
             tokio::pin!(connection);
             let ended = tokio::select! {

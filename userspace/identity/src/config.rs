@@ -38,7 +38,8 @@ pub struct Config {
     pub enforce_permissions: bool,
     /// Lets requests without credentials in everywhere.
     pub open: bool,
-    /// Hashes passwords with next to no work. For tests only.
+    /// Hashes passwords with next to no work. For tests only: no file, variable or flag can set it.
+    #[serde(skip)]
     pub weak_hashes: bool,
     /// What is logged.
     pub logging: Logging,

@@ -209,6 +209,31 @@ async fn streams_are_chunked_and_arrive_at_once() {
 }
 
 #[tokio::test]
+async fn a_subscriber_that_leaves_is_noticed_at_once() {
+    let (left, mut noticed) = tokio::sync::mpsc::channel::<&str>(4);
+    let subscribe = move || {
+        let left = left.clone();
+        async move {
+            let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(4);
+            sender.send(Ok(Bytes::from_static(b"first"))).await.unwrap();
+            tokio::spawn(async move {
+                sender.closed().await;
+                left.send("left").await
+            });
+            let next = |mut r: tokio::sync::mpsc::Receiver<_>| async { r.recv().await.map(|item| (item, r)) };
+            Body::from_stream(futures_util::stream::unfold(receiver, next))
+        }
+    };
+    let server = start_plain(Router::new().route("/subscribe", post(subscribe))).await;
+    let request = b"POST /subscribe HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+    let reply = raw(&server, request, "first").await;
+    assert!(reply.contains("first"), "{reply}");
+    // `raw` closed its connection; nothing else is ever written to it.
+    let gone = tokio::time::timeout(Duration::from_secs(5), noticed.recv()).await;
+    assert_eq!(gone.expect("without waiting for a heartbeat"), Some("left"));
+}
+
+#[tokio::test]
 async fn defects_and_hostile_bytes_end_one_request_only() {
     let server = start_plain(router()).await;
     let panicked = raw(&server, b"GET /panic HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", NEVER).await;
