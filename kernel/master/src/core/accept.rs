@@ -67,6 +67,14 @@ impl Master {
         for operation in accept.operations {
             self.apply(t, &mut basket, operation);
         }
+        #[cfg(feature = "deliberate-bugs")]
+        if self.settings.deliberate_double_offer {
+            for offer in &taken {
+                self.ledger.unoffer(offer.holding(), None, t.now.mono);
+            }
+            self.allocate_soon(t);
+            return;
+        }
         if !basket.left.is_empty() {
             self.ledger.unoffer(basket.holding(&basket.left), Some(refuse), t.now.mono);
         }

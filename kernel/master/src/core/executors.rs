@@ -52,10 +52,10 @@ impl Master {
 
     /// Whose executor it is; a dead framework's number is found through the agent's records.
     fn executor_owner(&self, agent: AgentKey, framework: &str, executor: &Arc<str>) -> Option<FrameworkKey> {
-        if let Some(key) = self.framework_key(framework) {
-            return Some(key);
-        }
         let agent = self.agents.get(agent)?;
+        if let Some(key) = self.framework_key(framework) {
+            return agent.executors.contains_key(&(key, Arc::clone(executor))).then_some(key);
+        }
         let dead = |key: &FrameworkKey| !self.frameworks.contains_key(key);
         agent.executors.keys().find(|(key, id)| id == executor && dead(key)).map(|(key, _)| *key)
     }

@@ -32,6 +32,9 @@ pub struct Settings {
     pub removed_frameworks: usize,
     /// Gone agents' and unreachable agents' records kept (100,000); the oldest are forgotten first.
     pub absent_agents: usize,
+    /// For tests of the simulator: what an accepted offer used is offered again.
+    #[cfg(feature = "deliberate-bugs")]
+    pub deliberate_double_offer: bool,
 }
 
 impl Default for Settings {
@@ -50,6 +53,8 @@ impl Default for Settings {
             completed_frameworks: 50,
             removed_frameworks: 10_000,
             absent_agents: 100_000,
+            #[cfg(feature = "deliberate-bugs")]
+            deliberate_double_offer: false,
         }
     }
 }

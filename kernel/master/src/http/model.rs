@@ -297,7 +297,9 @@ pub(crate) fn metrics(state: &State) -> BTreeMap<String, f64> {
     let float = |n: usize| n as f64;
     #[allow(clippy::cast_precision_loss)]
     let mut all: BTreeMap<String, f64> = state.metrics.iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();
-    let mut set = |name: &str, value: f64| drop(all.insert(format!("master/{name}"), value));
+    let mut set = |name: &str, value: f64| {
+        all.insert(format!("master/{name}"), value);
+    };
     let connected = state.frameworks.iter().filter(|f| f.connected).count();
     let active = state.agents.iter().filter(|agent| agent.active()).count();
     set("elected", 1.0);

@@ -33,6 +33,8 @@ pub struct Rig {
     pub answers: BTreeMap<ReplyId, Answer>,
     pub published: Vec<master::Event>,
     pub next: u64,
+    /// Agents leave pings unanswered.
+    pub mute: bool,
     /// Headers of streams.
     pub headers: BTreeMap<StreamId, String>,
 }
@@ -93,6 +95,7 @@ impl Rig {
             answers: BTreeMap::new(),
             published: Vec::new(),
             next: 0,
+            mute: false,
             headers: BTreeMap::new(),
         }
     }
@@ -156,9 +159,29 @@ impl Rig {
             let next = self.master.next_tick().filter(|at| *at <= end).unwrap_or(end).max(self.now.mono);
             self.now = Now::new(next, self.now.wall + next.since(self.now.mono));
             self.handle(Event::Tick);
+            self.pong();
             if next == end && self.master.next_tick().is_none_or(|at| at > end) {
                 return;
             }
+        }
+    }
+
+    fn pong(&mut self) {
+        if self.mute {
+            return;
+        }
+        let mut pings = Vec::new();
+        for (conn, told) in &mut self.told {
+            told.retain(|kind| match kind {
+                Kind::Ping(ping) => {
+                    pings.push((*conn, ping.seq));
+                    false
+                }
+                _ => true,
+            });
+        }
+        for (conn, seq) in pings {
+            self.say(conn, agent_message::Kind::Pong(internal::Pong { seq }));
         }
     }
 

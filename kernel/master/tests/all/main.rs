@@ -1,0 +1,5 @@
+//! The master over real sockets on loopback: HTTP in both encodings, a scripted agent behind mutual TLS, restarts, hostile input.
+
+mod fixture;
+mod flow;
+mod hostile;
