@@ -1,6 +1,138 @@
 //! Long-running services: Marathon's v2 API over the Mesos v1 scheduler API, as an ordinary client of the kernel.
 //!
-//! [`core`] decides; the rest carries out: the store, the driver, HTTP.
+//! [`core`] decides; [`shell`] carries out (store, driver); [`http`] speaks with clients; [`wire`] makes Mesos' messages.
+//! [`run`] is the role.
 
 pub mod core;
+pub mod http;
+pub mod shell;
 pub mod wire;
+
+use std::sync::Arc;
+
+use plenum_base::component::{Component, ComponentSettings, ServeError};
+use plenum_base::config::Settings;
+use plenum_base::places::{Instance, Places, Role};
+use plenum_base::service::Shutdown;
+use plenum_base::tls::TlsError;
+use plenum_store::{Embedded, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::shell::{EngineError, Setup};
+
+/// The settings of the service scheduler.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What every role has.
+    pub component: ComponentSettings,
+    /// Base addresses of the masters.
+    pub masters: Vec<String>,
+    /// The framework's name; DNS names and virtual addresses contain it.
+    pub framework: String,
+    /// The account tasks run as when they name none.
+    pub user: String,
+    /// The role of apps that name none.
+    pub default_role: String,
+    /// Seconds the master keeps tasks when this process is away.
+    pub failover_timeout_seconds: f64,
+    /// The first service port that is given out.
+    pub service_port_min: u16,
+    /// The last one.
+    pub service_port_max: u16,
+    /// Seconds a node's unsuitable resources are refused while an app waits.
+    pub refuse_seconds: u64,
+}
+
+impl Config {
+    /// The settings of a single-machine instance.
+    #[must_use]
+    pub fn at(places: &Places) -> Self {
+        Self {
+            component: ComponentSettings::at(places, Role::Services),
+            masters: vec![format!("https://{}", places.address(Role::Master))],
+            framework: "marathon".to_owned(),
+            user: "root".to_owned(),
+            default_role: "*".to_owned(),
+            failover_timeout_seconds: 604_800.0,
+            service_port_min: 10_000,
+            service_port_max: 20_000,
+            refuse_seconds: 30,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::at(&Places::of(Instance::default(), 0))
+    }
+}
+
+impl Settings for Config {
+    fn check(&self, problems: &mut Vec<String>) {
+        if self.masters.is_empty() {
+            problems.push("masters is empty; give at least one address".to_owned());
+        }
+        if self.service_port_min == 0 || self.service_port_min > self.service_port_max {
+            problems.push("service_port_min must be above 0 and not above service_port_max".to_owned());
+        }
+        if !self.failover_timeout_seconds.is_finite() || self.failover_timeout_seconds < 0.0 {
+            problems.push("failover_timeout_seconds must be 0 or more".to_owned());
+        }
+    }
+}
+
+/// Why the role ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// The store cannot be opened.
+    #[error("the store of the services: {0}")]
+    Store(#[from] StoreError),
+    /// What is in it cannot be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Runs the role until `shutdown`.
+///
+/// # Errors
+/// [`ServicesError`].
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServicesError> {
+    let component = Component::start(config.component.clone(), &shutdown)?;
+    let store: Arc<dyn Store> =
+        Arc::new(Embedded::open(&config.component.store(), plenum_store::Options::default()).await?);
+    let listen = config.component.listen.to_string();
+    let mut setup = Setup::new(config.masters.clone(), component.client(Role::Master)?);
+    setup.framework.name.clone_from(&config.framework);
+    setup.framework.user.clone_from(&config.user);
+    setup.framework.failover_timeout = Some(config.failover_timeout_seconds);
+    setup.framework.hostname = Some(config.component.listen.ip().to_string());
+    setup.framework.webui_url = Some(format!("https://{listen}"));
+    setup.settings.default_role.clone_from(&config.default_role);
+    setup.settings.service_ports = (config.service_port_min, config.service_port_max);
+    setup.settings.refuse = plenum_api::Millis::from_secs(config.refuse_seconds);
+    let about = http::About {
+        leader: listen,
+        master: config.masters.join(","),
+        framework: config.framework,
+        failover_timeout: config.failover_timeout_seconds,
+    };
+    let (handle, engine) = shell::engine(setup, store);
+    let router = component.authenticated(http::router(handle, about));
+    let serving = component.serve(router);
+    let deciding = engine.run(shutdown.clone());
+    // Whichever ends first ends the other: an API without a scheduler would only time out.
+    tokio::select! {
+        served = serving => Ok(served?),
+        decided = deciding => {
+            shutdown.trigger();
+            Ok(decided?)
+        }
+    }
+}

@@ -84,6 +84,8 @@ pub enum Event {
     Status(Box<Status>),
     /// Somebody wants something.
     Request(Box<requests::Request>),
+    /// A call did not reach the master: what it asked for may not happen.
+    CallFailed,
     /// Time passed.
     Tick,
 }
@@ -303,6 +305,7 @@ impl Core {
             Event::Rescinded(id) => self.offers.remove(&id),
             Event::Status(status) => self.status(*status, now),
             Event::Request(request) => self.request(*request, now, ids),
+            Event::CallFailed => self.doubt(now),
             Event::Tick => self.tick(now),
         }
         self.plan(now, ids);
@@ -368,6 +371,14 @@ impl Core {
             self.out.push(Effect::Reconcile(chunk.to_vec()));
         }
         self.out.push(Effect::Reconcile(Vec::new()));
+    }
+
+    /// Compares views once what was on its way must have shown itself.
+    fn doubt(&mut self, now: Now) {
+        let at = now.mono + RECONCILE_SOON + Millis::from_secs(1);
+        if self.master.is_some() {
+            self.reconcile_at = Some(self.reconcile_at.map_or(at, |before| before.min(at)));
+        }
     }
 
     fn tick(&mut self, now: Now) {

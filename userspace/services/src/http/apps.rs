@@ -1,0 +1,146 @@
+//! `/v2/apps` and everything below. An id may end in a word that is also an endpoint; the endpoint wins, as in
+//! Marathon.
+
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::answer::{json_answer, text_answer};
+use super::query::Selector;
+use super::{Api, Ask, no_such};
+use crate::core::error::{ApiError, Flaw};
+use crate::core::id::AppId;
+use crate::core::requests::Kind;
+use crate::core::{Core, view};
+
+pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
+    let method = ask.method.as_str();
+    match (method, rest) {
+        ("GET" | "HEAD", []) => list(api, ask, None).await,
+        ("POST", []) => {
+            let kind = Kind::Create(ask.object()?);
+            ask.change(api, kind, ask.query.flag("force", false)?).await
+        }
+        ("PUT" | "PATCH", []) => many(api, ask).await,
+        ("GET" | "HEAD", [group @ .., "*"]) => {
+            let group = id(group)?;
+            list(api, ask, Some(group)).await
+        }
+        (_, [app @ .., "restart"]) if ask.method == Method::POST && !app.is_empty() => {
+            ask.change(api, Kind::Restart(id(app)?), ask.query.flag("force", false)?).await
+        }
+        ("GET" | "HEAD", [app @ .., "tasks"]) if !app.is_empty() => tasks(api, ask, id(app)?).await,
+        ("DELETE", [app @ .., "tasks"]) if !app.is_empty() => kill(api, ask, id(app)?, None).await,
+        ("DELETE", [app @ .., "tasks", task]) if !app.is_empty() => kill(api, ask, id(app)?, Some(task)).await,
+        ("GET" | "HEAD", [app @ .., "versions"]) if !app.is_empty() => versions(api, id(app)?).await,
+        ("GET" | "HEAD", [app @ .., "versions", version]) if !app.is_empty() => one_version(api, id(app)?, version).await,
+        ("GET" | "HEAD", [app @ .., "why"]) if !app.is_empty() => why(api, id(app)?).await,
+        ("GET" | "HEAD", app) => show(api, ask, id(app)?).await,
+        ("PUT" | "PATCH", app) => {
+            let partial = method == "PATCH" || ask.query.flag("partialUpdate", true)?;
+            let kind = Kind::Update { id: id(app)?, body: ask.object()?, partial };
+            ask.change(api, kind, ask.query.flag("force", false)?).await
+        }
+        ("DELETE", app) => ask.change(api, Kind::Remove(id(app)?), ask.query.flag("force", true)?).await,
+        _ => Err(no_such()),
+    }
+}
+
+/// The id that the parts of a path make.
+pub(super) fn id(parts: &[&str]) -> Result<AppId, ApiError> {
+    let text = parts.join("/");
+    AppId::parse(&text).map_err(|_| ApiError::no_app(format!("/{text}")))
+}
+
+async fn list(api: &Api, ask: &Ask, group: Option<AppId>) -> Result<Response, ApiError> {
+    let embed = view::Embed::parse(ask.query.all("embed"), "apps.", view::Embed::LIST);
+    let text = |key: &str| ask.query.get(key).map(str::to_owned);
+    let (cmd, id) = (text("cmd"), text("id"));
+    let selector = ask.query.get("label").map(Selector::parse).transpose()?;
+    let key = if group.is_some() { "*" } else { "apps" };
+    let apps = api
+        .handle
+        .read(move |core, _| {
+            let fits = |app: &crate::core::app::App| {
+                let has = |inside: &str, part: &Option<String>| part.as_ref().is_none_or(|p| inside.contains(p.as_str()));
+                has(app.cmd.as_deref().unwrap_or(""), &cmd)
+                    && has(app.id.as_str(), &id)
+                    && selector.as_ref().is_none_or(|s| s.fits(&app.labels))
+                    && group.as_ref().is_none_or(|g| app.id.is_below(g))
+            };
+            let entries = core.entries().filter(|(_, e)| fits(&e.app));
+            entries.filter_map(|(id, _)| view::app(core, id, embed)).collect::<Vec<Value>>()
+        })
+        .await?;
+    Ok(json_answer(StatusCode::OK, &json!({key: apps})))
+}
+
+async fn show(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
+    let embed = view::Embed::parse(ask.query.all("embed"), "app.", view::Embed::ALL_BUT_TASKS.with_tasks());
+    // What is asked for is added; the rest of a single app is always there.
+    let embed = view::Embed { stats: embed.stats, ..view::Embed::ALL_BUT_TASKS.with_tasks() };
+    found(api, id, move |core, id| view::app(core, id, embed).map(|app| json!({"app": app}))).await
+}
+
+async fn found(
+    api: &Api,
+    id: AppId,
+    look: impl FnOnce(&Core, &AppId) -> Option<Value> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let name = id.clone();
+    let body = api.handle.read(move |core, _| look(core, &id)).await?;
+    body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))
+}
+
+async fn many(api: &Api, ask: &Ask) -> Result<Response, ApiError> {
+    let partial = ask.method == Method::PATCH || ask.query.flag("partialUpdate", true)?;
+    let wrong = |path: String| ApiError::BadFields(vec![Flaw::new(path, "error.expected.jsobject")]);
+    let Value::Array(items) = ask.json()? else {
+        return Err(ApiError::BadFields(vec![Flaw::new("/", "error.expected.jsarray")]));
+    };
+    let mut bodies: Vec<Map<String, Value>> = Vec::with_capacity(items.len());
+    for (i, item) in items.into_iter().enumerate() {
+        let Value::Object(body) = item else { return Err(wrong(format!("({i})"))) };
+        bodies.push(body);
+    }
+    let kind = Kind::UpdateMany { bodies, partial, create: false };
+    ask.change(api, kind, ask.query.flag("force", false)?).await
+}
+
+async fn tasks(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
+    if !super::others::wants_text(&ask.accept) {
+        return found(api, id, |core, id| view::app_tasks(core, id).map(|tasks| json!({"tasks": tasks}))).await;
+    }
+    let name = id.safe();
+    let text = api.handle.read(|core, _| view::tasks_text(core)).await?;
+    let mine = text.lines().filter(|line| line.split('\t').next() == Some(name.as_str()));
+    Ok(text_answer(mine.map(|line| format!("{line}\n")).collect::<String>()))
+}
+
+async fn kill(api: &Api, ask: &Ask, app: AppId, task: Option<&str>) -> Result<Response, ApiError> {
+    let scale = ask.query.flag("scale", false)?;
+    if scale && ask.query.flag("wipe", false)? {
+        return Err(ApiError::BadRequest("You cannot use scale and wipe at the same time.".to_owned()));
+    }
+    let tasks = task.map(|t| vec![t.to_owned()]);
+    let host = ask.query.get("host").filter(|h| !h.is_empty() && *h != "*").map(str::to_owned);
+    let kind = Kind::Kill { app: Some(app), tasks, host, scale };
+    ask.change(api, kind, ask.query.flag("force", false)?).await
+}
+
+async fn versions(api: &Api, id: AppId) -> Result<Response, ApiError> {
+    found(api, id, |core, id| view::versions(core, id).map(|versions| json!({"versions": versions}))).await
+}
+
+async fn one_version(api: &Api, id: AppId, version: &str) -> Result<Response, ApiError> {
+    let (asked, name) = (version.to_owned(), version.to_owned());
+    let missing = format!("App '{id}' does not exist in version {name}");
+    let body = api.handle.read(move |core, _| view::version(core, &id, &asked)).await?;
+    body.map(|body| json_answer(StatusCode::OK, &body)).ok_or(ApiError::NotFound(missing))
+}
+
+async fn why(api: &Api, id: AppId) -> Result<Response, ApiError> {
+    let name = id.clone();
+    let body = api.handle.read(move |core, now| view::why(core, &id, now)).await?;
+    body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))
+}

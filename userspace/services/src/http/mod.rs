@@ -1,0 +1,140 @@
+//! The v2 API over HTTP. Paths hold app ids, which hold slashes, so they are taken apart here and not by a router:
+//! doubled and trailing slashes do not matter, booleans may be written in any case.
+
+mod answer;
+mod apps;
+mod events;
+mod others;
+mod query;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::{Method, StatusCode};
+use plenum_base::serve::ConnInfo;
+use serde_json::{Value, json};
+
+use crate::core::error::ApiError;
+use crate::shell::Handle;
+use answer::{failure, json_answer, text_answer};
+use query::{Query, decode};
+
+/// The largest body.
+const BODY: usize = 16 * 1024 * 1024;
+
+/// What `/v2/info` and `/v2/leader` tell about this process.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// `host:port` under which others reach this process.
+    pub leader: String,
+    /// The master's address, as configured.
+    pub master: String,
+    /// The framework's name.
+    pub framework: String,
+    /// The failover timeout, seconds.
+    pub failover_timeout: f64,
+}
+
+/// What every request needs.
+#[derive(Debug)]
+struct Api {
+    handle: Handle,
+    about: About,
+}
+
+/// One request, taken apart.
+struct Ask {
+    method: Method,
+    path: Vec<String>,
+    query: Query,
+    body: Vec<u8>,
+    accept: String,
+    uri: String,
+    client: String,
+}
+
+/// The API over `handle`. Authentication is the caller's.
+pub fn router(handle: Handle, about: About) -> Router {
+    Router::new().fallback(serve).with_state(Arc::new(Api { handle, about }))
+}
+
+async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
+    let (head, body) = request.into_parts();
+    let header = |name: http::HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+    let path = head.uri.path().split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+    let client = head.extensions.get::<ConnInfo>().and_then(|c| c.remote).map_or(String::new(), |r| r.ip().to_string());
+    let body = match to_bytes(body, BODY).await {
+        Ok(bytes) => bytes.to_vec(),
+        Err(_) => {
+            let message = format!("The request's body has more than {BODY} bytes, or broke off.");
+            return json_answer(StatusCode::PAYLOAD_TOO_LARGE, &json!({"message": message}));
+        }
+    };
+    let ask = Ask {
+        method: head.method.clone(),
+        path,
+        query: Query::parse(head.uri.query().unwrap_or("")),
+        body,
+        accept: header(http::header::ACCEPT),
+        uri: head.uri.path().to_owned(),
+        client,
+    };
+    dispatch(&api, ask).await.unwrap_or_else(|error| failure(&error))
+}
+
+async fn dispatch(api: &Api, ask: Ask) -> Result<Response, ApiError> {
+    let path: Vec<&str> = ask.path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        ["v2", "apps", rest @ ..] => apps::dispatch(api, &ask, rest).await,
+        ["v2", "groups", rest @ ..] => others::groups(api, &ask, rest).await,
+        ["v2", "tasks", rest @ ..] => others::tasks(api, &ask, rest).await,
+        ["v2", "deployments", rest @ ..] => others::deployments(api, &ask, rest).await,
+        ["v2", "queue", rest @ ..] => others::queue(api, &ask, rest).await,
+        ["v2", "pods", rest @ ..] => others::pods(&ask, rest),
+        ["v2", "plugins"] => Ok(json_answer(StatusCode::OK, &json!({"plugins": []}))),
+        ["v2", "events"] => Ok(events::stream(api, &ask)),
+        ["v2", "info"] => others::info(api).await,
+        ["v2", "leader"] if ask.method == Method::GET => {
+            Ok(json_answer(StatusCode::OK, &json!({"leader": api.about.leader})))
+        }
+        ["ping"] => Ok(text_answer("pong")),
+        ["metrics"] => others::metrics(api).await,
+        [] => Ok(text_answer("")),
+        _ => Err(no_such()),
+    }
+}
+
+fn no_such() -> ApiError {
+    ApiError::NotFound("URI not found".to_owned())
+}
+
+impl Ask {
+    /// The body as JSON; an empty one is an empty object.
+    fn json(&self) -> Result<Value, ApiError> {
+        if self.body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(json!({}));
+        }
+        serde_json::from_slice(&self.body).map_err(|error| ApiError::BadJson(error.to_string()))
+    }
+
+    /// The body as a JSON object.
+    fn object(&self) -> Result<serde_json::Map<String, Value>, ApiError> {
+        match self.json()? {
+            Value::Object(map) => Ok(map),
+            _ => Err(ApiError::BadFields(vec![crate::core::error::Flaw::new("/", "error.expected.jsobject")])),
+        }
+    }
+
+    /// Asks for a change that this request stands for.
+    async fn change(
+        &self,
+        api: &Api,
+        kind: crate::core::requests::Kind,
+        force: bool,
+    ) -> Result<Response, ApiError> {
+        api.handle.change(kind, force, &self.uri, &self.client).await.map(answer::reply)
+    }
+}

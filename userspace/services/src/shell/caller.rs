@@ -1,0 +1,79 @@
+//! Calls to the master, in the order the core asked for them. What fails is not repeated here: the core compares views
+//! with the master and asks again.
+
+use std::collections::HashMap;
+
+use plenum_api::mesos::{self, DurationInfo, KillPolicy, offer};
+use plenum_sdk::CallError;
+use plenum_sdk::scheduler::Scheduler;
+use tokio::sync::mpsc;
+
+use crate::core::Effect;
+use crate::wire;
+
+/// What the caller is told.
+pub(super) enum Order {
+    /// Offers to remember, since launches are cut out of them.
+    Offers(Vec<mesos::Offer>),
+    /// They are void.
+    Forget,
+    /// An effect that is a call.
+    Call(Box<Effect>),
+}
+
+/// Carries orders out until the sender is gone; reports failures.
+pub(super) async fn run(scheduler: Scheduler, mut orders: mpsc::UnboundedReceiver<Order>, failed: mpsc::Sender<()>) {
+    let mut offers: HashMap<String, mesos::Offer> = HashMap::new();
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Offers(new) => offers.extend(new.into_iter().map(|o| (o.id.value.clone(), o))),
+            Order::Forget => offers.clear(),
+            Order::Call(effect) => {
+                if let Err(error) = call(&scheduler, &mut offers, *effect).await {
+                    tracing::debug!(%error, "a call to the master failed");
+                    // A full channel says the same already.
+                    let _ = failed.try_send(());
+                }
+            }
+        }
+    }
+}
+
+async fn call(
+    scheduler: &Scheduler,
+    offers: &mut HashMap<String, mesos::Offer>,
+    effect: Effect,
+) -> Result<(), CallError> {
+    match effect {
+        Effect::Accept { offer, launches, refuse } => {
+            // An offer that is gone cannot be used: the instances will be found missing and replaced.
+            let Some(whole) = offers.remove(&offer) else { return Err(CallError::NotSubscribed) };
+            let task_infos = launches.iter().map(|launch| wire::task_info(launch, &whole)).collect();
+            let operation = offer::Operation {
+                r#type: Some(offer::operation::Type::Launch.into()),
+                launch: Some(offer::operation::Launch { task_infos }),
+                ..Default::default()
+            };
+            scheduler.accept(vec![whole.id], vec![operation], refuse.as_secs_f64()).await
+        }
+        Effect::Decline { offers: ids, refuse } => {
+            for id in &ids {
+                offers.remove(id);
+            }
+            scheduler.decline(ids.into_iter().map(Into::into).collect(), refuse.as_secs_f64()).await
+        }
+        Effect::Kill { task, agent, grace } => {
+            let grace_period = grace.map(|g| DurationInfo { nanoseconds: g.as_nanos() });
+            let policy = grace_period.map(|g| KillPolicy { grace_period: Some(g) });
+            scheduler.kill(task.into(), agent.map(Into::into), policy).await
+        }
+        Effect::Acknowledge { task, agent, uuid } => scheduler.acknowledge(agent.into(), task.into(), uuid.into()).await,
+        Effect::Reconcile(tasks) => {
+            let tasks = tasks.into_iter().map(|(task, agent)| (task.into(), agent.map(Into::into)));
+            scheduler.reconcile(tasks.collect()).await
+        }
+        Effect::Revive => scheduler.revive(Vec::new()).await,
+        Effect::Suppress => scheduler.suppress(Vec::new()).await,
+        Effect::Commit(_) | Effect::Reply { .. } | Effect::Publish(_) => Ok(()),
+    }
+}

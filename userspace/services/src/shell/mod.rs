@@ -1,0 +1,429 @@
+//! Carries the core's effects out. One task owns the core; one makes writes durable and lets go what waited for them;
+//! one talks to the master. When the store fails for good the core is thrown away and read back from the store.
+
+mod caller;
+mod persist;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use plenum_api::mesos::{self, FrameworkInfo, framework_info};
+use plenum_api::{Millis, Now};
+use plenum_base::clock::{OsClock, OsIds};
+use plenum_base::retry::Backoff;
+use plenum_base::service::Shutdown;
+use plenum_sdk::Client;
+use plenum_sdk::scheduler::{self, Events, Happening, Options, Scheduler};
+use plenum_store::{Store, StoreError};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::core::error::ApiError;
+use crate::core::records::Unreadable;
+use crate::core::requests::{Kind, Reply, Request};
+use crate::core::{Core, Effect, Event, Notice, Settings, Write};
+use crate::wire;
+
+pub use persist::LoadError;
+
+/// How long a request may wait for its answer.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Listeners that are so many events behind lose some.
+const EVENTS: usize = 8192;
+
+/// Where the scheduler is and who it is.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Masters, `http(s)://host:port`.
+    pub masters: Vec<String>,
+    /// How they are called.
+    pub client: Client,
+    /// The framework: name, user, failover timeout, addresses. Roles and id are filled in.
+    pub framework: FrameworkInfo,
+    /// The core's settings.
+    pub settings: Settings,
+    /// The encoding of calls.
+    pub encoding: plenum_sdk::Encoding,
+}
+
+impl Setup {
+    /// A framework named `marathon`, as DNS names and virtual addresses expect.
+    pub fn new(masters: Vec<String>, client: Client) -> Self {
+        use framework_info::capability::Type;
+        let kinds = [
+            Type::TaskKillingState,
+            Type::GpuResources,
+            Type::PartitionAware,
+            Type::MultiRole,
+            Type::ReservationRefinement,
+            Type::RegionAware,
+        ];
+        let framework = FrameworkInfo {
+            user: "root".to_owned(),
+            name: "marathon".to_owned(),
+            failover_timeout: Some(604_800.0),
+            checkpoint: Some(true),
+            capabilities: kinds.iter().map(|k| framework_info::Capability { r#type: Some((*k).into()) }).collect(),
+            ..Default::default()
+        };
+        let encoding = plenum_sdk::Encoding::Protobuf;
+        Self { masters, client, framework, settings: Settings::default(), encoding }
+    }
+}
+
+/// Why the scheduler cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store's content cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A record cannot be understood.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+enum Message {
+    Write { request: Request, answer: oneshot::Sender<Reply> },
+    Read(Box<dyn FnOnce(&Core, Now) + Send>),
+}
+
+/// Asks the scheduler. Clones are cheap.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    to: mpsc::Sender<Message>,
+    events: broadcast::Sender<Arc<Notice>>,
+    tokens: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Write { .. } => "Write",
+            Self::Read(_) => "Read",
+        })
+    }
+}
+
+impl Handle {
+    /// Asks for a change; the answer comes when it is durable.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] when the scheduler cannot answer now.
+    pub async fn change(&self, kind: Kind, force: bool, uri: &str, client: &str) -> Result<Reply, ApiError> {
+        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        let request = Request { token, kind, force, uri: uri.to_owned(), client: client.to_owned() };
+        let (answer, answered) = oneshot::channel();
+        let ask = async {
+            self.to.send(Message::Write { request, answer }).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())
+        };
+        tokio::time::timeout(DEADLINE, ask).await.map_err(|_| gone())?
+    }
+
+    /// Looks at the state.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] when the scheduler cannot answer now.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, Now) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        let look = Box::new(move |core: &Core, now: Now| {
+            // The asker may have gone away.
+            let _ = answer.send(look(core, now));
+        });
+        let ask = async {
+            self.to.send(Message::Read(look)).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())
+        };
+        tokio::time::timeout(DEADLINE, ask).await.map_err(|_| gone())?
+    }
+
+    /// Events from now on.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Notice>> {
+        self.events.subscribe()
+    }
+
+    /// Tells the listeners.
+    pub fn publish(&self, notice: Notice) {
+        // Nobody listening is fine.
+        let _ = self.events.send(Arc::new(notice));
+    }
+}
+
+fn gone() -> ApiError {
+    ApiError::Unavailable("the scheduler is being restarted, or its store does not answer: try again".to_owned())
+}
+
+/// The scheduler, to be run.
+#[derive(Debug)]
+pub struct Engine {
+    setup: Setup,
+    store: Arc<dyn Store>,
+    from: mpsc::Receiver<Message>,
+    events: broadcast::Sender<Arc<Notice>>,
+}
+
+/// A scheduler on `store` and the handle to ask it.
+pub fn engine(setup: Setup, store: Arc<dyn Store>) -> (Handle, Engine) {
+    let (to, from) = mpsc::channel(1024);
+    let (events, _) = broadcast::channel(EVENTS);
+    let handle = Handle { to, events: events.clone(), tokens: Arc::default() };
+    (handle, Engine { setup, store, from, events })
+}
+
+/// Why a life of the core ended.
+enum End {
+    Shutdown,
+    /// The store failed; read it anew.
+    Store(StoreError),
+    /// The master will not have this framework any more.
+    Refused(String),
+}
+
+impl Engine {
+    /// Runs until `shutdown`.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the store's content cannot be used at the start. Later failures are waited out.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), EngineError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut first = true;
+        loop {
+            let core = match self.load().await {
+                Ok(core) => core,
+                Err(error) if first => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "the store cannot be read; trying again");
+                    if !shutdown.sleep(backoff.delay()).await {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            first = false;
+            match self.live(core, &shutdown).await {
+                End::Shutdown => return Ok(()),
+                End::Store(error) => tracing::error!(%error, "the store failed; reading it anew"),
+                End::Refused(reason) => {
+                    tracing::warn!(%reason, "the master refused the framework; registering anew");
+                    if reason.contains("removed") || reason.contains("completed") {
+                        let forget = vec![vec![Write::Delete("framework".to_owned())]];
+                        if let Err(error) = persist::commit(&self.store, forget).await {
+                            tracing::error!(%error, "the framework's id could not be forgotten");
+                        }
+                    }
+                }
+            }
+            if !shutdown.sleep(backoff.delay()).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn load(&self) -> Result<Core, EngineError> {
+        let entries = persist::load(&self.store).await?;
+        Ok(Core::load(self.setup.settings.clone(), &entries, OsClock.now())?)
+    }
+
+    /// One life of the core.
+    async fn live(&mut self, core: Core, shutdown: &Shutdown) -> End {
+        let framework = self.framework(&core);
+        let roles = framework.roles.clone();
+        let mut options = Options::new(self.setup.masters.clone(), framework);
+        options.encoding = self.setup.encoding;
+        let (scheduler, happenings) = scheduler::connect(self.setup.client.clone(), options);
+        let (orders, orders_out) = mpsc::unbounded_channel();
+        let (failed_in, failed) = mpsc::channel(1);
+        let (effects, effects_out) = mpsc::unbounded_channel();
+        let (broken_in, broken) = oneshot::channel();
+        let caller = tokio::spawn(caller::run(scheduler.clone(), orders_out, failed_in));
+        let (store, events) = (Arc::clone(&self.store), self.events.clone());
+        let carrier = tokio::spawn(carry(store, events, orders, effects_out, broken_in));
+        let life = Life { core, effects, happenings, scheduler, failed, roles, framework: self.setup.framework.clone() };
+        let end = life.run(&mut self.from, broken, shutdown).await;
+        // The carrier ends when its channel is drained, the caller with it: what was decided is still carried out.
+        let _ = tokio::time::timeout(Duration::from_secs(5), async {
+            let _ = carrier.await;
+            let _ = caller.await;
+        })
+        .await;
+        end
+    }
+
+    fn framework(&self, core: &Core) -> FrameworkInfo {
+        FrameworkInfo {
+            id: core.framework().map(Into::into),
+            roles: core.roles().into_iter().collect(),
+            ..self.setup.framework.clone()
+        }
+    }
+}
+
+/// What goes to the carrier, in order.
+enum Parcel {
+    Offers(Vec<mesos::Offer>),
+    Forget,
+    Effects(Vec<Effect>, Option<(u64, oneshot::Sender<Reply>)>),
+}
+
+struct Life {
+    core: Core,
+    effects: mpsc::UnboundedSender<Parcel>,
+    happenings: Events,
+    scheduler: Scheduler,
+    failed: mpsc::Receiver<()>,
+    roles: Vec<String>,
+    framework: FrameworkInfo,
+}
+
+impl Life {
+    async fn run(
+        mut self,
+        messages: &mut mpsc::Receiver<Message>,
+        mut broken: oneshot::Receiver<StoreError>,
+        shutdown: &Shutdown,
+    ) -> End {
+        loop {
+            let tick = self.core.next_tick();
+            tokio::select! {
+                biased;
+                () = shutdown.wait() => return End::Shutdown,
+                error = &mut broken => {
+                    return error.map_or(End::Shutdown, End::Store);
+                }
+                happening = self.happenings.next() => match happening {
+                    Some(Happening::Failed { reason }) => return End::Refused(reason),
+                    None => return End::Refused("the driver ended".to_owned()),
+                    Some(happening) => self.happened(happening),
+                },
+                Some(()) = self.failed.recv() => self.feed(Event::CallFailed, None),
+                message = messages.recv() => match message {
+                    None => return End::Shutdown,
+                    Some(Message::Read(look)) => look(&self.core, OsClock.now()),
+                    Some(Message::Write { request, answer }) => {
+                        let token = request.token;
+                        self.feed(Event::Request(Box::new(request)), Some((token, answer)));
+                        self.check_roles();
+                    }
+                },
+                () = until(tick) => self.feed(Event::Tick, None),
+            }
+        }
+    }
+
+    fn feed(&mut self, event: Event, answer: Option<(u64, oneshot::Sender<Reply>)>) {
+        let effects = self.core.handle(event, OsClock.now(), &mut OsIds);
+        if !effects.is_empty() || answer.is_some() {
+            // The carrier ends first only when the store broke, which the loop is told of.
+            let _ = self.effects.send(Parcel::Effects(effects, answer));
+        }
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Subscribed { framework_id, master } => {
+                let _ = self.effects.send(Parcel::Forget);
+                self.feed(Event::Subscribed { framework: framework_id.value, master }, None);
+            }
+            Happening::Disconnected { reason } => {
+                tracing::warn!(%reason, "the master is gone");
+                let _ = self.effects.send(Parcel::Forget);
+                self.feed(Event::Disconnected, None);
+            }
+            Happening::Event(event) => {
+                if let Some(offers) = event.offers {
+                    let seen = offers.offers.iter().map(wire::offer).collect();
+                    let _ = self.effects.send(Parcel::Offers(offers.offers));
+                    self.feed(Event::Offers(seen), None);
+                } else if let Some(rescind) = event.rescind {
+                    self.feed(Event::Rescinded(rescind.offer_id.value), None);
+                } else if let Some(status) = event.update.and_then(|u| wire::status(&u.status)) {
+                    self.feed(Event::Status(Box::new(status)), None);
+                }
+            }
+            Happening::Failed { .. } => {}
+        }
+    }
+
+    /// Offers come only for roles the master was told of.
+    fn check_roles(&mut self) {
+        let roles: Vec<String> = self.core.roles().into_iter().collect();
+        if roles == self.roles {
+            return;
+        }
+        self.roles.clone_from(&roles);
+        let framework = FrameworkInfo { roles, ..self.framework.clone() };
+        let scheduler = self.scheduler.clone();
+        tokio::spawn(async move {
+            if let Err(error) = scheduler.update_framework(framework).await {
+                tracing::warn!(%error, "the master was not told of new roles; they count from the next subscription on");
+            }
+        });
+    }
+}
+
+async fn until(tick: Option<Millis>) {
+    match tick {
+        None => std::future::pending().await,
+        Some(at) => {
+            let left = at.since(OsClock.now().mono);
+            tokio::time::sleep(Duration::from_millis(left.0.max(1))).await;
+        }
+    }
+}
+
+/// Makes what must be durable durable, many parcels at once, then lets the rest go in order.
+async fn carry(
+    store: Arc<dyn Store>,
+    events: broadcast::Sender<Arc<Notice>>,
+    orders: mpsc::UnboundedSender<caller::Order>,
+    mut parcels: mpsc::UnboundedReceiver<Parcel>,
+    broken: oneshot::Sender<StoreError>,
+) {
+    let mut answers: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
+    let mut some = Vec::new();
+    while parcels.recv_many(&mut some, 256).await > 0 {
+        let (mut commits, mut rest) = (Vec::new(), Vec::new());
+        for parcel in some.drain(..) {
+            match parcel {
+                Parcel::Offers(offers) => rest.push(Err(caller::Order::Offers(offers))),
+                Parcel::Forget => rest.push(Err(caller::Order::Forget)),
+                Parcel::Effects(effects, answer) => {
+                    answers.extend(answer);
+                    for effect in effects {
+                        match effect {
+                            Effect::Commit(writes) => commits.push(writes),
+                            other => rest.push(Ok(other)),
+                        }
+                    }
+                }
+            }
+        }
+        if let Err(error) = persist::commit(&store, commits).await {
+            // Dropping the answers tells those who wait.
+            let _ = broken.send(error);
+            return;
+        }
+        for one in rest {
+            let order = match one {
+                Err(order) => order,
+                Ok(Effect::Reply { token, reply }) => {
+                    if let Some(answer) = answers.remove(&token) {
+                        let _ = answer.send(reply);
+                    }
+                    continue;
+                }
+                Ok(Effect::Publish(notice)) => {
+                    let _ = events.send(Arc::new(notice));
+                    continue;
+                }
+                Ok(effect) => caller::Order::Call(Box::new(effect)),
+            };
+            let _ = orders.send(order);
+        }
+    }
+}
