@@ -245,10 +245,9 @@ impl Allocator {
         if let Some(bit) = self.tree.subs.get(sub).and_then(|s| s.bit) {
             self.scan.insert(bit);
         }
-        if self.tree.closed(role) {
-            let reserved = self.tree.chain(role).flat_map(|(_, r)| r.reserved_on.iter());
-            self.dirty.extend(reserved);
-        }
+        // Walking all agents ends when a limit closes the role, and reservations are not closed by limits.
+        let reserved = self.tree.chain(role).flat_map(|(_, r)| r.reserved_on.iter());
+        self.dirty.extend(reserved.filter(|place| self.offerable.contains(place)));
     }
 
     pub(crate) fn refresh_masks(&mut self, sub: SubId) {

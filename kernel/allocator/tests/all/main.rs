@@ -6,3 +6,4 @@
 mod golden;
 mod pair;
 mod random;
+mod rules;
