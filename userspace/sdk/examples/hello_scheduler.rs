@@ -36,7 +36,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while left > 0 {
         let Some(happening) = events.next().await else { break };
         match happening {
-            Happening::Subscribed { framework_id, master } => println!("subscribed to {master} as {framework_id}"),
+            Happening::Subscribed { framework_id, master } => {
+                println!("subscribed to {master} as {framework_id}")
+            }
             Happening::Disconnected { reason } => println!("disconnected: {reason}"),
             Happening::Failed { reason } => return Err(reason.into()),
             Happening::Event(event) => {
@@ -52,8 +54,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 }
                 if let Some(update) = event.update {
                     let state = TaskState::try_from(update.status.state)?;
-                    println!("{}: {} {}", update.status.task_id, state.as_str_name(), update.status.message());
-                    if !matches!(state, TaskState::TaskStaging | TaskState::TaskStarting | TaskState::TaskRunning) {
+                    println!(
+                        "{}: {} {}",
+                        update.status.task_id,
+                        state.as_str_name(),
+                        update.status.message()
+                    );
+                    if !matches!(
+                        state,
+                        TaskState::TaskStaging | TaskState::TaskStarting | TaskState::TaskRunning
+                    ) {
                         left -= 1;
                     }
                 }

@@ -53,7 +53,12 @@ impl Operator {
         let mut url = url;
         for _ in 0..HOPS {
             let (encoding, deadline) = (self.encoding, self.deadline);
-            match post(&self.client, Ask { url: &url, encoding, stream_id: None, body: body.clone(), deadline }).await? {
+            match post(
+                &self.client,
+                Ask { url: &url, encoding, stream_id: None, body: body.clone(), deadline },
+            )
+            .await?
+            {
                 Answer::Good(reply) => return Ok((url, reply)),
                 Answer::Elsewhere(there) => url = there,
             }

@@ -266,12 +266,14 @@ impl Scheduler {
         call.framework_id = Some(session.framework_id.clone());
         let body = codec::encode(self.encoding, &call);
         let stream_id = session.stream_id.as_deref();
-        let ask = Ask { url: &session.url, encoding: self.encoding, stream_id, body, deadline: self.deadline };
+        let ask =
+            Ask { url: &session.url, encoding: self.encoding, stream_id, body, deadline: self.deadline };
         match post(&self.client, ask).await? {
             Answer::Good(_) => Ok(()),
-            Answer::Elsewhere(there) => {
-                Err(CallError::NotLeading { url: session.url.clone(), reason: format!("it points to {there}") })
-            }
+            Answer::Elsewhere(there) => Err(CallError::NotLeading {
+                url: session.url.clone(),
+                reason: format!("it points to {there}"),
+            }),
         }
     }
 
@@ -304,7 +306,8 @@ impl Scheduler {
         refuse_seconds: f64,
     ) -> Result<(), CallError> {
         let filters = Some(Filters { refuse_seconds: Some(refuse_seconds) });
-        self.typed(call::Type::Accept, |c| c.accept = Some(call::Accept { offer_ids, operations, filters })).await
+        self.typed(call::Type::Accept, |c| c.accept = Some(call::Accept { offer_ids, operations, filters }))
+            .await
     }
 
     /// Accepts an offer by launching tasks on it.
@@ -346,7 +349,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// As for [`Scheduler::call`].
-    pub async fn acknowledge(&self, agent_id: AgentId, task_id: TaskId, uuid: Bytes) -> Result<(), CallError> {
+    pub async fn acknowledge(
+        &self,
+        agent_id: AgentId,
+        task_id: TaskId,
+        uuid: Bytes,
+    ) -> Result<(), CallError> {
         let acknowledge = Some(call::Acknowledge { agent_id, task_id, uuid });
         self.typed(call::Type::Acknowledge, |c| c.acknowledge = acknowledge).await
     }
@@ -389,7 +397,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// As for [`Scheduler::call`].
-    pub async fn message(&self, agent_id: AgentId, executor_id: ExecutorId, data: Bytes) -> Result<(), CallError> {
+    pub async fn message(
+        &self,
+        agent_id: AgentId,
+        executor_id: ExecutorId,
+        data: Bytes,
+    ) -> Result<(), CallError> {
         let message = Some(call::Message { agent_id, executor_id, data });
         self.typed(call::Type::Message, |c| c.message = message).await
     }

@@ -58,7 +58,9 @@ impl CallError {
         match self {
             Self::NotSubscribed | Self::Client(_) | Self::NotLeading { .. } | Self::Content { .. } => true,
             // Credentials are renewed while we run.
-            Self::Refused { status, .. } => status.is_server_error() || matches!(status.as_u16(), 401 | 403 | 408 | 429),
+            Self::Refused { status, .. } => {
+                status.is_server_error() || matches!(status.as_u16(), 401 | 403 | 408 | 429)
+            }
         }
     }
 }
@@ -142,7 +144,9 @@ impl Records {
     pub(crate) async fn next<T: Message>(&mut self, idle: Duration) -> Result<Option<T>, CallError> {
         loop {
             if let Some(record) = self.ready.pop_front() {
-                return codec::decode(self.encoding, &record).map(Some).map_err(|e| self.content(e.to_string()));
+                return codec::decode(self.encoding, &record)
+                    .map(Some)
+                    .map_err(|e| self.content(e.to_string()));
             }
             let chunk = self.body.next_within(idle).await?;
             let Some(chunk) = chunk else {
@@ -225,7 +229,10 @@ mod tests {
     #[test]
     fn masters_take_turns() {
         let mut masters = Masters::new(vec!["a:1".to_owned(), "https://b:2/".to_owned()], "/p");
-        assert_eq!([masters.pick(), masters.pick(), masters.pick()], ["http://a:1/p", "https://b:2/p", "http://a:1/p"]);
+        assert_eq!(
+            [masters.pick(), masters.pick(), masters.pick()],
+            ["http://a:1/p", "https://b:2/p", "http://a:1/p"]
+        );
         masters.lead("http://c/p".to_owned());
         assert_eq!([masters.pick(), masters.pick()], ["http://c/p", "https://b:2/p"]);
     }

@@ -57,7 +57,8 @@ async fn serve(State(shared): State<Shared>, request: Request) -> Response {
         (_, "/api/v1/scheduler") => {
             serde_json::to_value(plenum_api::codec::decode::<Call>(encoding, &body).unwrap()).unwrap()
         }
-        _ => serde_json::to_value(plenum_api::codec::decode::<operator::Call>(encoding, &body).unwrap()).unwrap(),
+        _ => serde_json::to_value(plenum_api::codec::decode::<operator::Call>(encoding, &body).unwrap())
+            .unwrap(),
     };
     let subscribe = call["type"] == "SUBSCRIBE";
     let step = {
@@ -69,7 +70,9 @@ async fn serve(State(shared): State<Shared>, request: Request) -> Response {
         Step::Stream(chunks) => Response::builder()
             .header("content-type", media)
             .header("mesos-stream-id", "S1")
-            .body(Body::from_stream(UnboundedReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>)))
+            .body(Body::from_stream(
+                UnboundedReceiverStream::new(chunks).map(Ok::<_, std::convert::Infallible>),
+            ))
             .unwrap(),
         Step::Redirect(location) => {
             Response::builder().status(307).header("location", location).body(Body::empty()).unwrap()
@@ -118,7 +121,10 @@ fn options(masters: &[SocketAddr]) -> Options {
 }
 
 async fn next(events: &mut Events) -> Happening {
-    tokio::time::timeout(Duration::from_secs(20), events.next()).await.expect("something happens").expect("the driver lives")
+    tokio::time::timeout(Duration::from_secs(20), events.next())
+        .await
+        .expect("something happens")
+        .expect("the driver lives")
 }
 
 fn client() -> Client {
@@ -146,12 +152,17 @@ async fn records_come_whole_however_they_are_cut_in_both_encodings() {
             scheduler::connect(client(), Options { encoding, auto_acknowledge: true, ..options(&[address]) });
         let mut bytes = record(encoding, &subscribed(15.0)).to_vec();
         bytes.extend(record(encoding, &update("t1")));
-        bytes.extend(record(encoding, &Event { r#type: Some(event::Type::Heartbeat.into()), ..Default::default() }));
+        bytes.extend(record(
+            encoding,
+            &Event { r#type: Some(event::Type::Heartbeat.into()), ..Default::default() },
+        ));
         bytes.extend(record(encoding, &update("t2")));
         for piece in bytes.chunks(3) {
             to.send(Bytes::copy_from_slice(piece)).unwrap();
         }
-        assert!(matches!(next(&mut events).await, Happening::Subscribed { framework_id, .. } if framework_id.value == "F"));
+        assert!(
+            matches!(next(&mut events).await, Happening::Subscribed { framework_id, .. } if framework_id.value == "F")
+        );
         for task in ["t1", "t2"] {
             assert_eq!(next(&mut events).await, Happening::Event(Box::new(update(task))), "{encoding:?}");
         }
@@ -166,15 +177,18 @@ async fn records_come_whole_however_they_are_cut_in_both_encodings() {
 async fn redirects_and_masters_that_do_not_lead_are_passed_over() {
     let (leader, led) = master().await;
     let (other, script) = master().await;
-    script.lock().unwrap().steps.extend([
-        Step::Status(503),
-        Step::Redirect(format!("//{leader}/api/v1/scheduler")),
-    ]);
+    script
+        .lock()
+        .unwrap()
+        .steps
+        .extend([Step::Status(503), Step::Redirect(format!("//{leader}/api/v1/scheduler"))]);
     let to = stream(&led);
     to.send(record(Encoding::Protobuf, &subscribed(15.0))).unwrap();
     let (_scheduler, mut events) = scheduler::connect(client(), options(&[other]));
     let happening = next(&mut events).await;
-    assert!(matches!(happening, Happening::Subscribed { master, .. } if master == format!("http://{leader}")));
+    assert!(
+        matches!(happening, Happening::Subscribed { master, .. } if master == format!("http://{leader}"))
+    );
     assert_eq!(led.lock().unwrap().calls.len(), 1);
 }
 
@@ -222,7 +236,10 @@ async fn an_error_event_and_a_refusal_end_the_driver() {
     let error = Event { r#type: Some(event::Type::Error.into()), error, ..Default::default() };
     to.send(record(Encoding::Protobuf, &error)).unwrap();
     assert!(matches!(next(&mut events).await, Happening::Subscribed { .. }));
-    assert_eq!(next(&mut events).await, Happening::Failed { reason: "Framework has been removed".to_owned() });
+    assert_eq!(
+        next(&mut events).await,
+        Happening::Failed { reason: "Framework has been removed".to_owned() }
+    );
     assert_eq!(events.next().await, None);
     assert!(scheduler.revive(Vec::new()).await.is_err());
 
@@ -236,7 +253,8 @@ async fn credentials_go_with_each_call() {
     let (address, shared) = master().await;
     let to = stream(&shared);
     let credentials = Credentials::Basic { principal: "p".to_owned(), secret: "s".to_owned() };
-    let (scheduler, mut events) = scheduler::connect(client().with_credentials(credentials), options(&[address]));
+    let (scheduler, mut events) =
+        scheduler::connect(client().with_credentials(credentials), options(&[address]));
     to.send(record(Encoding::Protobuf, &subscribed(15.0))).unwrap();
     next(&mut events).await;
     scheduler.decline(vec!["o".into()], 1.0).await.unwrap();
@@ -248,7 +266,8 @@ async fn credentials_go_with_each_call() {
 async fn the_operator_stream_is_taken_up_again() {
     let (address, shared) = master().await;
     let (first, second) = (stream(&shared), stream(&shared));
-    let heartbeat = operator::Event { r#type: Some(operator::event::Type::Heartbeat.into()), ..Default::default() };
+    let heartbeat =
+        operator::Event { r#type: Some(operator::event::Type::Heartbeat.into()), ..Default::default() };
     let bytes = plenum_api::recordio::encode(&plenum_api::codec::encode(Encoding::Protobuf, &heartbeat));
     first.send(bytes.clone()).unwrap();
     drop(first);

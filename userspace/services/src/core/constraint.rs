@@ -70,11 +70,14 @@ impl Constraint {
             _ => Err(format!("Value was specified but is not a number: {what} needs one above 0")),
         };
         let regex = |what: &str| {
-            let text = value.ok_or_else(|| format!("A regular expression value must be provided for {what}"))?;
+            let text =
+                value.ok_or_else(|| format!("A regular expression value must be provided for {what}"))?;
             Regex::new(&format!("^(?:{text})$")).map_err(|_| format!("Invalid regular expression: {text}"))
         };
         let rule = match operator.as_str() {
-            "UNIQUE" if value.is_some_and(|v| !v.is_empty()) => return Err("Value specified but not used".to_owned()),
+            "UNIQUE" if value.is_some_and(|v| !v.is_empty()) => {
+                return Err("Value specified but not used".to_owned());
+            }
             "UNIQUE" => Rule::Unique,
             "CLUSTER" => Rule::Cluster(value.filter(|v| !v.is_empty()).map(str::to_owned)),
             "GROUP_BY" if value.is_none_or(str::is_empty) => Rule::GroupBy(1),
@@ -112,7 +115,9 @@ impl Constraint {
         match &self.rule {
             Rule::Is(want) => verdict(want == value, format!("{field} is {want}")),
             Rule::Like(regex) => verdict(regex.is_match(value), format!("{field} matches {}", bare(regex))),
-            Rule::Unlike(regex) => verdict(!regex.is_match(value), format!("{field} does not match {}", bare(regex))),
+            Rule::Unlike(regex) => {
+                verdict(!regex.is_match(value), format!("{field} does not match {}", bare(regex)))
+            }
             Rule::Cluster(Some(want)) => verdict(want == value, format!("{field} is {want}")),
             rule => self.check_counts(rule, value, placed),
         }
@@ -133,14 +138,23 @@ impl Constraint {
         let had = format!("{here} at {field} {value}");
         match rule {
             Rule::Unique if here > 0 => Err((format!("no other instance at the same {field}"), had)),
-            Rule::MaxPer(most) if here >= *most => Err((format!("fewer than {most} at the same {field}"), had)),
+            Rule::MaxPer(most) if here >= *most => {
+                Err((format!("fewer than {most} at the same {field}"), had))
+            }
             Rule::Cluster(_) => match counts.keys().next() {
-                Some(first) if *first != value => Err((format!("{field} is {first}, as for the others"), had)),
+                Some(first) if *first != value => {
+                    Err((format!("{field} is {first}, as for the others"), had))
+                }
                 _ => Ok(()),
             },
             Rule::GroupBy(groups) => {
-                let least = if counts.len() < *groups { 0 } else { counts.values().copied().min().unwrap_or(0) };
-                if here <= least { Ok(()) } else { Err((format!("at most {least} at the same {field}"), had)) }
+                let least =
+                    if counts.len() < *groups { 0 } else { counts.values().copied().min().unwrap_or(0) };
+                if here <= least {
+                    Ok(())
+                } else {
+                    Err((format!("at most {least} at the same {field}"), had))
+                }
             }
             _ => Ok(()),
         }
@@ -193,7 +207,15 @@ mod tests {
 
     #[test]
     fn malformed_rules_are_refused() {
-        for bad in ["rack", "rack NEAR", "rack MAX_PER x", "rack MAX_PER", "rack LIKE (", "rack LIKE", "rack UNIQUE 3"] {
+        for bad in [
+            "rack",
+            "rack NEAR",
+            "rack MAX_PER x",
+            "rack MAX_PER",
+            "rack LIKE (",
+            "rack LIKE",
+            "rack UNIQUE 3",
+        ] {
             let parts: Vec<String> = bad.split(' ').map(str::to_owned).collect();
             assert!(Constraint::parse(&parts).is_err(), "{bad}");
         }

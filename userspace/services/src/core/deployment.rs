@@ -84,7 +84,10 @@ impl Deployment {
 ///
 /// # Errors
 /// The apps of a circle of dependencies.
-pub fn steps(changes: &[(AppId, Vec<What>)], apps: &BTreeMap<AppId, &App>) -> Result<Vec<Vec<Action>>, Vec<AppId>> {
+pub fn steps(
+    changes: &[(AppId, Vec<What>)],
+    apps: &BTreeMap<AppId, &App>,
+) -> Result<Vec<Vec<Action>>, Vec<AppId>> {
     let mut left: BTreeSet<&AppId> =
         changes.iter().filter(|(_, w)| !w.contains(&What::Stop)).map(|(id, _)| id).collect();
     let mut out: Vec<Vec<Action>> = Vec::new();

@@ -18,7 +18,9 @@ pub enum ApiError {
     #[error("{0}")]
     NotFound(String),
     /// 409: running deployments affect the same apps.
-    #[error("App is locked by one or more deployments. Override with the option '?force=true'. View details at '/v2/deployments/<DEPLOYMENT_ID>'.")]
+    #[error(
+        "App is locked by one or more deployments. Override with the option '?force=true'. View details at '/v2/deployments/<DEPLOYMENT_ID>'."
+    )]
     Locked(Vec<String>),
     /// 409: it is there already.
     #[error("{0}")]

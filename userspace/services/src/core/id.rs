@@ -75,7 +75,8 @@ impl AppId {
 
     /// Whether `self` lies in the group `other`, at any depth.
     pub fn is_below(&self, other: &AppId) -> bool {
-        self != other && (other.is_root() || self.0.strip_prefix(&other.0).is_some_and(|rest| rest.starts_with('/')))
+        self != other
+            && (other.is_root() || self.0.strip_prefix(&other.0).is_some_and(|rest| rest.starts_with('/')))
     }
 
     /// `a_b` for `/a/b`: the beginning of instance ids.
@@ -176,7 +177,10 @@ mod tests {
     #[test]
     fn names_are_derived() {
         let id = AppId::parse("/a/b/c").unwrap();
-        assert_eq!((id.safe().as_str(), id.task_name().as_str(), id.key().as_str()), ("a_b_c", "c.b.a", "a:b:c"));
+        assert_eq!(
+            (id.safe().as_str(), id.task_name().as_str(), id.key().as_str()),
+            ("a_b_c", "c.b.a", "a:b:c")
+        );
         assert_eq!(id.parent().as_str(), "/a/b");
         assert!(id.is_below(&AppId::root()) && id.is_below(&AppId::parse("/a").unwrap()));
         assert!(!AppId::parse("/ab").unwrap().is_below(&AppId::parse("/a").unwrap()));

@@ -87,8 +87,18 @@ impl State {
 }
 
 const CONDITIONS: [&str; 12] = [
-    "Staging", "Starting", "Running", "Killing", "Unreachable", "Finished", "Failed", "Killed", "Error", "Lost",
-    "Dropped", "Gone",
+    "Staging",
+    "Starting",
+    "Running",
+    "Killing",
+    "Unreachable",
+    "Finished",
+    "Failed",
+    "Killed",
+    "Error",
+    "Lost",
+    "Dropped",
+    "Gone",
 ];
 
 /// What is written down before the launch and never changed, but for the goal.

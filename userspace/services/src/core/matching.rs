@@ -199,7 +199,8 @@ impl<'a> Wish<'a> {
                 fix: format!("wait for an offer to {}, or change the app's role", app.role),
             });
         } else if !offer.portions.iter().any(|p| self.accepts(&p.reserved)) {
-            let had: std::collections::BTreeSet<&str> = offer.portions.iter().map(|p| p.reserved.as_str()).collect();
+            let had: std::collections::BTreeSet<&str> =
+                offer.portions.iter().map(|p| p.reserved.as_str()).collect();
             let had = had.into_iter().collect::<Vec<_>>().join(", ");
             broken.push(Rejection {
                 reason: Reason::UnfulfilledRole,
@@ -257,7 +258,12 @@ impl<'a> Wish<'a> {
         if left > 0 { Err(had) } else { Ok(takes) }
     }
 
-    fn take_ports(&self, offer: &Offer, seed: u64, takes: &mut Vec<Take>) -> Result<Vec<Option<u16>>, Rejection> {
+    fn take_ports(
+        &self,
+        offer: &Offer,
+        seed: u64,
+        takes: &mut Vec<Take>,
+    ) -> Result<Vec<Option<u16>>, Rejection> {
         let ports = self.app.ports();
         let portions = self.portions(offer, "ports");
         let mut free: Vec<(usize, u64)> = Vec::new();
@@ -265,19 +271,28 @@ impl<'a> Wish<'a> {
         if wanted == 0 {
             return Ok(ports.iter().map(|_| None).collect());
         }
-        let exact: Vec<u64> = ports.iter().filter_map(|p| p.host).filter(|p| *p != 0).map(u64::from).collect();
+        let exact: Vec<u64> =
+            ports.iter().filter_map(|p| p.host).filter(|p| *p != 0).map(u64::from).collect();
         let mut host_ports = Vec::with_capacity(ports.len());
         let total: u64 = portions.iter().map(|(_, p)| count(&p.amount)).fold(0, u64::saturating_add);
         let mut cursor = if total == 0 { 0 } else { seed % total };
         for port in &ports {
             let chosen = match port.host {
                 None => None,
-                Some(0) => Some(next_free(&portions, total, &mut cursor, &free, &exact).ok_or_else(|| few(wanted, total))?),
+                Some(0) => Some(
+                    next_free(&portions, total, &mut cursor, &free, &exact)
+                        .ok_or_else(|| few(wanted, total))?,
+                ),
                 Some(number) => {
                     let number = u64::from(number);
                     let holder = portions.iter().find(|(_, p)| contains(&p.amount, number));
                     let taken = free.iter().any(|(_, n)| *n == number);
-                    Some(holder.filter(|_| !taken).map(|(i, _)| (*i, number)).ok_or_else(|| no_port(number))?)
+                    Some(
+                        holder
+                            .filter(|_| !taken)
+                            .map(|(i, _)| (*i, number))
+                            .ok_or_else(|| no_port(number))?,
+                    )
                 }
             };
             free.extend(chosen);
@@ -325,7 +340,10 @@ fn lack(name: &str, reason: Reason, need: i64, had: i64) -> Rejection {
         rule: name.to_owned(),
         needed: format!("{}{unit}", show(need)),
         had: format!("{}{unit}", show(had)),
-        fix: format!("free {}{unit} of {name} on this node, or lower the app's {name}", show(need.saturating_sub(had))),
+        fix: format!(
+            "free {}{unit} of {name} on this node, or lower the app's {name}",
+            show(need.saturating_sub(had))
+        ),
     }
 }
 
@@ -465,10 +483,15 @@ mod tests {
     #[test]
     fn reserved_resources_need_acceptance_and_go_first() {
         let mut offer = offer(1.0, 200.0, &[(1, 9)]);
-        offer.portions.push(Portion { name: "cpus".to_owned(), reserved: "db".to_owned(), amount: Amount::Scalar(500) });
+        offer.portions.push(Portion {
+            name: "cpus".to_owned(),
+            reserved: "db".to_owned(),
+            amount: Amount::Scalar(500),
+        });
         let two = app(|a| a.cpus = 1.5);
         assert!(Wish::new(&two).fit(&offer, &[], 0).is_err());
-        let two = app(|a| (a.cpus, a.accepted_resource_roles) = (1.5, Some(vec!["*".to_owned(), "db".to_owned()])));
+        let two =
+            app(|a| (a.cpus, a.accepted_resource_roles) = (1.5, Some(vec!["*".to_owned(), "db".to_owned()])));
         let fit = Wish::new(&two).fit(&offer, &[], 0).unwrap();
         assert_eq!(fit.takes[0], Take { portion: 3, amount: Amount::Scalar(500) });
     }

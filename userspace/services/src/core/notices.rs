@@ -85,7 +85,8 @@ pub(super) fn plan(deployment: &Deployment) -> Value {
 
 pub(super) fn steps(deployment: &Deployment) -> Value {
     let step = |step: &Vec<super::deployment::Action>| {
-        let actions: Vec<Value> = step.iter().map(|a| json!({"action": a.what.name(), "app": a.app})).collect();
+        let actions: Vec<Value> =
+            step.iter().map(|a| json!({"action": a.what.name(), "app": a.app})).collect();
         json!({"actions": actions})
     };
     deployment.steps.iter().map(step).collect()
@@ -97,7 +98,12 @@ pub(super) fn deployment_step(kind: &'static str, deployment: &Deployment, now: 
     notice(kind, json!({"plan": plan(deployment), "currentStep": {"actions": actions}}), now)
 }
 
-pub(super) fn deployment_end(kind: &'static str, deployment: &Deployment, reason: Option<&str>, now: Now) -> Notice {
+pub(super) fn deployment_end(
+    kind: &'static str,
+    deployment: &Deployment,
+    reason: Option<&str>,
+    now: Now,
+) -> Notice {
     let mut fields = json!({"id": deployment.id, "plan": plan(deployment)});
     if let Some(reason) = reason {
         fields["reason"] = Value::from(reason);

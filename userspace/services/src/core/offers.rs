@@ -215,7 +215,13 @@ impl Entry {
         tally.nodes.insert(offer.agent.clone(), verdict);
     }
 
-    fn launch(&mut self, held: &mut Held, placement: Placement, now: Now, ids: &mut dyn IdSource) -> (Launch, Write) {
+    fn launch(
+        &mut self,
+        held: &mut Held,
+        placement: Placement,
+        now: Now,
+        ids: &mut dyn IdSource,
+    ) -> (Launch, Write) {
         let app: Arc<App> = Arc::clone(&self.app);
         let record = Record {
             f: records::FORMAT,

@@ -40,8 +40,12 @@ impl Core {
         let holds = self.deployments.values().any(|d| d.holds(id));
         let Some(entry) = self.apps.get_mut(id) else { return };
         let (mut writes, wake) = entry.give_up_unreachable(now);
-        let ghosts: Vec<InstanceId> =
-            entry.instances.values().filter(|i| i.record.goal == Goal::Ghost).map(|i| i.record.id.clone()).collect();
+        let ghosts: Vec<InstanceId> = entry
+            .instances
+            .values()
+            .filter(|i| i.record.goal == Goal::Ghost)
+            .map(|i| i.record.id.clone())
+            .collect();
         for ghost in ghosts {
             if let Some(instance) = entry.instances.remove(&ghost) {
                 self.index.remove(&ghost);
@@ -123,7 +127,9 @@ impl Entry {
     fn give_up_unreachable(&mut self, now: Now) -> (Vec<Write>, Option<Millis>) {
         let patience = match &self.app.unreachable_strategy {
             Unreachable::Disabled(_) => None,
-            Unreachable::Enabled { inactive_after_seconds, .. } => Some(Millis::from_secs_f64(*inactive_after_seconds)),
+            Unreachable::Enabled { inactive_after_seconds, .. } => {
+                Some(Millis::from_secs_f64(*inactive_after_seconds))
+            }
         };
         let (mut writes, mut wake) = (Vec::new(), None);
         for instance in self.instances.values_mut().filter(|i| i.state == Some(State::Unreachable)) {

@@ -19,7 +19,9 @@ pub const FORMAT: u32 = 1;
 
 /// An entry of the store that cannot be understood.
 #[derive(Debug, thiserror::Error)]
-#[error("the record {key} cannot be read: {reason}. Restore it from a backup, or start the version that wrote it")]
+#[error(
+    "the record {key} cannot be read: {reason}. Restore it from a backup, or start the version that wrote it"
+)]
 pub struct Unreadable {
     /// Which.
     pub key: String,
@@ -129,7 +131,9 @@ impl Core {
                     let deployment: Deployment = read(key, value)?;
                     core.deployments.insert(deployment.id.clone(), deployment);
                 }
-                _ => return Err(Unreadable { key: key.clone(), reason: "nobody knows such a key".to_owned() }),
+                _ => {
+                    return Err(Unreadable { key: key.clone(), reason: "nobody knows such a key".to_owned() });
+                }
             }
         }
         for (key, root) in roots {
@@ -139,7 +143,8 @@ impl Core {
                 return Err(Unreadable { key: key.clone(), reason });
             };
             core.dirty.insert(root.id.clone());
-            core.apps.insert(root.id, Entry { roll: root.roll, removing: root.removing, ..Entry::new(app, mine) });
+            core.apps
+                .insert(root.id, Entry { roll: root.roll, removing: root.removing, ..Entry::new(app, mine) });
         }
         for record in instances {
             core.adopt(record, now);

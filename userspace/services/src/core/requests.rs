@@ -110,7 +110,8 @@ const MOST_APPS: usize = 80;
 impl Core {
     pub(super) fn request(&mut self, request: Request, now: Now, ids: &mut dyn IdSource) {
         let token = request.token;
-        let reply = self.carry_out(request, now, ids).unwrap_or_else(|error| Reply::ok(error.status(), error.body()));
+        let reply =
+            self.carry_out(request, now, ids).unwrap_or_else(|error| Reply::ok(error.status(), error.body()));
         self.out.push(Effect::Reply { token, reply });
     }
 
@@ -129,7 +130,8 @@ impl Core {
             Kind::UpdateMany { bodies, partial, create } => {
                 let mut targets = Targets::new();
                 for (i, body) in bodies.iter().enumerate() {
-                    let id = body_id(body)?.ok_or_else(|| ApiError::invalid(&format!("({i})/id"), "error.path.missing"))?;
+                    let id = body_id(body)?
+                        .ok_or_else(|| ApiError::invalid(&format!("({i})/id"), "error.path.missing"))?;
                     if *create && self.entry(&id).is_some() {
                         return Err(ApiError::Conflict(format!("An app with id [{id}] already exists.")));
                     }
@@ -160,7 +162,9 @@ impl Core {
             Kind::Cancel(id) => self.cancel(id, r.force, now, ids),
             Kind::ResetDelay(id) => {
                 let entry = self.apps.get_mut(id).filter(|e| e.missing > 0);
-                let entry = entry.ok_or_else(|| ApiError::NotFound(format!("Application {id} not found in tasks queue.")))?;
+                let entry = entry.ok_or_else(|| {
+                    ApiError::NotFound(format!("Application {id} not found in tasks queue."))
+                })?;
                 entry.backoff = None;
                 self.dirty.insert(id.clone());
                 self.offers.ask();
@@ -169,7 +173,13 @@ impl Core {
         }
     }
 
-    fn create(&mut self, r: &Request, body: &Map<String, Value>, now: Now, ids: &mut dyn IdSource) -> Result<Reply, ApiError> {
+    fn create(
+        &mut self,
+        r: &Request,
+        body: &Map<String, Value>,
+        now: Now,
+        ids: &mut dyn IdSource,
+    ) -> Result<Reply, ApiError> {
         let missing = || ApiError::BadFields(vec![Flaw::new("/id", "error.path.missing")]);
         let id = body_id(body)?.ok_or_else(missing)?;
         if self.entry(&id).is_some() {
@@ -188,7 +198,9 @@ impl Core {
         let before = self.entry(id);
         if let (Some(entry), Some(version)) = (before, only_version(body)) {
             let old = entry.versions.get(version);
-            let old = old.ok_or_else(|| ApiError::NotFound(format!("App '{id}' does not exist in version {version}")))?;
+            let old = old.ok_or_else(|| {
+                ApiError::NotFound(format!("App '{id}' does not exist in version {version}"))
+            })?;
             return Ok(Target::Be { app: Box::new(App::clone(old)), restart: false });
         }
         if id.is_root() {
@@ -215,8 +227,9 @@ impl Core {
     /// Gives service ports to ports that have none, that no app uses.
     fn assign_service_ports(&self, app: &mut App) -> Result<(), ApiError> {
         let used = self.entries().filter(|(id, _)| **id != app.id);
-        let mut used: std::collections::BTreeSet<u16> =
-            used.flat_map(|(_, e)| e.app.ports().into_iter().map(|p| p.service).collect::<Vec<_>>()).collect();
+        let mut used: std::collections::BTreeSet<u16> = used
+            .flat_map(|(_, e)| e.app.ports().into_iter().map(|p| p.service).collect::<Vec<_>>())
+            .collect();
         used.extend(app.ports().iter().map(|p| p.service));
         let host = app.host_networking();
         let exact = app.require_ports;
@@ -246,7 +259,13 @@ impl Core {
     }
 
     /// Writes an intent down and starts its deployment.
-    fn submit(&mut self, targets: Targets, force: bool, now: Now, ids: &mut dyn IdSource) -> Result<Reply, ApiError> {
+    fn submit(
+        &mut self,
+        targets: Targets,
+        force: bool,
+        now: Now,
+        ids: &mut dyn IdSource,
+    ) -> Result<Reply, ApiError> {
         if targets.len() > MOST_APPS {
             let error = format!("{} apps in one request, at most {MOST_APPS}: split it", targets.len());
             return Err(ApiError::invalid("/", error));
@@ -264,11 +283,16 @@ impl Core {
             targets.iter().map(|(id, target)| (id.clone(), self.actions(id, target))).collect();
         let apps: BTreeMap<AppId, &App> = targets
             .iter()
-            .filter_map(|(id, t)| if let Target::Be { app, .. } = t { Some((id.clone(), &**app)) } else { None })
+            .filter_map(
+                |(id, t)| if let Target::Be { app, .. } = t { Some((id.clone(), &**app)) } else { None },
+            )
             .collect();
         let steps = deployment::steps(&changes, &apps).map_err(|circle| {
             let names: Vec<&str> = circle.iter().map(AppId::as_str).collect();
-            ApiError::invalid("/dependencies", format!("Dependency graph has cyclic dependencies: {}", names.join(", ")))
+            ApiError::invalid(
+                "/dependencies",
+                format!("Dependency graph has cyclic dependencies: {}", names.join(", ")),
+            )
         })?;
         let version = self.fresh_version(now);
         let deployment = Deployment {
@@ -277,7 +301,10 @@ impl Core {
             version: version.clone(),
             steps,
             at: 0,
-            original: targets.keys().map(|id| (id.clone(), self.entry(id).map(|e| e.app.version.clone()))).collect(),
+            original: targets
+                .keys()
+                .map(|id| (id.clone(), self.entry(id).map(|e| e.app.version.clone())))
+                .collect(),
         };
         let mut writes = vec![records::put_deployment(&deployment)];
         for id in in_the_way {
@@ -355,7 +382,8 @@ impl Core {
         };
         let app = Arc::new(App { version: version.to_owned(), version_info: info, ..app });
         writes.push(records::put_version(&app));
-        let keep: Vec<String> = self.deployments.values().filter_map(|d| d.original.get(id)?.clone()).collect();
+        let keep: Vec<String> =
+            self.deployments.values().filter_map(|d| d.original.get(id)?.clone()).collect();
         let entry = self.apps.entry(id.clone());
         let entry = entry.or_insert_with(|| Entry::new(Arc::clone(&app), BTreeMap::new()));
         entry.versions.insert(version.to_owned(), Arc::clone(&app));
@@ -443,7 +471,8 @@ impl Core {
         let victims = self.victims(app, tasks, host);
         let targets: Targets = if scale { self.shrunk(&victims) } else { Targets::new() };
         let locked = |d: &&Deployment| targets.keys().any(|id| d.affects(id));
-        let in_the_way: Vec<String> = self.deployments.values().filter(locked).map(|d| d.id.clone()).collect();
+        let in_the_way: Vec<String> =
+            self.deployments.values().filter(locked).map(|d| d.id.clone()).collect();
         if !r.force && !in_the_way.is_empty() {
             return Err(ApiError::Locked(in_the_way));
         }
@@ -468,7 +497,12 @@ impl Core {
         let single = app.is_some() && tasks.is_some();
         let body = match (single, victims.shown.first()) {
             (true, Some(task)) => json!({"task": task}),
-            (true, None) => return Err(ApiError::NotFound(format!("Task '{}' does not exist", tasks.unwrap_or(&[]).join(", ")))),
+            (true, None) => {
+                return Err(ApiError::NotFound(format!(
+                    "Task '{}' does not exist",
+                    tasks.unwrap_or(&[]).join(", ")
+                )));
+            }
             _ if app.is_some() || tasks.is_some() => json!({"tasks": victims.shown}),
             _ => json!({}),
         };
@@ -477,9 +511,8 @@ impl Core {
 
     fn victims(&self, app: Option<&AppId>, tasks: Option<&[String]>, host: Option<&str>) -> Victims {
         let mut out = Victims { shown: Vec::new(), by_app: BTreeMap::new(), strangers: Vec::new() };
-        let named = |id: &InstanceId| {
-            tasks.is_none_or(|t| t.iter().any(|t| *t == id.task_id() || t == id.as_str()))
-        };
+        let named =
+            |id: &InstanceId| tasks.is_none_or(|t| t.iter().any(|t| *t == id.task_id() || t == id.as_str()));
         for (app_id, entry) in self.entries().filter(|(id, _)| app.is_none_or(|a| a == *id)) {
             let fits = |host: &str, at: &super::constraint::Location| at.host == host;
             for instance in entry.instances.values() {
@@ -503,7 +536,8 @@ impl Core {
         let mut targets = Targets::new();
         for (id, instances) in &victims.by_app {
             let Some(entry) = self.entry(id) else { continue };
-            let wanted = instances.iter().filter(|i| entry.instances.get(i).is_some_and(|i| i.is_wanted())).count();
+            let wanted =
+                instances.iter().filter(|i| entry.instances.get(i).is_some_and(|i| i.is_wanted())).count();
             let mut app = App::clone(&entry.app);
             app.instances = app.instances.saturating_sub(u32::try_from(wanted).unwrap_or(u32::MAX));
             targets.insert(id.clone(), Target::Be { app: Box::new(app), restart: false });
@@ -515,7 +549,9 @@ impl Core {
 fn body_id(body: &Map<String, Value>) -> Result<Option<AppId>, ApiError> {
     match body.get("id") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => AppId::parse(text).map(Some).map_err(|error| ApiError::invalid("/id", error)),
+        Some(Value::String(text)) => {
+            AppId::parse(text).map(Some).map_err(|error| ApiError::invalid("/id", error))
+        }
         Some(_) => Err(ApiError::BadFields(vec![Flaw::new("/id", "error.expected.jsstring")])),
     }
 }

@@ -16,7 +16,9 @@ impl Core {
         let instance = InstanceId::of_task(&status.task);
         let app = instance.as_ref().and_then(|i| self.index.get(i)).cloned();
         match (instance, app) {
-            (Some(instance), Some(app)) if status.state.is_terminal() => self.ended(&app, &instance, &status, now),
+            (Some(instance), Some(app)) if status.state.is_terminal() => {
+                self.ended(&app, &instance, &status, now)
+            }
             (Some(instance), Some(app)) => self.observed(&app, &instance, &status, now),
             (Some(instance), None) if self.ghosts.contains_key(&instance) => self.ghost(&instance, &status),
             _ => self.stranger(&status, now),

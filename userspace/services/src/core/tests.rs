@@ -124,7 +124,14 @@ impl Script {
                         let shown = view::app(&self.core, id, view::Embed::LIST).unwrap();
                         let of = |k: &str| shown[k].clone();
                         let tasks: Vec<String> = e.instances.keys().map(InstanceId::task_id).collect();
-                        json!([id, of("instances"), of("tasksStaged"), of("tasksRunning"), of("tasksHealthy"), tasks])
+                        json!([
+                            id,
+                            of("instances"),
+                            of("tasksStaged"),
+                            of("tasksRunning"),
+                            of("tasksHealthy"),
+                            tasks
+                        ])
                     })
                     .collect::<Vec<_>>(),
             ),
@@ -172,14 +179,21 @@ impl Script {
                 let mut words = Vec::new();
                 for launch in launches {
                     let id = launch.record.id;
-                    assert!(self.store.contains_key(&format!("instances/{id}")), "{id} is written down before its launch");
+                    assert!(
+                        self.store.contains_key(&format!("instances/{id}")),
+                        "{id} is written down before its launch"
+                    );
                     assert!(self.launched.insert(id.to_string()), "{id} is launched once");
                     words.push(format!("{} ports={:?}", id.task_id(), launch.record.host_ports));
                 }
                 Some(format!("accept {offer}: {}", words.join(", ")))
             }
-            Effect::Decline { offers, refuse } => Some(format!("decline {} for {}s", offers.join(" "), refuse.0 / 1000)),
-            Effect::Kill { task, grace, .. } => Some(format!("kill {task}{}", grace.map_or(String::new(), |g| format!(" grace {g}")))),
+            Effect::Decline { offers, refuse } => {
+                Some(format!("decline {} for {}s", offers.join(" "), refuse.0 / 1000))
+            }
+            Effect::Kill { task, grace, .. } => {
+                Some(format!("kill {task}{}", grace.map_or(String::new(), |g| format!(" grace {g}"))))
+            }
             Effect::Acknowledge { task, .. } => Some(format!("ack {task}")),
             Effect::Reconcile(tasks) if tasks.is_empty() => Some("reconcile all".to_owned()),
             Effect::Reconcile(tasks) => {
@@ -200,7 +214,8 @@ impl Script {
                 let of = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("");
                 let what = ["taskStatus", "condition", "appId", "id", "reason"].map(of);
                 let what: Vec<&str> = what.into_iter().filter(|w| !w.is_empty()).collect();
-                (notice.kind != "instance_changed_event").then(|| format!("event {} {}", notice.kind, what.join(" ")).trim_end().to_owned())
+                (notice.kind != "instance_changed_event")
+                    .then(|| format!("event {} {}", notice.kind, what.join(" ")).trim_end().to_owned())
             }
         }
     }
@@ -209,7 +224,13 @@ impl Script {
         if let Some(id) = key.strip_prefix("instances/") {
             let task = InstanceId::from_key(id).task_id();
             if !self.tasks.iter().any(|(t, _)| *t == task) {
-                let agent = self.core.index.get(&InstanceId::from_key(id)).and_then(|app| self.core.apps.get(app)).and_then(|e| e.instances.get(&InstanceId::from_key(id))).map_or("a1".to_owned(), |i| i.record.agent.clone());
+                let agent = self
+                    .core
+                    .index
+                    .get(&InstanceId::from_key(id))
+                    .and_then(|app| self.core.apps.get(app))
+                    .and_then(|e| e.instances.get(&InstanceId::from_key(id)))
+                    .map_or("a1".to_owned(), |i| i.record.agent.clone());
                 self.tasks.push((task, agent));
                 self.names.push((id.to_owned(), format!("#{}", self.tasks.len())));
             }
@@ -236,12 +257,17 @@ impl Script {
         let instances: BTreeSet<&InstanceId> = core.apps.values().flat_map(|e| e.instances.keys()).collect();
         let indexed: BTreeSet<&InstanceId> = core.index.keys().collect();
         assert_eq!(instances, indexed, "the index knows every instance and no other");
-        let stored: BTreeSet<String> = self.store.keys().filter_map(|k| k.strip_prefix("instances/")).map(str::to_owned).collect();
-        let known: BTreeSet<String> = instances.into_iter().chain(core.ghosts.keys()).map(ToString::to_string).collect();
+        let stored: BTreeSet<String> =
+            self.store.keys().filter_map(|k| k.strip_prefix("instances/")).map(str::to_owned).collect();
+        let known: BTreeSet<String> =
+            instances.into_iter().chain(core.ghosts.keys()).map(ToString::to_string).collect();
         assert_eq!(stored, known, "the store knows every instance and no other");
         for (id, entry) in &core.apps {
             assert!(self.store.contains_key(&records::root_key(id)), "{id} is stored");
-            assert!(self.store.contains_key(&records::version_key(id, &entry.app.version)), "{id}'s version is stored");
+            assert!(
+                self.store.contains_key(&records::version_key(id, &entry.app.version)),
+                "{id}'s version is stored"
+            );
         }
     }
 }
@@ -269,12 +295,20 @@ fn offer(words: &[&str]) -> Offer {
             }
         }
     }
-    Offer { id: words[0].to_owned(), agent: words[1].to_owned(), location, role, maintenance: false, portions }
+    Offer {
+        id: words[0].to_owned(),
+        agent: words[1].to_owned(),
+        location,
+        role,
+        maintenance: false,
+        portions,
+    }
 }
 
 fn status(task: &str, agent: &str, words: &[&str]) -> Status {
     let state = State::parse(&format!("TASK_{}", words[0])).unwrap();
-    let mut status = Status { agent: Some(agent.to_owned()), uuid: Some(vec![1]), ..Status::new(task, state) };
+    let mut status =
+        Status { agent: Some(agent.to_owned()), uuid: Some(vec![1]), ..Status::new(task, state) };
     for word in &words[1..] {
         match word.split_once('=').unwrap() {
             ("healthy", value) => status.healthy = Some(value == "true"),

@@ -176,7 +176,9 @@ impl Reader<'_> {
 fn wording(error: &str) -> String {
     let expected = error.rsplit("expected ").next().unwrap_or("");
     match expected {
-        e if e.starts_with("f64") || e.starts_with('u') || e.starts_with('i') => "error.expected.jsnumber".to_owned(),
+        e if e.starts_with("f64") || e.starts_with('u') || e.starts_with('i') => {
+            "error.expected.jsnumber".to_owned()
+        }
         e if e.starts_with("a string") => "error.expected.jsstring".to_owned(),
         e if e.starts_with("a boolean") => "error.expected.jsboolean".to_owned(),
         e if e.starts_with("a sequence") => "error.expected.jsarray".to_owned(),
@@ -238,12 +240,15 @@ fn modern_docker(body: &mut Map<String, Value>) {
 
 fn is_archive(uri: &Value) -> bool {
     let path = uri.as_str().unwrap_or("").split(['?', '#']).next().unwrap_or("");
-    [".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".zip", ".tar"].iter().any(|end| path.ends_with(end))
+    [".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".zip", ".tar"]
+        .iter()
+        .any(|end| path.ends_with(end))
 }
 
 // Named here so that the fields above are read as these types and no others.
-const _: fn(&App) -> (&Option<Container>, &Vec<Fetch>, &Vec<Network>, Option<&PortMapping>) =
-    |app| (&app.container, &app.fetch, &app.networks, app.container.as_ref().and_then(|c| c.port_mappings.first()));
+const _: fn(&App) -> (&Option<Container>, &Vec<Fetch>, &Vec<Network>, Option<&PortMapping>) = |app| {
+    (&app.container, &app.fetch, &app.networks, app.container.as_ref().and_then(|c| c.port_mappings.first()))
+};
 
 #[cfg(test)]
 mod tests {
@@ -280,7 +285,9 @@ mod tests {
 
     #[test]
     fn wrong_types_are_named_by_path() {
-        let flaws = read(json!({"cpus": "one", "instances": 1, "portDefinitions": [{"port": "x"}], "cmd": 3})).unwrap_err();
+        let flaws =
+            read(json!({"cpus": "one", "instances": 1, "portDefinitions": [{"port": "x"}], "cmd": 3}))
+                .unwrap_err();
         let flaws: Vec<_> = flaws.iter().map(|f| (f.path.as_str(), f.error.as_str())).collect();
         assert_eq!(
             flaws,

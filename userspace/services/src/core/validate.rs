@@ -83,8 +83,10 @@ fn numbers(app: &App, flaws: &mut Flaws) {
     flaws.unless(app.max_launch_delay_seconds >= 0.0, "/maxLaunchDelaySeconds", "error.min");
     let grace = app.task_kill_grace_period_seconds.unwrap_or(0.0);
     flaws.unless(grace >= 0.0, "/taskKillGracePeriodSeconds", "error.min");
-    if let super::app::Unreachable::Enabled { inactive_after_seconds: inactive, expunge_after_seconds: expunge } =
-        &app.unreachable_strategy
+    if let super::app::Unreachable::Enabled {
+        inactive_after_seconds: inactive,
+        expunge_after_seconds: expunge,
+    } = &app.unreachable_strategy
     {
         flaws.unless(*inactive >= 0.0, "/unreachableStrategy/inactiveAfterSeconds", "error.min");
         let path = "/unreachableStrategy/expungeAfterSeconds";
@@ -154,7 +156,11 @@ fn health_check(app: &App, check: &HealthCheck, path: &str, flaws: &mut Flaws) {
     ] {
         flaws.unless(n >= 0.0, &format!("{path}/{name}"), "error.min");
     }
-    flaws.unless(app.health_checks.len() <= 1 || path.ends_with("(0)"), "/healthChecks", "the agent runs one health check a task: give one");
+    flaws.unless(
+        app.health_checks.len() <= 1 || path.ends_with("(0)"),
+        "/healthChecks",
+        "the agent runs one health check a task: give one",
+    );
 }
 
 fn container_flaws(container: &Container, flaws: &mut Flaws) {
@@ -177,7 +183,11 @@ fn container_flaws(container: &Container, flaws: &mut Flaws) {
             }
         }
         let mode = text("mode");
-        flaws.unless(mode.is_none_or(|m| m == "RO" || m == "RW"), &format!("{path}/mode"), "error.unknown.enum.literal");
+        flaws.unless(
+            mode.is_none_or(|m| m == "RO" || m == "RW"),
+            &format!("{path}/mode"),
+            "error.unknown.enum.literal",
+        );
     }
 }
 
@@ -191,12 +201,21 @@ mod tests {
         let cases: &[(&str, &[&str])] = &[
             (r#"{"cmd":"x"}"#, &[]),
             (r#"{}"#, &["/"]),
-            (r#"{"cmd":"x","cpus":-1,"upgradeStrategy":{"minimumHealthCapacity":2}}"#, &["/cpus", "/upgradeStrategy/minimumHealthCapacity"]),
+            (
+                r#"{"cmd":"x","cpus":-1,"upgradeStrategy":{"minimumHealthCapacity":2}}"#,
+                &["/cpus", "/upgradeStrategy/minimumHealthCapacity"],
+            ),
             (r#"{"cmd":"x","constraints":[["hostname","NEAR"]]}"#, &["/constraints(0)"]),
-            (r#"{"cmd":"x","portDefinitions":[],"healthChecks":[{"protocol":"MESOS_HTTP","portIndex":1}]}"#, &["/healthChecks(0)"]),
+            (
+                r#"{"cmd":"x","portDefinitions":[],"healthChecks":[{"protocol":"MESOS_HTTP","portIndex":1}]}"#,
+                &["/healthChecks(0)"],
+            ),
             (r#"{"cmd":"x","portDefinitions":[{"port":1},{"port":1}]}"#, &["/portDefinitions"]),
             (r#"{"cmd":"x","env":{"A":{"secret":"s"}}}"#, &["/env(A)"]),
-            (r#"{"cmd":"x","container":{"type":"MESOS","volumes":[{"containerPath":"d","persistent":{"size":1}}]}}"#, &["/container/volumes(0)/persistent"]),
+            (
+                r#"{"cmd":"x","container":{"type":"MESOS","volumes":[{"containerPath":"d","persistent":{"size":1}}]}}"#,
+                &["/container/volumes(0)/persistent"],
+            ),
         ];
         for (body, want) in cases {
             let body: serde_json::Value = serde_json::from_str(body).unwrap();

@@ -39,7 +39,10 @@ pub(super) fn text_answer(text: impl Into<String>) -> Response {
 
 /// A refusal.
 pub(super) fn failure(error: &ApiError) -> Response {
-    json_answer(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error.body())
+    json_answer(
+        StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        &error.body(),
+    )
 }
 
 /// The core's answer.

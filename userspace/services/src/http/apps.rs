@@ -31,9 +31,13 @@ pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Resp
         }
         ("GET" | "HEAD", [app @ .., "tasks"]) if !app.is_empty() => tasks(api, ask, id(app)?).await,
         ("DELETE", [app @ .., "tasks"]) if !app.is_empty() => kill(api, ask, id(app)?, None).await,
-        ("DELETE", [app @ .., "tasks", task]) if !app.is_empty() => kill(api, ask, id(app)?, Some(task)).await,
+        ("DELETE", [app @ .., "tasks", task]) if !app.is_empty() => {
+            kill(api, ask, id(app)?, Some(task)).await
+        }
         ("GET" | "HEAD", [app @ .., "versions"]) if !app.is_empty() => versions(api, id(app)?).await,
-        ("GET" | "HEAD", [app @ .., "versions", version]) if !app.is_empty() => one_version(api, id(app)?, version).await,
+        ("GET" | "HEAD", [app @ .., "versions", version]) if !app.is_empty() => {
+            one_version(api, id(app)?, version).await
+        }
         ("GET" | "HEAD", [app @ .., "why"]) if !app.is_empty() => why(api, id(app)?).await,
         ("GET" | "HEAD", app) => show(api, ask, id(app)?).await,
         ("PUT" | "PATCH", app) => {
@@ -62,7 +66,9 @@ async fn list(api: &Api, ask: &Ask, group: Option<AppId>) -> Result<Response, Ap
         .handle
         .read(move |core, _| {
             let fits = |app: &crate::core::app::App| {
-                let has = |inside: &str, part: &Option<String>| part.as_ref().is_none_or(|p| inside.contains(p.as_str()));
+                let has = |inside: &str, part: &Option<String>| {
+                    part.as_ref().is_none_or(|p| inside.contains(p.as_str()))
+                };
                 has(app.cmd.as_deref().unwrap_or(""), &cmd)
                     && has(app.id.as_str(), &id)
                     && selector.as_ref().is_none_or(|s| s.fits(&app.labels))
@@ -109,7 +115,8 @@ async fn many(api: &Api, ask: &Ask) -> Result<Response, ApiError> {
 
 async fn tasks(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
     if !super::others::wants_text(&ask.accept) {
-        return found(api, id, |core, id| view::app_tasks(core, id).map(|tasks| json!({"tasks": tasks}))).await;
+        return found(api, id, |core, id| view::app_tasks(core, id).map(|tasks| json!({"tasks": tasks})))
+            .await;
     }
     let name = id.safe();
     let text = api.handle.read(|core, _| view::tasks_text(core)).await?;

@@ -63,9 +63,15 @@ pub fn router(handle: Handle, about: About) -> Router {
 
 async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
-    let header = |name: http::HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+    let header = |name: http::HeaderName| {
+        head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
+    };
     let path = head.uri.path().split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
-    let client = head.extensions.get::<ConnInfo>().and_then(|c| c.remote).map_or(String::new(), |r| r.ip().to_string());
+    let client = head
+        .extensions
+        .get::<ConnInfo>()
+        .and_then(|c| c.remote)
+        .map_or(String::new(), |r| r.ip().to_string());
     let body = match to_bytes(body, BODY).await {
         Ok(bytes) => bytes.to_vec(),
         Err(_) => {
@@ -124,7 +130,9 @@ impl Ask {
     fn object(&self) -> Result<serde_json::Map<String, Value>, ApiError> {
         match self.json()? {
             Value::Object(map) => Ok(map),
-            _ => Err(ApiError::BadFields(vec![crate::core::error::Flaw::new("/", "error.expected.jsobject")])),
+            _ => {
+                Err(ApiError::BadFields(vec![crate::core::error::Flaw::new("/", "error.expected.jsobject")]))
+            }
         }
     }
 

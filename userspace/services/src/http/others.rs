@@ -32,13 +32,18 @@ pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respon
             let default = view::Embed { counts: true, deployments: true, ..view::Embed::default() };
             let embed = view::Embed::parse(ask.query.all("embed"), "group.apps.", default);
             let missing = ApiError::NotFound(format!("Group '{id}' does not exist"));
-            let body = api.handle.read(move |core, _| view::group_exists(core, &id).then(|| view::group(core, &id, embed)));
+            let body = api
+                .handle
+                .read(move |core, _| view::group_exists(core, &id).then(|| view::group(core, &id, embed)));
             body.await?.map(|body| json_answer(StatusCode::OK, &body)).ok_or(missing)
         }
         ("POST" | "PUT", path) => {
             let mut body = ask.object()?;
             if ["scaleBy", "version"].iter().any(|k| body.contains_key(*k)) {
-                return Err(ApiError::invalid("/", "groups cannot be scaled or rolled back: change their apps"));
+                return Err(ApiError::invalid(
+                    "/",
+                    "groups cannot be scaled or rolled back: change their apps",
+                ));
             }
             let base = group_id(path)?;
             let own = body.remove("id").and_then(|v| v.as_str().map(str::to_owned));
@@ -49,12 +54,14 @@ pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respon
             let mut bodies = Vec::new();
             flatten(&base, body, "", 0, &mut bodies)?;
             let create = ask.method == http::Method::POST;
-            ask.change(api, Kind::UpdateMany { bodies, partial: false, create }, force).await.map(|mut response| {
-                if create {
-                    *response.status_mut() = StatusCode::CREATED;
-                }
-                response
-            })
+            ask.change(api, Kind::UpdateMany { bodies, partial: false, create }, force).await.map(
+                |mut response| {
+                    if create {
+                        *response.status_mut() = StatusCode::CREATED;
+                    }
+                    response
+                },
+            )
         }
         ("DELETE", path) => ask.change(api, Kind::RemoveGroup(group_id(path)?), force).await,
         _ => Err(no_such()),
@@ -86,7 +93,10 @@ fn flatten(
     }
     let bad = |path: &str, error: &str| ApiError::BadFields(vec![Flaw::new(path, error)]);
     let resolve = |path: &str, body: &Map<String, Value>| {
-        let text = body.get("id").and_then(Value::as_str).ok_or_else(|| bad(&format!("{path}/id"), "error.path.missing"))?;
+        let text = body
+            .get("id")
+            .and_then(Value::as_str)
+            .ok_or_else(|| bad(&format!("{path}/id"), "error.path.missing"))?;
         AppId::resolve(text, Some(base)).map_err(|e| ApiError::invalid(&format!("{path}/id"), e))
     };
     for (i, app) in take(&mut group, "apps").into_iter().enumerate() {
@@ -127,10 +137,16 @@ pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
             let body = ask.object()?;
             let wrong = || ApiError::BadFields(vec![Flaw::new("/ids", "error.expected.jsarray")]);
             let ids = body.get("ids").and_then(Value::as_array).ok_or_else(wrong)?;
-            let tasks = ids.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+            let tasks = ids
+                .iter()
+                .map(|v| v.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(wrong)?;
             let scale = ask.query.flag("scale", false)?;
             if scale && ask.query.flag("wipe", false)? {
-                return Err(ApiError::BadRequest("You cannot use scale and wipe at the same time.".to_owned()));
+                return Err(ApiError::BadRequest(
+                    "You cannot use scale and wipe at the same time.".to_owned(),
+                ));
             }
             let kind = Kind::Kill { app: None, tasks: Some(tasks), host: None, scale };
             ask.change(api, kind, ask.query.flag("force", false)?).await
@@ -205,7 +221,8 @@ pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
 
 pub(super) async fn metrics(api: &Api) -> Result<Response, ApiError> {
     let counts = api.handle.read(|core, _| view::counts(core)).await?;
-    let gauges: Map<String, Value> = counts.into_iter().map(|(name, value)| (name, json!({"value": value}))).collect();
+    let gauges: Map<String, Value> =
+        counts.into_iter().map(|(name, value)| (name, json!({"value": value}))).collect();
     let body = json!({
         "version": "4.0.0", "gauges": gauges, "counters": {}, "histograms": {}, "meters": {}, "timers": {},
     });

@@ -22,7 +22,11 @@ pub(super) enum Order {
 }
 
 /// Carries orders out until the sender is gone; reports failures.
-pub(super) async fn run(scheduler: Scheduler, mut orders: mpsc::UnboundedReceiver<Order>, failed: mpsc::Sender<()>) {
+pub(super) async fn run(
+    scheduler: Scheduler,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    failed: mpsc::Sender<()>,
+) {
     let mut offers: HashMap<String, mesos::Offer> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
@@ -67,7 +71,9 @@ async fn call(
             let policy = grace_period.map(|g| KillPolicy { grace_period: Some(g) });
             scheduler.kill(task.into(), agent.map(Into::into), policy).await
         }
-        Effect::Acknowledge { task, agent, uuid } => scheduler.acknowledge(agent.into(), task.into(), uuid.into()).await,
+        Effect::Acknowledge { task, agent, uuid } => {
+            scheduler.acknowledge(agent.into(), task.into(), uuid.into()).await
+        }
         Effect::Reconcile(tasks) => {
             let tasks = tasks.into_iter().map(|(task, agent)| (task.into(), agent.map(Into::into)));
             scheduler.reconcile(tasks.collect()).await

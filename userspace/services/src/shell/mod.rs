@@ -64,7 +64,10 @@ impl Setup {
             name: "marathon".to_owned(),
             failover_timeout: Some(604_800.0),
             checkpoint: Some(true),
-            capabilities: kinds.iter().map(|k| framework_info::Capability { r#type: Some((*k).into()) }).collect(),
+            capabilities: kinds
+                .iter()
+                .map(|k| framework_info::Capability { r#type: Some((*k).into()) })
+                .collect(),
             ..Default::default()
         };
         let encoding = plenum_sdk::Encoding::Protobuf;
@@ -155,7 +158,9 @@ impl Handle {
 }
 
 fn gone() -> ApiError {
-    ApiError::Unavailable("the scheduler is being restarted, or its store does not answer: try again".to_owned())
+    ApiError::Unavailable(
+        "the scheduler is being restarted, or its store does not answer: try again".to_owned(),
+    )
 }
 
 /// The scheduler, to be run.
@@ -243,7 +248,15 @@ impl Engine {
         let caller = tokio::spawn(caller::run(scheduler.clone(), orders_out, failed_in));
         let (store, events) = (Arc::clone(&self.store), self.events.clone());
         let carrier = tokio::spawn(carry(store, events, orders, effects_out, broken_in));
-        let life = Life { core, effects, happenings, scheduler, failed, roles, framework: self.setup.framework.clone() };
+        let life = Life {
+            core,
+            effects,
+            happenings,
+            scheduler,
+            failed,
+            roles,
+            framework: self.setup.framework.clone(),
+        };
         let end = life.run(&mut self.from, broken, shutdown).await;
         // The carrier ends when its channel is drained, the caller with it: what was decided is still carried out.
         let _ = tokio::time::timeout(Duration::from_secs(5), async {

@@ -109,7 +109,10 @@ pub async fn commit(store: &Arc<dyn Store>, batches: Vec<Vec<Write>>) -> Result<
 }
 
 /// The batch with its large values replaced by roots, whose chunks are durable.
-async fn laid_down(store: &Arc<dyn Store>, batch: Vec<Write>) -> Result<Vec<(String, Option<Bytes>)>, StoreError> {
+async fn laid_down(
+    store: &Arc<dyn Store>,
+    batch: Vec<Write>,
+) -> Result<Vec<(String, Option<Bytes>)>, StoreError> {
     let mut out = Vec::with_capacity(batch.len());
     for write in batch {
         match write {
@@ -152,7 +155,9 @@ mod tests {
     async fn large_values_are_chunked_and_old_chunks_swept() {
         let store: Arc<dyn Store> = Arc::new(Embedded::open_in_memory().await.unwrap());
         let large: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
-        let put = |value: &[u8]| vec![Write::Put("versions/a/1".to_owned(), value.to_vec()), Write::Put("b".to_owned(), vec![1])];
+        let put = |value: &[u8]| {
+            vec![Write::Put("versions/a/1".to_owned(), value.to_vec()), Write::Put("b".to_owned(), vec![1])]
+        };
         commit(&store, vec![put(b"{}"), put(&large)]).await.unwrap();
         let want = vec![("b".to_owned(), vec![1]), ("versions/a/1".to_owned(), large)];
         assert_eq!(load(&store).await.unwrap(), want);

@@ -11,7 +11,6 @@ use crate::core::constraint::Location;
 use crate::core::instance::{State, Status};
 use crate::core::matching::{Amount, Offer, Portion, Take, thousandths};
 
-
 /// An offer as the core sees it. Its portions stand in the order of the resources.
 pub fn offer(offer: &mesos::Offer) -> Offer {
     let fault = offer.domain.as_ref().and_then(|d| d.fault_domain.as_ref());
@@ -40,7 +39,8 @@ fn attribute(attribute: &Attribute) -> String {
     if let Some(scalar) = &attribute.scalar {
         return scalar.value.to_string();
     }
-    let ranges = attribute.ranges.as_ref().map(|r| r.range.iter().map(|r| format!("{}-{}", r.begin, r.end)).collect());
+    let ranges =
+        attribute.ranges.as_ref().map(|r| r.range.iter().map(|r| format!("{}-{}", r.begin, r.end)).collect());
     let items = attribute.set.as_ref().map(|s| s.item.clone());
     let list: Vec<String> = ranges.or(items).unwrap_or_default();
     list.join(",")
@@ -67,7 +67,8 @@ pub fn resources(offer: &mesos::Offer, takes: &[Take]) -> Vec<Resource> {
         match &take.amount {
             Amount::Scalar(n) => resource.scalar = Some(value::Scalar { value: *n as f64 / 1000.0 }),
             Amount::Ranges(list) => {
-                let range = list.iter().map(|(begin, end)| value::Range { begin: *begin, end: *end }).collect();
+                let range =
+                    list.iter().map(|(begin, end)| value::Range { begin: *begin, end: *end }).collect();
                 resource.ranges = Some(value::Ranges { range });
             }
         }

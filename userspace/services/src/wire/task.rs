@@ -3,9 +3,9 @@
 
 use plenum_api::Millis;
 use plenum_api::mesos::{
-    self, CommandInfo, ContainerInfo, DiscoveryInfo, DurationInfo, Environment, HealthCheck, Image, KillPolicy, Label,
-    Labels, NetworkInfo, Port, Ports, Secret, TaskInfo, TtyInfo, Volume, command_info, container_info, discovery_info,
-    environment, health_check, image, network_info, secret, volume,
+    self, CommandInfo, ContainerInfo, DiscoveryInfo, DurationInfo, Environment, HealthCheck, Image,
+    KillPolicy, Label, Labels, NetworkInfo, Port, Ports, Secret, TaskInfo, TtyInfo, Volume, command_info,
+    container_info, discovery_info, environment, health_check, image, network_info, secret, volume,
 };
 use serde_json::Value;
 
@@ -144,7 +144,12 @@ fn given(app: &App, name: &str, value: &Value) -> environment::Variable {
         let reference = Some(secret::Reference { name: source.to_owned(), key: None });
         let secret = Secret { r#type: Some(secret::Type::Reference.into()), reference, value: None };
         let kind = Some(environment::variable::Type::Secret.into());
-        return environment::Variable { name: name.to_owned(), value: None, r#type: kind, secret: Some(secret) };
+        return environment::Variable {
+            name: name.to_owned(),
+            value: None,
+            r#type: kind,
+            secret: Some(secret),
+        };
     }
     let value = Some(value.as_str().unwrap_or_default().to_owned());
     let kind = Some(environment::variable::Type::Value.into());
@@ -161,7 +166,8 @@ fn decimal(n: f64) -> String {
 }
 
 fn labels<'a>(pairs: impl Iterator<Item = (&'a String, &'a String)>) -> Option<Labels> {
-    let labels: Vec<Label> = pairs.map(|(key, value)| Label { key: key.clone(), value: Some(value.clone()) }).collect();
+    let labels: Vec<Label> =
+        pairs.map(|(key, value)| Label { key: key.clone(), value: Some(value.clone()) }).collect();
     (!labels.is_empty()).then_some(Labels { labels })
 }
 
@@ -199,7 +205,8 @@ fn health(app: &App, ports: &[Numbers]) -> HealthCheck {
     let Some(check) = app.health_checks.first() else { return HealthCheck::default() };
     let own = |n: usize| ports.get(n).map_or(0, Numbers::own);
     let port = u32::from(check.port.unwrap_or_else(|| own(check.port_index.unwrap_or(0))));
-    let protocol = (check.ip_protocol.as_deref() == Some("IPv6")).then(|| network_info::Protocol::IPv6.into());
+    let protocol =
+        (check.ip_protocol.as_deref() == Some("IPv6")).then(|| network_info::Protocol::IPv6.into());
     let mut out = HealthCheck {
         delay_seconds: Some(check.delay_seconds),
         interval_seconds: Some(check.interval_seconds),
@@ -210,7 +217,12 @@ fn health(app: &App, ports: &[Numbers]) -> HealthCheck {
     };
     match check.protocol.as_str() {
         "COMMAND" => {
-            let value = check.command.as_ref().and_then(|c| c.get("value")).and_then(Value::as_str).map(str::to_owned);
+            let value = check
+                .command
+                .as_ref()
+                .and_then(|c| c.get("value"))
+                .and_then(Value::as_str)
+                .map(str::to_owned);
             out.command = Some(CommandInfo { value, shell: Some(true), ..Default::default() });
             out.r#type = Some(health_check::Type::Command.into());
         }
@@ -222,7 +234,8 @@ fn health(app: &App, ports: &[Numbers]) -> HealthCheck {
             let scheme = if other.ends_with("HTTPS") { "https" } else { "http" };
             let path = Some(check.path.clone().unwrap_or_else(|| "/".to_owned()));
             let scheme = Some(scheme.to_owned());
-            out.http = Some(health_check::HttpCheckInfo { port, path, scheme, statuses: Vec::new(), protocol });
+            out.http =
+                Some(health_check::HttpCheckInfo { port, path, scheme, statuses: Vec::new(), protocol });
             out.r#type = Some(health_check::Type::Http.into());
         }
     }
@@ -308,7 +321,11 @@ fn docker_network(app: &App) -> container_info::docker_info::Network {
     }
 }
 
-fn docker_ports(app: &App, from: &Container, ports: &[Numbers]) -> Vec<container_info::docker_info::PortMapping> {
+fn docker_ports(
+    app: &App,
+    from: &Container,
+    ports: &[Numbers],
+) -> Vec<container_info::docker_info::PortMapping> {
     if app.host_networking() {
         return Vec::new();
     }
@@ -326,10 +343,12 @@ fn networks(app: &App, from: &Container, ports: &[Numbers]) -> Vec<NetworkInfo> 
     let network = |n: &crate::core::app::Network| {
         let bridge = n.mode == "container/bridge";
         let name = n.name.clone().or_else(|| bridge.then(|| "mesos-bridge".to_owned()));
-        let belongs = |names: &[String]| names.is_empty() || n.name.as_ref().is_some_and(|name| names.contains(name));
+        let belongs =
+            |names: &[String]| names.is_empty() || n.name.as_ref().is_some_and(|name| names.contains(name));
         let mappings = from.port_mappings.iter().zip(ports).filter(|(m, _)| belongs(&m.network_names));
         let pairs = mappings.filter_map(|(m, number)| Some((m, number.host?, number.own())));
-        let each = pairs.flat_map(|(m, host, own)| m.protocol.split(',').map(move |p| (host, own, p.to_owned())));
+        let each =
+            pairs.flat_map(|(m, host, own)| m.protocol.split(',').map(move |p| (host, own, p.to_owned())));
         NetworkInfo {
             name,
             labels: labels(n.labels.iter()),
@@ -406,7 +425,10 @@ mod tests {
                 "healthChecks": [{"protocol": "MESOS_HTTP", "path": "/ok"}]}),
             &[Some(31005)],
         );
-        assert_eq!((task.name.as_str(), task.task_id.value.as_str()), ("web.shop", "shop_web.instance-1._app.1"));
+        assert_eq!(
+            (task.name.as_str(), task.task_id.value.as_str()),
+            ("web.shop", "shop_web.instance-1._app.1")
+        );
         let env = variables(&task);
         for (name, want) in [
             ("PORT", "31005"),

@@ -31,11 +31,23 @@ pub struct Embed {
 
 impl Embed {
     /// What a list shows when nothing is asked for.
-    pub const LIST: Embed =
-        Embed { tasks: false, counts: true, deployments: true, last_failure: false, readiness: false, stats: false };
+    pub const LIST: Embed = Embed {
+        tasks: false,
+        counts: true,
+        deployments: true,
+        last_failure: false,
+        readiness: false,
+        stats: false,
+    };
     /// Everything but statistics and tasks.
-    pub const ALL_BUT_TASKS: Embed =
-        Embed { tasks: false, counts: true, deployments: true, last_failure: true, readiness: true, stats: false };
+    pub const ALL_BUT_TASKS: Embed = Embed {
+        tasks: false,
+        counts: true,
+        deployments: true,
+        last_failure: true,
+        readiness: true,
+        stats: false,
+    };
 
     /// And the tasks.
     #[must_use]
@@ -75,7 +87,11 @@ fn entry_json(core: &Core, entry: &Entry, embed: Embed) -> Value {
     if embed.counts {
         let count = |test: &dyn Fn(&Instance) -> bool| entry.instances.values().filter(|i| test(i)).count();
         let healthy = |want: bool| {
-            count(&|i| i.state == Some(State::Running) && i.healthy == Some(want) && !entry.app.health_checks.is_empty())
+            count(&|i| {
+                i.state == Some(State::Running)
+                    && i.healthy == Some(want)
+                    && !entry.app.health_checks.is_empty()
+            })
         };
         let staged = |i: &Instance| matches!(i.state, Some(State::Staging | State::Starting));
         out.insert("tasksStaged".to_owned(), json!(count(&staged)));
@@ -93,7 +109,9 @@ fn entry_json(core: &Core, entry: &Entry, embed: Embed) -> Value {
     if embed.readiness {
         out.insert("readinessCheckResults".to_owned(), json!([]));
     }
-    if embed.last_failure && let Some(failure) = &entry.last_failure {
+    if embed.last_failure
+        && let Some(failure) = &entry.last_failure
+    {
         out.insert("lastTaskFailure".to_owned(), failure.clone());
     }
     if embed.stats {
@@ -127,7 +145,8 @@ pub fn task(entry: &Entry, instance: &Instance) -> Value {
     let record = &instance.record;
     let app = entry.versions.get(&record.version).unwrap_or(&entry.app);
     let moment = |at: Option<plenum_api::Millis>| at.map_or(Value::Null, |at| Value::from(time::text(at)));
-    let addresses = instance.addresses.iter().map(|(ip, protocol)| json!({"ipAddress": ip, "protocol": protocol}));
+    let addresses =
+        instance.addresses.iter().map(|(ip, protocol)| json!({"ipAddress": ip, "protocol": protocol}));
     let services: Vec<u16> = app.ports().iter().map(|p| p.service).collect();
     let mut out = json!({
         "id": record.id.task_id(),
@@ -198,7 +217,8 @@ pub fn tasks_text(core: &Core) -> String {
             out.push('\n');
         }
         if entry.app.ports().is_empty() {
-            let hosts: Vec<&str> = entry.instances.values().filter(running).map(|i| i.record.location.host.as_str()).collect();
+            let hosts: Vec<&str> =
+                entry.instances.values().filter(running).map(|i| i.record.location.host.as_str()).collect();
             out.push_str(&format!("{name}\t \t{}\n", hosts.join("\t")));
         }
     }

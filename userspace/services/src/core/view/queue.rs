@@ -49,7 +49,9 @@ fn item(entry: &Entry, now: Now, last_offers: bool) -> Value {
 /// Each node's last offer goes through the rules in order and drops out at the first it breaks.
 fn funnel_last(entry: &Entry) -> Vec<Value> {
     let nodes = &entry.tally.nodes;
-    let first = |reason: Reason| nodes.values().filter(|n| n.broken.first().is_some_and(|b| b.reason == reason)).count();
+    let first = |reason: Reason| {
+        nodes.values().filter(|n| n.broken.first().is_some_and(|b| b.reason == reason)).count()
+    };
     let total = u64::try_from(nodes.len()).unwrap_or(u64::MAX);
     funnel(total, |reason| u64::try_from(first(reason)).unwrap_or(u64::MAX))
 }
@@ -89,7 +91,8 @@ pub fn why(core: &Core, id: &AppId, now: Now) -> Option<Value> {
         .filter(|d| d.affects(id))
         .map(|d| {
             let others = d.current().iter().filter(|a| a.app != *id);
-            let blockers = others.filter_map(|a| Some(json!({"app": a.app, "blocker": core.apps.get(&a.app)?.blocker()?})));
+            let blockers = others
+                .filter_map(|a| Some(json!({"app": a.app, "blocker": core.apps.get(&a.app)?.blocker()?})));
             json!({"deployment": d.id, "turn": !d.holds(id), "others": blockers.collect::<Vec<_>>()})
         })
         .collect();
