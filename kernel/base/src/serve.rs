@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -295,7 +295,7 @@ impl Connection {
         let Some(Ok(Ok(Some((kind, head))))) = begin else { return };
         let stream = Prefixed::new(head.freeze(), stream);
         if kind != Kind::Tls {
-            return self.plain_http(kind, stream, info).await;
+            return Box::pin(self.plain_http(kind, stream, info)).await;
         }
         let Some(config) = self.tls.clone() else { return };
         let acceptor = tokio_rustls::TlsAcceptor::from(config);
@@ -317,7 +317,7 @@ impl Connection {
             }
         }
         info.tls = true;
-        self.http(if http2 { Kind::Http2 } else { Kind::Http1 }, stream, info).await;
+        Box::pin(self.http(if http2 { Kind::Http2 } else { Kind::Http1 }, stream, info)).await;
     }
 
     async fn plain_http<S>(self, kind: Kind, stream: S, info: ConnInfo)
@@ -341,46 +341,62 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, limits, shutdown) = (self.router, self.limits, self.shutdown);
+        let Self { router, limits, shutdown, _slot, .. } = self;
         let service = service_fn(move |request| answer(router.clone(), request, info.clone()));
         let io = TokioIo::new(stream);
+        // Boxed apart: a connection takes the memory of the one protocol it speaks.
         if kind == Kind::Http2 {
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(limits.streams)
-                .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
-                .keep_alive_interval(Duration::from_secs(60))
-                .keep_alive_timeout(Duration::from_secs(30));
-            let connection = builder.serve_connection(io, service);
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.wait() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            log_end(ended);
+            Box::pin(http2(io, service, limits, shutdown)).await;
         } else {
-            // Without half-closed connections: the end of a subscriber is noticed when it happens, not at the next write.
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.idle)
-                .max_buf_size(limits.head.max(8192));
-            let connection = builder.serve_connection(io, service).with_upgrades();
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.wait() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            log_end(ended);
+            Box::pin(http1(io, service, limits, shutdown)).await;
         }
     }
+}
+
+async fn http2<S, A>(io: TokioIo<S>, service: A, limits: Arc<Limits>, shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: HttpService<Incoming, ResBody = axum::body::Body, Error = Infallible>,
+    A::Future: Send + 'static,
+{
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(60))
+        .keep_alive_timeout(Duration::from_secs(30));
+    let connection = builder.serve_connection(io, service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.wait() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log_end(ended);
+}
+
+async fn http1<S, A>(io: TokioIo<S>, service: A, limits: Arc<Limits>, shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: HttpService<Incoming, ResBody = axum::body::Body, Error = Infallible>,
+    A::Future: Send + 'static,
+{
+    // Without half-closed connections: the end of a subscriber is noticed when it happens, not at the next write.
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.idle).max_buf_size(limits.head.max(8192));
+    let connection = builder.serve_connection(io, service).with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.wait() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log_end(ended);
 }
 
 fn log_end(ended: Result<(), hyper::Error>) {

@@ -265,7 +265,7 @@ async fn defects_and_hostile_bytes_end_one_request_only() {
 
 #[tokio::test]
 async fn silent_connections_are_closed_and_slots_are_given_back() {
-    let short = Duration::from_millis(50);
+    let short = Duration::from_millis(300);
     let limits = Limits { connections: 2, handshake: short, idle: short, ..Limits::default() };
     let server = start(Server::new(router()).limits(limits)).await;
     for opening in [b"".as_slice(), b"P", b"PRI *", b"GET / HT", b"\x16\x03"] {
@@ -292,7 +292,7 @@ async fn the_end_waits_for_requests_but_not_for_ever() {
         wait.notified().await;
         "done"
     };
-    let limits = Limits { drain: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { drain: Duration::from_secs(2), ..Limits::default() };
     let mut server = start(Server::new(router().route("/slow", get(slow))).limits(limits)).await;
     let client = Client::plain().unwrap();
     let url = server.url("http", "/slow");
