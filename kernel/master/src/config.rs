@@ -54,10 +54,17 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let places = Places::of(Instance::default(), 0);
+        Self::at(&Places::of(Instance::default(), 0))
+    }
+}
+
+impl Config {
+    /// The settings of the master of a single-machine instance.
+    #[must_use]
+    pub fn at(places: &Places) -> Self {
         Self {
             agents: places.agents_door(),
-            component: ComponentSettings::at(&places, Role::Master),
+            component: ComponentSettings::at(places, Role::Master),
             hostname: String::new(),
             cluster: "plenum".into(),
             region: String::new(),
@@ -119,7 +126,9 @@ impl Config {
             }),
         });
         let host = if self.hostname.is_empty() { listen.ip().to_string() } else { self.hostname.clone() };
-        let capability = |kind: mesos::master_info::capability::Type| mesos::master_info::Capability { r#type: Some(kind as i32) };
+        let capability = |kind: mesos::master_info::capability::Type| mesos::master_info::Capability {
+            r#type: Some(kind as i32),
+        };
         Settings {
             master_info: mesos::MasterInfo {
                 id: String::new(),
@@ -128,7 +137,11 @@ impl Config {
                 pid: Some(format!("master@{listen}")),
                 hostname: Some(host.clone()),
                 version: Some(crate::MESOS_VERSION.into()),
-                address: Some(mesos::Address { hostname: Some(host), ip: Some(listen.ip().to_string()), port: i32::from(listen.port()) }),
+                address: Some(mesos::Address {
+                    hostname: Some(host),
+                    ip: Some(listen.ip().to_string()),
+                    port: i32::from(listen.port()),
+                }),
                 domain,
                 capabilities: vec![
                     capability(mesos::master_info::capability::Type::AgentUpdate),
@@ -139,7 +152,8 @@ impl Config {
             ping: Millis::from_secs_f64(self.agent_ping_seconds),
             ping_misses: self.agent_ping_misses,
             reregister_timeout: Millis::from_secs_f64(self.agent_reregister_seconds),
-            offer_timeout: (self.offer_timeout_seconds > 0.0).then(|| Millis::from_secs_f64(self.offer_timeout_seconds)),
+            offer_timeout: (self.offer_timeout_seconds > 0.0)
+                .then(|| Millis::from_secs_f64(self.offer_timeout_seconds)),
             completed_tasks: self.completed_tasks,
             completed_frameworks: self.completed_frameworks,
             ..Settings::default()

@@ -32,7 +32,13 @@ pub(super) struct Basket {
 impl Basket {
     /// Resources of the basket as the allocator knows them: in use.
     pub fn holding<'a>(&'a self, resources: &'a Resources) -> Holding<'a> {
-        Holding { framework: &self.framework_id, role: &self.role, agent: &self.agent_id, resources, offered: false }
+        Holding {
+            framework: &self.framework_id,
+            role: &self.role,
+            agent: &self.agent_id,
+            resources,
+            offered: false,
+        }
     }
 }
 
@@ -41,7 +47,8 @@ impl Master {
     pub(super) fn accept(&mut self, t: &mut Turn<'_>, framework: FrameworkKey, accept: call::Accept) {
         self.metrics.count("master/messages_accept_offers");
         let refuse = refuse_for(accept.filters.as_ref());
-        let numbers: Vec<Option<u64>> = accept.offer_ids.iter().map(|id| self.offer_number(&id.value)).collect();
+        let numbers: Vec<Option<u64>> =
+            accept.offer_ids.iter().map(|id| self.offer_number(&id.value)).collect();
         let checked = self.check_offers(framework, &accept.offer_ids, &numbers);
         let mut taken: Vec<Arc<Offer>> = Vec::with_capacity(numbers.len());
         for number in numbers.into_iter().flatten() {
@@ -82,11 +89,18 @@ impl Master {
     }
 
     /// Whether all offers are open, the framework's own, different, and of one agent and role.
-    fn check_offers(&self, framework: FrameworkKey, ids: &[mesos::OfferId], numbers: &[Option<u64>]) -> Result<(), String> {
+    fn check_offers(
+        &self,
+        framework: FrameworkKey,
+        ids: &[mesos::OfferId],
+        numbers: &[Option<u64>],
+    ) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         let mut first: Option<&Arc<Offer>> = None;
         for (id, number) in ids.iter().zip(numbers) {
-            let offer = number.and_then(|number| self.offer(number)).ok_or_else(|| format!("Offer {} is no longer valid", id.value))?;
+            let offer = number
+                .and_then(|number| self.offer(number))
+                .ok_or_else(|| format!("Offer {} is no longer valid", id.value))?;
             if offer.framework != framework {
                 return Err(format!("Offer {} is no longer valid", id.value));
             }
@@ -139,7 +153,13 @@ impl Master {
     }
 
     /// The call's offers were no good: nothing of it happens, and each of its tasks is answered for.
-    fn reject_operations(&mut self, t: &mut Turn<'_>, framework: FrameworkKey, operations: &[Operation], reason: &str) {
+    fn reject_operations(
+        &mut self,
+        t: &mut Turn<'_>,
+        framework: FrameworkKey,
+        operations: &[Operation],
+        reason: &str,
+    ) {
         let aware = self.frameworks.get(&framework).is_some_and(|f| f.abilities.partition_aware);
         let state = if aware { TaskState::TaskDropped } else { TaskState::TaskLost };
         let message = format!("Task launched with invalid offers: {reason}");
@@ -147,7 +167,8 @@ impl Master {
             let launched = operation.launch.iter().flat_map(|launch| &launch.task_infos);
             let grouped = operation.launch_group.iter().flat_map(|group| &group.task_group.tasks);
             for task in launched.chain(grouped) {
-                let mut status = plain_status(t.now, &task.task_id.value, state, Reason::InvalidOffers, &message);
+                let mut status =
+                    plain_status(t.now, &task.task_id.value, state, Reason::InvalidOffers, &message);
                 status.agent_id = Some(task.agent_id.clone());
                 self.count_end(state);
                 self.send_update(t, framework, status);

@@ -2,7 +2,9 @@
 //!
 //! Owns `connections`. Registration is in `rejoin`, absence in `away`, updates in `status`.
 
-use plenum_api::internal::{self, AgentMessage, agent_message::Kind as FromAgent, goodbye::Code, master_message::Kind};
+use plenum_api::internal::{
+    self, AgentMessage, agent_message::Kind as FromAgent, goodbye::Code, master_message::Kind,
+};
 
 use super::event::{ConnId, Effect, Peer};
 use super::lookup::tell_on;
@@ -66,8 +68,12 @@ impl Master {
             FromAgent::ExecutorExited(exited) => self.executor_exited(t, agent, &exited),
             FromAgent::OperationUpdate(update) => self.operation_update(t, agent, update),
             FromAgent::ResourcesChanged(changed) => self.resources_changed(t, agent, changed.total),
-            FromAgent::Unregister(leave) => self.agent_leaves(t, conn, agent, leave.message.unwrap_or_default()),
-            FromAgent::Register(_) => self.goodbye(t, conn, Code::Protocol, "register once for each connection".into()),
+            FromAgent::Unregister(leave) => {
+                self.agent_leaves(t, conn, agent, leave.message.unwrap_or_default())
+            }
+            FromAgent::Register(_) => {
+                self.goodbye(t, conn, Code::Protocol, "register once for each connection".into())
+            }
             FromAgent::Pong(_) | FromAgent::Hello(_) | FromAgent::Goodbye(_) => {}
         }
     }

@@ -53,7 +53,12 @@ impl Master {
         let Some(agent) = self.agents.get(key) else { return };
         let Some(conn) = agent.conn.filter(|_| agent.ping_at == at) else { return };
         if agent.missed >= self.settings.ping_misses {
-            self.goodbye(t, conn, Code::Timeout, format!("{} pings were not answered", self.settings.ping_misses));
+            self.goodbye(
+                t,
+                conn,
+                Code::Timeout,
+                format!("{} pings were not answered", self.settings.ping_misses),
+            );
             // It has had its time already.
             self.lose_agent(t, key);
             return;
@@ -85,7 +90,12 @@ impl Master {
         self.commit(t, vec![op], Pending::Unreachable(id));
     }
 
-    pub(super) fn unreachable_committed(&mut self, t: &mut Turn<'_>, id: &Arc<str>, result: Result<(), String>) {
+    pub(super) fn unreachable_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        id: &Arc<str>,
+        result: Result<(), String>,
+    ) {
         let Some(key) = self.agent_keys.get(id).copied() else {
             self.absent_unreachable(t, id, &result);
             return;
@@ -103,7 +113,9 @@ impl Master {
                 self.remove_agent(t, key, Removal::Unreachable);
             }
             Err(reason) => {
-                t.warn(format!("agent {id} is away, and the store could not take that down ({reason}); trying again"));
+                t.warn(format!(
+                    "agent {id} is away, and the store could not take that down ({reason}); trying again"
+                ));
                 let at = t.now.mono + self.settings.ping;
                 if let Some(agent) = self.agents.get_mut(key) {
                     agent.away_at = Some(at);
@@ -126,7 +138,12 @@ impl Master {
             .absent
             .iter()
             .filter(|(_, absent)| absent.why == Absence::Recovered)
-            .map(|(id, absent)| (Arc::clone(id), record(&absent.info, &absent.identity, AgentState::Unreachable, t.now.wall, "master")))
+            .map(|(id, absent)| {
+                (
+                    Arc::clone(id),
+                    record(&absent.info, &absent.identity, AgentState::Unreachable, t.now.wall, "master"),
+                )
+            })
             .collect();
         for (id, record) in late {
             let op = registry::put_agent(&id, &record);
@@ -136,7 +153,11 @@ impl Master {
 
     fn absent_unreachable(&mut self, t: &mut Turn<'_>, id: &Arc<str>, result: &Result<(), String>) {
         let now = t.now;
-        let Some(absent) = Arc::make_mut(&mut self.absent).get_mut(id).filter(|absent| absent.why == Absence::Recovered) else { return };
+        let Some(absent) =
+            Arc::make_mut(&mut self.absent).get_mut(id).filter(|absent| absent.why == Absence::Recovered)
+        else {
+            return;
+        };
         match result {
             Ok(()) => {
                 absent.why = Absence::Unreachable(now.wall);
@@ -155,16 +176,29 @@ impl Master {
         let known = self
             .agent_by_id(id)
             .map(|(_, agent)| (Arc::clone(&agent.id), Arc::clone(&agent.info), Arc::clone(&agent.identity)))
-            .or_else(|| self.absent.get_key_value(id).map(|(id, a)| (Arc::clone(id), Arc::clone(&a.info), Arc::clone(&a.identity))));
+            .or_else(|| {
+                self.absent
+                    .get_key_value(id)
+                    .map(|(id, a)| (Arc::clone(id), Arc::clone(&a.info), Arc::clone(&a.identity)))
+            });
         let Some((id, info, identity)) = known else {
-            t.reply(reply, Answer::Refused(404, format!("agent '{id}' is not known: list the agents with GET_AGENTS")));
+            t.reply(
+                reply,
+                Answer::Refused(404, format!("agent '{id}' is not known: list the agents with GET_AGENTS")),
+            );
             return;
         };
         let op = registry::put_agent(&id, &record(&info, &identity, AgentState::Gone, t.now.wall, principal));
         self.commit(t, vec![op], Pending::Gone(Some(reply), id));
     }
 
-    pub(super) fn gone_committed(&mut self, t: &mut Turn<'_>, reply: Option<ReplyId>, id: &Arc<str>, result: Result<(), String>) {
+    pub(super) fn gone_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: Option<ReplyId>,
+        id: &Arc<str>,
+        result: Result<(), String>,
+    ) {
         if let Err(reason) = result {
             if let Some(reply) = reply {
                 t.reply(reply, Answer::Refused(503, format!("it could not be stored ({reason}): try again")));
@@ -174,7 +208,13 @@ impl Master {
         if let Some(key) = self.agent_keys.get(id).copied() {
             self.metrics.count("master/slave_removals");
             let conn = self.agents.get(key).and_then(|agent| agent.conn);
-            self.tell(t, key, Kind::ShutdownAgent(internal::ShutdownAgent { message: Some("this agent was marked gone".into()) }));
+            self.tell(
+                t,
+                key,
+                Kind::ShutdownAgent(internal::ShutdownAgent {
+                    message: Some("this agent was marked gone".into()),
+                }),
+            );
             self.remove_agent(t, key, Removal::Gone);
             if let Some(conn) = conn {
                 self.goodbye(t, conn, Code::Gone, "this agent was marked gone".into());
@@ -241,12 +281,24 @@ impl Master {
             return;
         }
         let (state, reason, message) = match (why, aware) {
-            (Removal::Unreachable, true) => (TaskState::TaskUnreachable, Reason::AgentRemoved, "the agent is unreachable"),
-            (Removal::Unreachable, false) => (TaskState::TaskLost, Reason::AgentRemoved, "the agent is unreachable"),
-            (Removal::Gone, true) => (TaskState::TaskGoneByOperator, Reason::AgentRemovedByOperator, "the agent was marked gone"),
-            (Removal::Gone, false) => (TaskState::TaskLost, Reason::AgentRemovedByOperator, "the agent was marked gone"),
-            (Removal::Left, true) => (TaskState::TaskGone, Reason::AgentRemoved, "the agent left the cluster"),
-            (Removal::Left, false) => (TaskState::TaskLost, Reason::AgentRemoved, "the agent left the cluster"),
+            (Removal::Unreachable, true) => {
+                (TaskState::TaskUnreachable, Reason::AgentRemoved, "the agent is unreachable")
+            }
+            (Removal::Unreachable, false) => {
+                (TaskState::TaskLost, Reason::AgentRemoved, "the agent is unreachable")
+            }
+            (Removal::Gone, true) => {
+                (TaskState::TaskGoneByOperator, Reason::AgentRemovedByOperator, "the agent was marked gone")
+            }
+            (Removal::Gone, false) => {
+                (TaskState::TaskLost, Reason::AgentRemovedByOperator, "the agent was marked gone")
+            }
+            (Removal::Left, true) => {
+                (TaskState::TaskGone, Reason::AgentRemoved, "the agent left the cluster")
+            }
+            (Removal::Left, false) => {
+                (TaskState::TaskLost, Reason::AgentRemoved, "the agent left the cluster")
+            }
         };
         let mut status = self.master_status(t.now, &task, state, reason, message);
         if state == TaskState::TaskUnreachable {
@@ -279,11 +331,24 @@ impl Master {
         let keys: Vec<u32> = self.frameworks.keys().copied().collect();
         for key in keys {
             let Some(framework) = self.frameworks.get_mut(&key) else { continue };
-            let ids: Vec<Arc<str>> = framework.unreachable.values().filter(|task| task.agent_id == *agent).map(|task| Arc::clone(&task.id)).collect();
+            let ids: Vec<Arc<str>> = framework
+                .unreachable
+                .values()
+                .filter(|task| task.agent_id == *agent)
+                .map(|task| Arc::clone(&task.id))
+                .collect();
             for id in ids {
-                let Some(task) = self.frameworks.get_mut(&key).and_then(|f| f.unreachable.remove(&id)) else { continue };
+                let Some(task) = self.frameworks.get_mut(&key).and_then(|f| f.unreachable.remove(&id)) else {
+                    continue;
+                };
                 let state = TaskState::TaskGoneByOperator;
-                let status = self.master_status(t.now, &task, state, Reason::AgentRemovedByOperator, "the agent was marked gone");
+                let status = self.master_status(
+                    t.now,
+                    &task,
+                    state,
+                    Reason::AgentRemovedByOperator,
+                    "the agent was marked gone",
+                );
                 let mut ended = Task::clone(&task);
                 ended.state = state;
                 ended.push_status(&status);
@@ -301,7 +366,11 @@ impl Master {
     fn announce_loss(&self, t: &mut Turn<'_>, id: &str) {
         for key in self.frameworks.keys() {
             let mut failure = event(scheduler::event::Type::Failure);
-            failure.failure = Some(scheduler::event::Failure { agent_id: Some(agent_id(id)), executor_id: None, status: None });
+            failure.failure = Some(scheduler::event::Failure {
+                agent_id: Some(agent_id(id)),
+                executor_id: None,
+                status: None,
+            });
             self.send(t, *key, failure);
         }
     }
@@ -324,6 +393,18 @@ impl Master {
     }
 }
 
-fn record(info: &mesos::AgentInfo, identity: &str, state: AgentState, since: Millis, principal: &str) -> AgentRecord {
-    AgentRecord { info: info.clone(), identity: identity.to_owned(), state, since, principal: principal.to_owned() }
+fn record(
+    info: &mesos::AgentInfo,
+    identity: &str,
+    state: AgentState,
+    since: Millis,
+    principal: &str,
+) -> AgentRecord {
+    AgentRecord {
+        info: info.clone(),
+        identity: identity.to_owned(),
+        state,
+        since,
+        principal: principal.to_owned(),
+    }
 }

@@ -72,7 +72,7 @@ pub enum Event {
         /// The connection it came on.
         conn: ConnId,
         /// The message.
-        message: internal::AgentMessage,
+        message: Box<internal::AgentMessage>,
     },
     /// A connection is closed, by whichever side.
     AgentDisconnected {
@@ -134,7 +134,7 @@ pub enum Effect {
         /// Its connection.
         conn: ConnId,
         /// The message.
-        message: internal::MasterMessage,
+        message: Box<internal::MasterMessage>,
     },
     /// Closes an agent's connection once what was sent before is out.
     CloseAgent {

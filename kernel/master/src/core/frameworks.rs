@@ -29,7 +29,11 @@ pub(super) struct Subscription {
 
 /// The roles a framework takes resources for.
 pub(super) fn roles(info: &mesos::FrameworkInfo) -> Vec<String> {
-    if Abilities::of(info).multi_role { info.roles.clone() } else { vec![info.role.clone().unwrap_or_else(|| "*".into())] }
+    if Abilities::of(info).multi_role {
+        info.roles.clone()
+    } else {
+        vec![info.role.clone().unwrap_or_else(|| "*".into())]
+    }
 }
 
 impl Master {
@@ -51,7 +55,13 @@ impl Master {
         self.insert_framework(id.into(), info, Arc::clone(&caller.uid), t.now.wall)
     }
 
-    pub(super) fn insert_framework(&mut self, id: Arc<str>, info: mesos::FrameworkInfo, principal: Arc<str>, registered: Millis) -> FrameworkKey {
+    pub(super) fn insert_framework(
+        &mut self,
+        id: Arc<str>,
+        info: mesos::FrameworkInfo,
+        principal: Arc<str>,
+        registered: Millis,
+    ) -> FrameworkKey {
         let key = self.next_framework;
         self.next_framework += 1;
         let framework = Framework {
@@ -138,7 +148,11 @@ impl Master {
         }
     }
 
-    fn check_update(&self, key: FrameworkKey, update: scheduler::call::UpdateFramework) -> Result<Change, String> {
+    fn check_update(
+        &self,
+        key: FrameworkKey,
+        update: scheduler::call::UpdateFramework,
+    ) -> Result<Change, String> {
         let framework = self.frameworks.get(&key).ok_or("Framework cannot be found")?;
         let info = update.framework_info;
         validate::framework_info(&info)?;
@@ -147,7 +161,10 @@ impl Master {
             return Err("'UpdateFramework.framework_info.id' must be the framework's id".into());
         }
         if info.user != framework.info.user {
-            return Err(format!("Updating 'FrameworkInfo.user' is unsupported; attempted to update from '{}' to '{}'", framework.info.user, info.user));
+            return Err(format!(
+                "Updating 'FrameworkInfo.user' is unsupported; attempted to update from '{}' to '{}'",
+                framework.info.user, info.user
+            ));
         }
         if info.checkpoint.unwrap_or(false) != framework.info.checkpoint.unwrap_or(false) {
             return Err("Updating 'FrameworkInfo.checkpoint' is unsupported".into());
@@ -158,7 +175,14 @@ impl Master {
         self.prepare_change(key, info, update.suppressed_roles, update.offer_constraints)
     }
 
-    pub(super) fn update_committed(&mut self, t: &mut Turn<'_>, reply: ReplyId, key: FrameworkKey, change: Change, result: Result<(), String>) {
+    pub(super) fn update_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        key: FrameworkKey,
+        change: Change,
+        result: Result<(), String>,
+    ) {
         if let Err(reason) = result {
             t.reply(reply, Answer::Refused(503, format!("the update could not be stored: {reason}")));
             return;
@@ -174,15 +198,23 @@ impl Master {
     /// Tells each agent with something of the framework what it is like now.
     pub(super) fn tell_agents_of(&self, t: &mut Turn<'_>, key: FrameworkKey, info: &mesos::FrameworkInfo) {
         for agent in self.agents_of(key) {
-            self.tell(t, agent, Kind::UpdateFramework(internal::UpdateFramework { framework_info: info.clone() }));
+            self.tell(
+                t,
+                agent,
+                Kind::UpdateFramework(internal::UpdateFramework { framework_info: info.clone() }),
+            );
         }
     }
 
     /// Agents that run tasks or executors of the framework.
     pub(super) fn agents_of(&self, key: FrameworkKey) -> BTreeSet<AgentKey> {
         let Some(framework) = self.frameworks.get(&key) else { return BTreeSet::new() };
-        let mut agents: BTreeSet<AgentKey> =
-            framework.tasks.values().filter_map(|task| self.tasks.get(*task)).map(|task| task.agent).collect();
+        let mut agents: BTreeSet<AgentKey> = framework
+            .tasks
+            .values()
+            .filter_map(|task| self.tasks.get(*task))
+            .map(|task| task.agent)
+            .collect();
         for (agent_key, agent) in self.agents.iter() {
             if agent.executors.keys().any(|(framework, _)| *framework == key) {
                 agents.insert(agent_key);

@@ -12,7 +12,14 @@ use super::{Master, Turn, validate};
 
 impl Master {
     /// A call of a framework. It is answered once it is carried out, or once what it changes is stored.
-    pub(super) fn scheduler_call(&mut self, t: &mut Turn<'_>, reply: ReplyId, stream_id: Option<&str>, call: Call, caller: &Caller) {
+    pub(super) fn scheduler_call(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        stream_id: Option<&str>,
+        call: Call,
+        caller: &Caller,
+    ) {
         match self.admit_call(&call, stream_id, caller) {
             Ok(framework) => self.dispatch(t, reply, framework, call),
             Err(answer) => {
@@ -23,8 +30,14 @@ impl Master {
     }
 
     /// Whether this caller may make this call on this stream.
-    fn admit_call(&self, call: &Call, stream_id: Option<&str>, caller: &Caller) -> Result<FrameworkKey, Answer> {
-        validate::call(call, caller).map_err(|reason| Answer::bad(format!("Failed to validate scheduler::Call: {reason}")))?;
+    fn admit_call(
+        &self,
+        call: &Call,
+        stream_id: Option<&str>,
+        caller: &Caller,
+    ) -> Result<FrameworkKey, Answer> {
+        validate::call(call, caller)
+            .map_err(|reason| Answer::bad(format!("Failed to validate scheduler::Call: {reason}")))?;
         let id = call.framework_id.as_ref().map(|id| id.value.as_str()).unwrap_or_default();
         let key = self.framework_key(id).ok_or_else(|| Answer::bad("Framework cannot be found"))?;
         let framework = self.frameworks.get(&key).ok_or_else(|| Answer::bad("Framework cannot be found"))?;
@@ -127,7 +140,7 @@ impl Master {
             return;
         }
         if let Some(task) = self.tasks.get_mut(key) {
-            task.kill = Some(kill.kill_policy.clone());
+            task.kill = Some(kill.kill_policy);
         }
         let message = internal::KillTask {
             framework_id: framework_id(&task.framework_id),

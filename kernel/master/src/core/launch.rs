@@ -60,7 +60,9 @@ impl Master {
                     task.executor = None;
                     sent.push(task);
                 }
-                let Some(info) = self.frameworks.get(&basket.framework).map(|f| (*f.info).clone()) else { return };
+                let Some(info) = self.frameworks.get(&basket.framework).map(|f| (*f.info).clone()) else {
+                    return;
+                };
                 let run = internal::RunTasks {
                     framework_info: info,
                     executor: Some(executor),
@@ -83,13 +85,16 @@ impl Master {
         self.check_identity(basket, &task)?;
         validate::task_info(&task)?;
         if task.executor.is_some() == task.command.is_some() {
-            return Err("Task should have at least one (but not both) of CommandInfo or ExecutorInfo present".into());
+            return Err(
+                "Task should have at least one (but not both) of CommandInfo or ExecutorInfo present".into(),
+            );
         }
         let takes = allocate(&mut task.resources, &basket.role)?;
         validate::task_limits(&task, &takes)?;
         let mut executor_takes = None;
         if let Some(mut executor) = task.executor.take() {
-            executor_takes = self.check_executor(basket, &mut executor, mesos::executor_info::Type::Custom)?;
+            executor_takes =
+                self.check_executor(basket, &mut executor, mesos::executor_info::Type::Custom)?;
             task.executor = Some(executor);
         }
         let mut total = takes.clone();
@@ -97,7 +102,10 @@ impl Master {
             total += more;
         }
         if !basket.left.contains(&total) {
-            return Err(format!("Total resources {total} required by task and its executor is more than available {}", basket.left));
+            return Err(format!(
+                "Total resources {total} required by task and its executor is more than available {}",
+                basket.left
+            ));
         }
         Ok(Checked { task, takes, executor: executor_takes })
     }
@@ -112,27 +120,39 @@ impl Master {
             return Err(format!("Task reuses the ID of an unreachable task: {}", task.task_id.value));
         }
         if *task.agent_id.value != *basket.agent_id {
-            return Err(format!("Task uses invalid agent {} while agent {} is expected", task.agent_id.value, basket.agent_id));
+            return Err(format!(
+                "Task uses invalid agent {} while agent {} is expected",
+                task.agent_id.value, basket.agent_id
+            ));
         }
         Ok(())
     }
 
     /// Checks an executor; says what it takes if it is not on the agent yet.
-    fn check_executor(&self, basket: &Basket, executor: &mut ExecutorInfo, kind: mesos::executor_info::Type) -> Result<Option<Resources>, String> {
+    fn check_executor(
+        &self,
+        basket: &Basket,
+        executor: &mut ExecutorInfo,
+        kind: mesos::executor_info::Type,
+    ) -> Result<Option<Resources>, String> {
         validate::executor_info(executor, kind)?;
         match &executor.framework_id {
             Some(id) if *id.value != *basket.framework_id => {
-                return Err(format!("ExecutorInfo has an invalid FrameworkID (Actual: {} vs Expected: {})", id.value, basket.framework_id));
+                return Err(format!(
+                    "ExecutorInfo has an invalid FrameworkID (Actual: {} vs Expected: {})",
+                    id.value, basket.framework_id
+                ));
             }
             Some(_) => {}
-            None => executor.framework_id = Some(mesos::FrameworkId { value: basket.framework_id.to_string() }),
+            None => {
+                executor.framework_id = Some(mesos::FrameworkId { value: basket.framework_id.to_string() })
+            }
         }
         executor.r#type = Some(kind as i32);
         let takes = allocate(&mut executor.resources, &basket.role)?;
-        let known = self
-            .agents
-            .get(basket.agent)
-            .and_then(|agent| agent.executors.get(&(basket.framework, executor.executor_id.value.as_str().into())));
+        let known = self.agents.get(basket.agent).and_then(|agent| {
+            agent.executors.get(&(basket.framework, executor.executor_id.value.as_str().into()))
+        });
         match known {
             Some(known) if *known.info != *executor => Err(format!(
                 "ExecutorInfo is not compatible with existing ExecutorInfo with same ExecutorID '{}'",
@@ -143,7 +163,12 @@ impl Master {
         }
     }
 
-    fn check_group(&self, basket: &Basket, executor: &mut ExecutorInfo, tasks: Vec<TaskInfo>) -> Result<(Vec<Checked>, Option<Resources>), String> {
+    fn check_group(
+        &self,
+        basket: &Basket,
+        executor: &mut ExecutorInfo,
+        tasks: Vec<TaskInfo>,
+    ) -> Result<(Vec<Checked>, Option<Resources>), String> {
         if tasks.is_empty() {
             return Err("Task group cannot be empty".into());
         }
@@ -167,7 +192,10 @@ impl Master {
             checked.push(Checked { task, takes, executor: None });
         }
         if !basket.left.contains(&total) {
-            return Err(format!("Total resources {total} required by the task group and its executor are more than available {}", basket.left));
+            return Err(format!(
+                "Total resources {total} required by the task group and its executor are more than available {}",
+                basket.left
+            ));
         }
         Ok((checked, takes))
     }
@@ -230,7 +258,14 @@ impl Master {
         }
     }
 
-    fn refuse_task(&mut self, t: &mut Turn<'_>, basket: &Basket, id: &mesos::TaskId, reason: Reason, message: &str) {
+    fn refuse_task(
+        &mut self,
+        t: &mut Turn<'_>,
+        basket: &Basket,
+        id: &mesos::TaskId,
+        reason: Reason,
+        message: &str,
+    ) {
         let mut status = plain_status(t.now, &id.value, TaskState::TaskError, reason, message);
         status.agent_id = Some(mesos::AgentId { value: basket.agent_id.to_string() });
         self.count_end(TaskState::TaskError);
@@ -241,7 +276,8 @@ impl Master {
 /// Marks resources as allocated to the role of the offers, and reads them.
 fn allocate(resources: &mut [mesos::Resource], role: &str) -> Result<Resources, String> {
     for resource in resources.iter_mut() {
-        let given = resource.allocation_info.get_or_insert_default().role.get_or_insert_with(|| role.to_owned());
+        let given =
+            resource.allocation_info.get_or_insert_default().role.get_or_insert_with(|| role.to_owned());
         if given != role {
             return Err(format!("the resources are allocated to role '{given}', the offers to '{role}'"));
         }
@@ -251,11 +287,9 @@ fn allocate(resources: &mut [mesos::Resource], role: &str) -> Result<Resources, 
 
 /// The description of a task that Mesos' `Task` keeps.
 fn describe(task: &TaskInfo, basket: &Basket) -> mesos::Task {
-    let user = task
-        .command
-        .as_ref()
-        .and_then(|command| command.user.clone())
-        .or_else(|| task.executor.as_ref().and_then(|e| e.command.as_ref()).and_then(|command| command.user.clone()));
+    let user = task.command.as_ref().and_then(|command| command.user.clone()).or_else(|| {
+        task.executor.as_ref().and_then(|e| e.command.as_ref()).and_then(|command| command.user.clone())
+    });
     mesos::Task {
         name: task.name.clone(),
         task_id: task.task_id.clone(),
@@ -268,7 +302,7 @@ fn describe(task: &TaskInfo, basket: &Basket) -> mesos::Task {
         discovery: task.discovery.clone(),
         container: task.container.clone(),
         health_check: task.health_check.clone(),
-        kill_policy: task.kill_policy.clone(),
+        kill_policy: task.kill_policy,
         user,
         limits: task.limits.clone(),
         ..Default::default()

@@ -16,7 +16,6 @@ impl Master {
         Some((key, self.agents.get(key)?))
     }
 
-
     /// The framework's number.
     pub(super) fn framework_key(&self, id: &str) -> Option<FrameworkKey> {
         self.framework_keys.get(id).copied()
@@ -63,7 +62,7 @@ pub(super) fn send_on(t: &mut Turn<'_>, stream: StreamId, event: scheduler::Even
 
 /// Sends a message on an agent's connection.
 pub(super) fn tell_on(t: &mut Turn<'_>, conn: ConnId, kind: Kind) {
-    t.out.push(Effect::ToAgent { conn, message: internal::MasterMessage { kind: Some(kind) } });
+    t.out.push(Effect::ToAgent { conn, message: Box::new(internal::MasterMessage { kind: Some(kind) }) });
 }
 
 /// An event of one type, to be filled in.

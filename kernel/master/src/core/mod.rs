@@ -43,7 +43,9 @@ use plenum_store::Op;
 
 pub use event::{Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
 pub use metrics::Metrics;
-pub use registry::{AgentRecord, AgentState, FrameworkRecord, QuotaRecord, RecordError, Records, RemovedRecord, WeightRecord};
+pub use registry::{
+    AgentRecord, AgentState, FrameworkRecord, QuotaRecord, RecordError, Records, RemovedRecord, WeightRecord,
+};
 pub use settings::Settings;
 pub use slab::Snapshot;
 pub use state::{Absence, Absent, Agent, Framework, Offer, Task, is_terminal};
@@ -167,12 +169,14 @@ impl Master {
         let t = &mut turn;
         match event {
             Event::AgentConnected { conn, peer } => self.agent_connected(conn, peer),
-            Event::AgentMessage { conn, message } => self.agent_message(t, conn, message),
+            Event::AgentMessage { conn, message } => self.agent_message(t, conn, *message),
             Event::AgentDisconnected { conn } => self.agent_disconnected(t, conn),
             Event::Subscribe { stream, stream_id, call, caller } => {
                 self.subscribe(t, state::Stream { id: stream, header: stream_id }, *call, &caller);
             }
-            Event::Call { reply, stream_id, call, caller } => self.scheduler_call(t, reply, stream_id.as_deref(), *call, &caller),
+            Event::Call { reply, stream_id, call, caller } => {
+                self.scheduler_call(t, reply, stream_id.as_deref(), *call, &caller)
+            }
             Event::StreamClosed { stream } => self.stream_closed(t, stream),
             Event::Operator { reply, call, caller } => self.operator_call(t, reply, *call, &caller),
             Event::Committed { token, result } => self.committed(t, token, result),
@@ -236,9 +240,15 @@ impl Master {
             Pending::Admit(admission) => self.admit_committed(t, *admission, result),
             Pending::Unreachable(id) => self.unreachable_committed(t, &id, result),
             Pending::Gone(reply, id) => self.gone_committed(t, reply, &id, result),
-            Pending::Subscribe(framework, subscription) => self.subscribe_committed(t, framework, *subscription, result),
-            Pending::Update(reply, framework, change) => self.update_committed(t, reply, framework, *change, result),
-            Pending::Teardown(replies, framework, principal) => self.teardown_committed(t, &replies, framework, &principal, result),
+            Pending::Subscribe(framework, subscription) => {
+                self.subscribe_committed(t, framework, *subscription, result)
+            }
+            Pending::Update(reply, framework, change) => {
+                self.update_committed(t, reply, framework, *change, result)
+            }
+            Pending::Teardown(replies, framework, principal) => {
+                self.teardown_committed(t, &replies, framework, &principal, result)
+            }
             Pending::Weights(reply, weights) => self.weights_committed(t, reply, weights, result),
             Pending::Quotas(reply, quotas) => self.quotas_committed(t, reply, quotas, result),
             Pending::Tidy => {

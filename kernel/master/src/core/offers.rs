@@ -23,7 +23,11 @@ const DEFAULT_REFUSE_SECONDS: f64 = 5.0;
 pub(super) fn refuse_for(filters: Option<&mesos::Filters>) -> Millis {
     let seconds = filters.and_then(|f| f.refuse_seconds).unwrap_or(DEFAULT_REFUSE_SECONDS);
     // As Mesos: what is not a sensible time is the default.
-    let seconds = if seconds.is_finite() && seconds >= 0.0 { seconds.min(MAX_REFUSE_SECONDS) } else { DEFAULT_REFUSE_SECONDS };
+    let seconds = if seconds.is_finite() && seconds >= 0.0 {
+        seconds.min(MAX_REFUSE_SECONDS)
+    } else {
+        DEFAULT_REFUSE_SECONDS
+    };
     Millis::from_secs_f64(seconds)
 }
 
@@ -87,7 +91,13 @@ impl Master {
         }
     }
 
-    fn make_offer(&mut self, t: &Turn<'_>, framework: FrameworkKey, agent_key: AgentKey, grant: Grant) -> Option<mesos::Offer> {
+    fn make_offer(
+        &mut self,
+        t: &Turn<'_>,
+        framework: FrameworkKey,
+        agent_key: AgentKey,
+        grant: Grant,
+    ) -> Option<mesos::Offer> {
         let agent = Arc::clone(self.agents.get(agent_key)?);
         let framework_name = Arc::clone(&self.frameworks.get(&framework)?.id);
         self.next.offer += 1;
@@ -259,11 +269,16 @@ impl Master {
 
 /// Where an agent's API is, as Mesos writes it into offers.
 fn url(agent: &Agent) -> mesos::Url {
-    let scheme = agent.url.as_deref().and_then(|url| url.split_once("://")).map_or("http", |(scheme, _)| scheme);
+    let scheme =
+        agent.url.as_deref().and_then(|url| url.split_once("://")).map_or("http", |(scheme, _)| scheme);
     let ip = agent.address.rsplit_once(':').map(|(ip, _)| ip.trim_matches(['[', ']']).to_owned());
     mesos::Url {
         scheme: scheme.to_owned(),
-        address: mesos::Address { hostname: Some(agent.info.hostname.clone()), ip, port: agent.info.port.unwrap_or(5051) },
+        address: mesos::Address {
+            hostname: Some(agent.info.hostname.clone()),
+            ip,
+            port: agent.info.port.unwrap_or(5051),
+        },
         path: Some("/slave(1)".into()),
         ..Default::default()
     }

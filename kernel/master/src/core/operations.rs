@@ -44,11 +44,21 @@ impl Master {
                     uuid: mesos::Uuid { value: Bytes::copy_from_slice(&t.ids.uuid()) },
                 };
                 let id = Some(framework_id(&basket.framework_id));
-                self.tell(t, basket.agent, Kind::ApplyOperation(internal::ApplyOperation { framework_id: id, operation: message }));
+                self.tell(
+                    t,
+                    basket.agent,
+                    Kind::ApplyOperation(internal::ApplyOperation { framework_id: id, operation: message }),
+                );
             }
             Err(reason) => {
                 t.log(format!("an operation of framework {} is refused: {reason}", basket.framework_id));
-                self.answer_operation(t, basket.framework, &operation, OperationState::OperationError, reason);
+                self.answer_operation(
+                    t,
+                    basket.framework,
+                    &operation,
+                    OperationState::OperationError,
+                    reason,
+                );
             }
         }
     }
@@ -61,7 +71,9 @@ impl Master {
         let resources = match kind {
             Type::Reserve => operation.reserve.as_ref().map(|reserve| &reserve.resources),
             Type::Unreserve => operation.unreserve.as_ref().map(|unreserve| &unreserve.resources),
-            other => return Err(format!("operation {} is not supported by this cluster", other.as_str_name())),
+            other => {
+                return Err(format!("operation {} is not supported by this cluster", other.as_str_name()));
+            }
         };
         let resources = resources.filter(|r| !r.is_empty()).ok_or("the operation names no resources")?;
         let named = Resources::from_mesos(resources).map_err(|e| e.to_string())?;
@@ -71,24 +83,42 @@ impl Master {
                 return Err(format!("{item} is not reserved"));
             };
             if kind == Type::Reserve && *last.role != *basket.role {
-                return Err(format!("{item} is to be reserved for role '{}', the offer is for '{}'", last.role, basket.role));
+                return Err(format!(
+                    "{item} is to be reserved for role '{}', the offer is for '{}'",
+                    last.role, basket.role
+                ));
             }
             if kind == Type::Reserve && last.principal.is_some() && last.principal != principal {
                 return Err("the reservation names another principal than the framework's".into());
             }
         }
         let mut operation = operation.clone();
-        for resource in operation.reserve.iter_mut().flat_map(|r| r.resources.iter_mut().chain(&mut r.source)) {
-            resource.allocation_info.get_or_insert_default().role.get_or_insert_with(|| basket.role.to_string());
+        for resource in operation.reserve.iter_mut().flat_map(|r| r.resources.iter_mut().chain(&mut r.source))
+        {
+            resource
+                .allocation_info
+                .get_or_insert_default()
+                .role
+                .get_or_insert_with(|| basket.role.to_string());
         }
         for resource in operation.unreserve.iter_mut().flat_map(|u| u.resources.iter_mut()) {
-            resource.allocation_info.get_or_insert_default().role.get_or_insert_with(|| basket.role.to_string());
+            resource
+                .allocation_info
+                .get_or_insert_default()
+                .role
+                .get_or_insert_with(|| basket.role.to_string());
         }
         basket.left.apply(&operation).map_err(|e| e.to_string())
     }
 
     /// The call's offers were no good: an operation that asked for feedback gets it.
-    pub(super) fn drop_operation(&mut self, t: &mut Turn<'_>, framework: FrameworkKey, operation: &Operation, reason: &str) {
+    pub(super) fn drop_operation(
+        &mut self,
+        t: &mut Turn<'_>,
+        framework: FrameworkKey,
+        operation: &Operation,
+        reason: &str,
+    ) {
         let kind = operation.r#type.and_then(|kind| Type::try_from(kind).ok());
         if !matches!(kind, Some(Type::Launch | Type::LaunchGroup)) {
             let message = format!("the operation's offers are invalid: {reason}");
@@ -97,7 +127,14 @@ impl Master {
     }
 
     /// Feedback is sent for operations with an id only.
-    fn answer_operation(&self, t: &mut Turn<'_>, framework: FrameworkKey, operation: &Operation, state: OperationState, message: String) {
+    fn answer_operation(
+        &self,
+        t: &mut Turn<'_>,
+        framework: FrameworkKey,
+        operation: &Operation,
+        state: OperationState,
+        message: String,
+    ) {
         if operation.id.is_some() {
             self.send_operation(t, framework, operation_status(operation, state, Some(message)));
         }
@@ -121,7 +158,8 @@ impl Master {
             // Nobody asked for feedback, so the master takes note for them.
             None => {
                 if let Some(status_uuid) = status.uuid {
-                    let message = internal::AcknowledgeOperation { operation_uuid: update.operation_uuid, status_uuid };
+                    let message =
+                        internal::AcknowledgeOperation { operation_uuid: update.operation_uuid, status_uuid };
                     self.tell(t, agent, Kind::AcknowledgeOperation(message));
                 }
             }
@@ -130,8 +168,14 @@ impl Master {
 
     /// ACKNOWLEDGE_OPERATION_STATUS goes to the agent. Operations are known there by their own uuid; the framework names only its id, so the
     /// status' uuid stands for both.
-    pub(super) fn acknowledge_operation(&mut self, t: &mut Turn<'_>, _framework: FrameworkKey, acknowledge: call::AcknowledgeOperationStatus) {
-        let agent = acknowledge.agent_id.as_ref().and_then(|id| self.agent_by_id(&id.value)).map(|(key, _)| key);
+    pub(super) fn acknowledge_operation(
+        &mut self,
+        t: &mut Turn<'_>,
+        _framework: FrameworkKey,
+        acknowledge: call::AcknowledgeOperationStatus,
+    ) {
+        let agent =
+            acknowledge.agent_id.as_ref().and_then(|id| self.agent_by_id(&id.value)).map(|(key, _)| key);
         if let Some(agent) = agent {
             let uuid = mesos::Uuid { value: acknowledge.uuid };
             let message = internal::AcknowledgeOperation { operation_uuid: uuid.clone(), status_uuid: uuid };
@@ -162,7 +206,12 @@ impl Master {
     }
 
     /// An agent's total changed.
-    pub(super) fn resources_changed(&mut self, t: &mut Turn<'_>, agent: AgentKey, total: Vec<mesos::Resource>) {
+    pub(super) fn resources_changed(
+        &mut self,
+        t: &mut Turn<'_>,
+        agent: AgentKey,
+        total: Vec<mesos::Resource>,
+    ) {
         let total = match Resources::from_mesos(&total) {
             Ok(total) => total,
             Err(reason) => {
@@ -182,6 +231,10 @@ impl Master {
     }
 }
 
-fn operation_status(operation: &Operation, state: OperationState, message: Option<String>) -> OperationStatus {
+fn operation_status(
+    operation: &Operation,
+    state: OperationState,
+    message: Option<String>,
+) -> OperationStatus {
     OperationStatus { operation_id: operation.id.clone(), state: state as i32, message, ..Default::default() }
 }

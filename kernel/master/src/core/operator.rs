@@ -16,7 +16,8 @@ const MOST: usize = 90;
 impl Master {
     pub(super) fn operator_call(&mut self, t: &mut Turn<'_>, reply: ReplyId, call: Call, caller: &Caller) {
         let kind = call.r#type.and_then(|kind| Type::try_from(kind).ok()).unwrap_or(Type::Unknown);
-        let missing = || Answer::bad(format!("Expecting '{}' to be present", kind.as_str_name().to_ascii_lowercase()));
+        let missing =
+            || Answer::bad(format!("Expecting '{}' to be present", kind.as_str_name().to_ascii_lowercase()));
         match kind {
             Type::Teardown => match call.teardown {
                 Some(teardown) => self.operator_teardown(t, reply, &teardown.framework_id.value, caller),
@@ -28,7 +29,11 @@ impl Master {
             },
             Type::UpdateWeights => match call.update_weights {
                 Some(update) => {
-                    let weights = update.weight_infos.into_iter().map(|info| (info.role.unwrap_or_default(), info.weight)).collect();
+                    let weights = update
+                        .weight_infos
+                        .into_iter()
+                        .map(|info| (info.role.unwrap_or_default(), info.weight))
+                        .collect();
                     self.update_weights(t, reply, weights, caller);
                 }
                 None => t.reply(reply, missing()),
@@ -38,7 +43,9 @@ impl Master {
                 None => t.reply(reply, missing()),
             },
             Type::Unknown => t.reply(reply, Answer::bad("Expecting 'type' to be present")),
-            other => t.reply(reply, Answer::Refused(501, format!("{} is not built yet", other.as_str_name()))),
+            other => {
+                t.reply(reply, Answer::Refused(501, format!("{} is not built yet", other.as_str_name())))
+            }
         }
     }
 
@@ -49,12 +56,19 @@ impl Master {
         }
     }
 
-    fn update_weights(&mut self, t: &mut Turn<'_>, reply: ReplyId, weights: Vec<(String, f64)>, caller: &Caller) {
+    fn update_weights(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        weights: Vec<(String, f64)>,
+        caller: &Caller,
+    ) {
         let wrong = weights.iter().find_map(|(role, weight)| {
             if let Err(e) = role::validate(role) {
                 return Some(e.to_string());
             }
-            (!weight.is_finite() || *weight <= 0.0).then(|| format!("Invalid weight '{weight}' for role '{role}': Weights must be positive"))
+            (!weight.is_finite() || *weight <= 0.0)
+                .then(|| format!("Invalid weight '{weight}' for role '{role}': Weights must be positive"))
         });
         if let Some(reason) = wrong {
             t.reply(reply, Answer::bad(reason));
@@ -65,14 +79,25 @@ impl Master {
             return;
         }
         let principal = &caller.uid;
-        let put = |(role, weight): &(String, f64)| registry::put_weight(role, &WeightRecord { weight: *weight, principal: principal.to_string() });
+        let put = |(role, weight): &(String, f64)| {
+            registry::put_weight(role, &WeightRecord { weight: *weight, principal: principal.to_string() })
+        };
         let ops = weights.iter().map(put).collect();
         self.commit(t, ops, Pending::Weights(reply, weights));
     }
 
-    pub(super) fn weights_committed(&mut self, t: &mut Turn<'_>, reply: ReplyId, weights: Vec<(String, f64)>, result: Result<(), String>) {
+    pub(super) fn weights_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        weights: Vec<(String, f64)>,
+        result: Result<(), String>,
+    ) {
         if let Err(reason) = result {
-            t.reply(reply, Answer::Refused(503, format!("the weights could not be stored ({reason}): try again")));
+            t.reply(
+                reply,
+                Answer::Refused(503, format!("the weights could not be stored ({reason}): try again")),
+            );
             return;
         }
         for (role, weight) in weights {
@@ -95,8 +120,14 @@ impl Master {
             if config.guarantees.values().any(|scalar| scalar.value != 0.0) {
                 return Some("Invalid QuotaConfig: guarantees are not supported, only limits".to_owned());
             }
-            let bad = config.limits.iter().find(|(_, scalar)| !scalar.value.is_finite() || scalar.value < 0.0);
-            bad.map(|(name, _)| format!("Invalid QuotaConfig: the limit of '{name}' for role '{}' must be a number of at least 0", config.role))
+            let bad =
+                config.limits.iter().find(|(_, scalar)| !scalar.value.is_finite() || scalar.value < 0.0);
+            bad.map(|(name, _)| {
+                format!(
+                    "Invalid QuotaConfig: the limit of '{name}' for role '{}' must be a number of at least 0",
+                    config.role
+                )
+            })
         });
         if let Some(reason) = wrong {
             t.reply(reply, Answer::bad(reason));
@@ -112,16 +143,28 @@ impl Master {
                 if config.limits.is_empty() {
                     registry::delete("quota", &config.role)
                 } else {
-                    registry::put_quota(&config.role, &QuotaRecord { config: config.clone(), principal: caller.uid.to_string() })
+                    registry::put_quota(
+                        &config.role,
+                        &QuotaRecord { config: config.clone(), principal: caller.uid.to_string() },
+                    )
                 }
             })
             .collect();
         self.commit(t, ops, Pending::Quotas(reply, configs));
     }
 
-    pub(super) fn quotas_committed(&mut self, t: &mut Turn<'_>, reply: ReplyId, configs: Vec<QuotaConfig>, result: Result<(), String>) {
+    pub(super) fn quotas_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        configs: Vec<QuotaConfig>,
+        result: Result<(), String>,
+    ) {
         if let Err(reason) = result {
-            t.reply(reply, Answer::Refused(503, format!("the quotas could not be stored ({reason}): try again")));
+            t.reply(
+                reply,
+                Answer::Refused(503, format!("the quotas could not be stored ({reason}): try again")),
+            );
             return;
         }
         for config in configs {

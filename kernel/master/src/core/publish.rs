@@ -43,7 +43,11 @@ impl Master {
         if self.watched
             && let Some(agent) = self.agents.get(key)
         {
-            let agent = view::agent_message(agent, &plenum_api::resources::Resources::new(), &plenum_api::resources::Resources::new());
+            let agent = view::agent_message(
+                agent,
+                &plenum_api::resources::Resources::new(),
+                &plenum_api::resources::Resources::new(),
+            );
             publish(t, event::Type::AgentAdded, |e| e.agent_added = Some(event::AgentAdded { agent }));
         }
     }
@@ -51,7 +55,9 @@ impl Master {
     pub(super) fn publish_agent_removed(&self, t: &mut Turn<'_>, id: &str) {
         if self.watched {
             let agent_id = agent_id(id);
-            publish(t, event::Type::AgentRemoved, |e| e.agent_removed = Some(event::AgentRemoved { agent_id }));
+            publish(t, event::Type::AgentRemoved, |e| {
+                e.agent_removed = Some(event::AgentRemoved { agent_id })
+            });
         }
     }
 
@@ -65,16 +71,22 @@ impl Master {
         let first = !std::mem::replace(&mut framework.announced, true);
         let message = FrameworkView::of(framework, None).message(&[], &[]);
         if first {
-            publish(t, event::Type::FrameworkAdded, |e| e.framework_added = Some(event::FrameworkAdded { framework: message }));
+            publish(t, event::Type::FrameworkAdded, |e| {
+                e.framework_added = Some(event::FrameworkAdded { framework: message })
+            });
         } else {
-            publish(t, event::Type::FrameworkUpdated, |e| e.framework_updated = Some(event::FrameworkUpdated { framework: message }));
+            publish(t, event::Type::FrameworkUpdated, |e| {
+                e.framework_updated = Some(event::FrameworkUpdated { framework: message })
+            });
         }
     }
 
     pub(super) fn publish_framework_removed(&self, t: &mut Turn<'_>, framework: &Framework) {
         if self.watched {
             let framework_info = Arc::unwrap_or_clone(Arc::clone(&framework.info));
-            publish(t, event::Type::FrameworkRemoved, |e| e.framework_removed = Some(event::FrameworkRemoved { framework_info }));
+            publish(t, event::Type::FrameworkRemoved, |e| {
+                e.framework_removed = Some(event::FrameworkRemoved { framework_info })
+            });
         }
     }
 }

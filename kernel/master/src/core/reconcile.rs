@@ -29,7 +29,13 @@ impl Master {
     fn known(&self, t: &Turn<'_>, task: &Task) -> TaskStatus {
         let state = task.sent.map_or(task.state, |(state, _)| state);
         let last = task.last_status();
-        let mut status = self.master_status(t.now, task, state, Reason::Reconciliation, "Reconciliation: Latest task state");
+        let mut status = self.master_status(
+            t.now,
+            task,
+            state,
+            Reason::Reconciliation,
+            "Reconciliation: Latest task state",
+        );
         if let Some(last) = last {
             status.healthy = last.healthy;
             status.check_status = last.check_status;
@@ -47,7 +53,8 @@ impl Master {
         let aware = record.abilities.partition_aware;
         let says = |state: TaskState, message: &str| {
             let state = if aware { state } else { TaskState::TaskLost };
-            let mut status = plain_status(t.now, &asked.task_id.value, state, Reason::Reconciliation, message);
+            let mut status =
+                plain_status(t.now, &asked.task_id.value, state, Reason::Reconciliation, message);
             status.agent_id.clone_from(&asked.agent_id);
             status
         };
@@ -59,7 +66,8 @@ impl Master {
         }
         let Some(agent) = asked.agent_id.as_ref().map(|id| id.value.as_str()) else {
             // Whoever has not come back yet may have it: no answer is better than a wrong one.
-            return (self.recovering == 0).then(|| says(TaskState::TaskUnknown, "Reconciliation: Task is unknown"));
+            return (self.recovering == 0)
+                .then(|| says(TaskState::TaskUnknown, "Reconciliation: Task is unknown"));
         };
         if self.agent_keys.contains_key(agent) {
             return Some(says(TaskState::TaskGone, "Reconciliation: Task is unknown to the agent"));
@@ -71,7 +79,9 @@ impl Master {
                 status.unreachable_time = self.unreachable_time(agent);
                 Some(status)
             }
-            Some(Absence::Gone(_)) => Some(says(TaskState::TaskGoneByOperator, "Reconciliation: Task is gone by operator")),
+            Some(Absence::Gone(_)) => {
+                Some(says(TaskState::TaskGoneByOperator, "Reconciliation: Task is gone by operator"))
+            }
             None => Some(says(TaskState::TaskUnknown, "Reconciliation: Task is unknown")),
         }
     }

@@ -15,11 +15,22 @@ use super::{Master, Numbers, Settings, ledger};
 
 impl Master {
     /// A master that leads under `term` and knows what `records` say. Agents and frameworks are known and away.
-    pub fn recover(mut settings: Settings, records: Records, term: u64, now: Now, ids: &mut dyn IdSource) -> Self {
+    pub fn recover(
+        mut settings: Settings,
+        records: Records,
+        term: u64,
+        now: Now,
+        ids: &mut dyn IdSource,
+    ) -> Self {
         let id: Arc<str> = uuid_text(&ids.uuid()).into();
         settings.master_info.id = id.to_string();
         let options = Options {
-            region: settings.master_info.domain.as_ref().and_then(|d| d.fault_domain.as_ref()).map(|d| d.region.name.clone()),
+            region: settings
+                .master_info
+                .domain
+                .as_ref()
+                .and_then(|d| d.fault_domain.as_ref())
+                .map(|d| d.region.name.clone()),
             ..Options::default()
         };
         let mut master = Self {
@@ -71,7 +82,8 @@ impl Master {
             self.removed.insert(id.into(), record.at);
         }
         for (id, record) in records.frameworks {
-            let key = self.insert_framework(id.into(), record.info, record.principal.into(), record.registered);
+            let key =
+                self.insert_framework(id.into(), record.info, record.principal.into(), record.registered);
             self.restore_framework(now, key);
         }
         let absent = Arc::make_mut(&mut self.absent);
@@ -82,7 +94,10 @@ impl Master {
                 AgentState::Gone => Absence::Gone(record.since),
             };
             self.recovering += usize::from(why == Absence::Recovered);
-            absent.insert(id.into(), Absent { why, info: Arc::new(record.info), identity: record.identity.into() });
+            absent.insert(
+                id.into(),
+                Absent { why, info: Arc::new(record.info), identity: record.identity.into() },
+            );
         }
         if self.recovering > 0 {
             self.timers.set(now.mono + self.settings.reregister_timeout, Timer::Recovered);

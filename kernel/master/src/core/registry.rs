@@ -17,7 +17,9 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by a newer release.
-    #[error("record {key} has format {format}; this release reads up to {FORMAT}: start the release that wrote it, or a newer one")]
+    #[error(
+        "record {key} has format {format}; this release reads up to {FORMAT}: start the release that wrote it, or a newer one"
+    )]
     Newer {
         /// Where.
         key: String,
@@ -25,7 +27,9 @@ pub enum RecordError {
         format: u32,
     },
     /// Not a record of this kind.
-    #[error("record {key} cannot be read ({reason}): restore the store from a copy, or delete this key if the loss is known to be harmless")]
+    #[error(
+        "record {key} cannot be read ({reason}): restore the store from a copy, or delete this key if the loss is known to be harmless"
+    )]
     Broken {
         /// Where.
         key: String,
@@ -237,8 +241,13 @@ mod tests {
 
     #[test]
     fn an_unknown_record_is_an_error_with_a_name() {
-        for (value, newer) in [(&b"{\"format\":9}"[..], true), (b"{}", false), (b"\xff", false), (b"{\"format\":1}", false)] {
-            let mut entry = entry(put_removed("f1", &RemovedRecord { name: String::new(), at: Millis(0), principal: String::new() }));
+        for (value, newer) in
+            [(&b"{\"format\":9}"[..], true), (b"{}", false), (b"\xff", false), (b"{\"format\":1}", false)]
+        {
+            let mut entry = entry(put_removed(
+                "f1",
+                &RemovedRecord { name: String::new(), at: Millis(0), principal: String::new() },
+            ));
             entry.value = bytes::Bytes::copy_from_slice(value);
             let error = Records::default().take(&entry).expect_err("refused");
             assert_eq!(matches!(error, RecordError::Newer { .. }), newer);

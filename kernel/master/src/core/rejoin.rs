@@ -32,7 +32,11 @@ pub(super) struct Admission {
 
 impl Master {
     pub(super) fn agent_registers(&mut self, t: &mut Turn<'_>, conn: ConnId, register: Register) {
-        self.metrics.count(if register.agent_id.is_some() { "master/messages_reregister_slave" } else { "master/messages_register_slave" });
+        self.metrics.count(if register.agent_id.is_some() {
+            "master/messages_reregister_slave"
+        } else {
+            "master/messages_register_slave"
+        });
         let Some(peer) = self.connections.get(&conn).map(|c| c.peer.clone()) else { return };
         if let Err(reason) = validate::register(&register) {
             self.goodbye(t, conn, Code::Protocol, reason);
@@ -42,11 +46,19 @@ impl Master {
         let known = given.as_deref().and_then(|id| {
             self.agent_by_id(id)
                 .map(|(_, agent)| (Arc::clone(&agent.identity), Arc::clone(&agent.info), None))
-                .or_else(|| self.absent.get(id).map(|a| (Arc::clone(&a.identity), Arc::clone(&a.info), Some(a.why))))
+                .or_else(|| {
+                    self.absent.get(id).map(|a| (Arc::clone(&a.identity), Arc::clone(&a.info), Some(a.why)))
+                })
         });
         if let Some((identity, _, why)) = &known {
             if matches!(why, Some(Absence::Gone(_))) {
-                tell_on(t, conn, Kind::ShutdownAgent(internal::ShutdownAgent { message: Some("this agent was marked gone".into()) }));
+                tell_on(
+                    t,
+                    conn,
+                    Kind::ShutdownAgent(internal::ShutdownAgent {
+                        message: Some("this agent was marked gone".into()),
+                    }),
+                );
                 self.goodbye(t, conn, Code::Gone, "this agent was marked gone: it gets no tasks any more; start it with an empty work directory to use the machine again".into());
                 return;
             }
@@ -75,11 +87,21 @@ impl Master {
         self.commit(t, vec![op], Pending::Admit(Box::new(admission)));
     }
 
-    pub(super) fn admit_committed(&mut self, t: &mut Turn<'_>, admission: Admission, result: Result<(), String>) {
+    pub(super) fn admit_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        admission: Admission,
+        result: Result<(), String>,
+    ) {
         let here = self.connections.get(&admission.conn).is_some_and(|c| c.stage == Stage::Admitting);
         if let Err(reason) = result {
             if here {
-                self.goodbye(t, admission.conn, Code::Closing, format!("the registration could not be stored ({reason}): connect again"));
+                self.goodbye(
+                    t,
+                    admission.conn,
+                    Code::Closing,
+                    format!("the registration could not be stored ({reason}): connect again"),
+                );
             }
             return;
         }
@@ -100,7 +122,8 @@ impl Master {
     }
 
     fn admit(&mut self, t: &mut Turn<'_>, admission: Admission) {
-        let (conn, id, fresh, lost) = (admission.conn, Arc::clone(&admission.id), admission.fresh, admission.lost);
+        let (conn, id, fresh, lost) =
+            (admission.conn, Arc::clone(&admission.id), admission.fresh, admission.lost);
         if let Some(absent) = Arc::make_mut(&mut self.absent).remove(&id)
             && absent.why == Absence::Recovered
         {
@@ -124,13 +147,18 @@ impl Master {
         if fresh {
             let heartbeat_interval_ms = Some(self.settings.ping.0);
             let master_info = Some(self.settings.master_info.clone());
-            let registered = internal::Registered { agent_id: agent_id(&id), heartbeat_interval_ms, master_info };
+            let registered =
+                internal::Registered { agent_id: agent_id(&id), heartbeat_interval_ms, master_info };
             self.tell(t, key, Kind::Registered(registered));
         } else {
             self.tell_reregistered(t, key, missing);
         }
         for id in named.iter().filter(|id| !self.framework_keys.contains_key(id.as_str())) {
-            self.tell(t, key, Kind::ShutdownFramework(internal::ShutdownFramework { framework_id: framework_id(id) }));
+            self.tell(
+                t,
+                key,
+                Kind::ShutdownFramework(internal::ShutdownFramework { framework_id: framework_id(id) }),
+            );
         }
         self.order_overdue(t, key, lost);
         let at = t.now.mono + self.settings.ping;
@@ -150,7 +178,11 @@ impl Master {
         let register = &admission.register;
         let mut info = register.agent_info.clone();
         info.id = Some(agent_id(&admission.id));
-        let total = if register.checkpointed_resources.is_empty() { &info.resources } else { &register.checkpointed_resources };
+        let total = if register.checkpointed_resources.is_empty() {
+            &info.resources
+        } else {
+            &register.checkpointed_resources
+        };
         // Checked with the registration.
         let total = Resources::from_mesos(total).unwrap_or_default();
         let mut agent = Agent {
@@ -196,7 +228,13 @@ impl Master {
 
     /// Makes the master's knowledge of the agent's frameworks, executors and tasks what the agent says. Returns the tasks that the master
     /// believed there and the agent did not name, by framework.
-    fn take_agents_state(&mut self, t: &mut Turn<'_>, key: AgentKey, lost: bool, register: Register) -> BTreeMap<FrameworkKey, Vec<Arc<str>>> {
+    fn take_agents_state(
+        &mut self,
+        t: &mut Turn<'_>,
+        key: AgentKey,
+        lost: bool,
+        register: Register,
+    ) -> BTreeMap<FrameworkKey, Vec<Arc<str>>> {
         for info in register.frameworks {
             self.adopt_framework(t, info);
         }
@@ -223,12 +261,21 @@ impl Master {
     }
 
     /// Takes in one task as its agent describes it.
-    fn take_task(&mut self, t: &mut Turn<'_>, agent: AgentKey, lost: bool, task: &mesos::Task) -> Option<u32> {
+    fn take_task(
+        &mut self,
+        t: &mut Turn<'_>,
+        agent: AgentKey,
+        lost: bool,
+        task: &mesos::Task,
+    ) -> Option<u32> {
         let framework = self.framework_key(&task.framework_id.value)?;
         let state = TaskState::try_from(task.state).unwrap_or(TaskState::TaskStaging);
         if let Some((key, known)) = self.task_of(framework, &task.task_id.value) {
             if known.agent != agent {
-                t.warn(format!("agent {} has task {} that runs on agent {}", task.agent_id, task.task_id, known.agent_id));
+                t.warn(format!(
+                    "agent {} has task {} that runs on agent {}",
+                    task.agent_id, task.task_id, known.agent_id
+                ));
                 return None;
             }
             let ended = is_terminal(state) && !is_terminal(known.state);
@@ -245,9 +292,10 @@ impl Master {
         let mut body = task.clone();
         let statuses = std::mem::take(&mut body.statuses);
         let mut record = Task::new(&body, framework, agent);
-        record.sent = task.status_update_state.and_then(|s| TaskState::try_from(s).ok()).zip(
-            task.status_update_uuid.as_ref().and_then(|uuid| <[u8; 16]>::try_from(&uuid[..]).ok()),
-        );
+        record.sent = task
+            .status_update_state
+            .and_then(|s| TaskState::try_from(s).ok())
+            .zip(task.status_update_uuid.as_ref().and_then(|uuid| <[u8; 16]>::try_from(&uuid[..]).ok()));
         for status in &statuses {
             record.push_status(status);
         }
@@ -288,10 +336,17 @@ impl Master {
         }
     }
 
-    fn tell_reregistered(&self, t: &mut Turn<'_>, key: AgentKey, missing: BTreeMap<FrameworkKey, Vec<Arc<str>>>) {
+    fn tell_reregistered(
+        &self,
+        t: &mut Turn<'_>,
+        key: AgentKey,
+        missing: BTreeMap<FrameworkKey, Vec<Arc<str>>>,
+    ) {
         let Some(agent) = self.agents.get(key) else { return };
-        let mut frameworks: BTreeSet<FrameworkKey> = agent.executors.keys().map(|(framework, _)| *framework).collect();
-        frameworks.extend(agent.tasks.iter().filter_map(|task| self.tasks.get(*task)).map(|task| task.framework));
+        let mut frameworks: BTreeSet<FrameworkKey> =
+            agent.executors.keys().map(|(framework, _)| *framework).collect();
+        frameworks
+            .extend(agent.tasks.iter().filter_map(|task| self.tasks.get(*task)).map(|task| task.framework));
         let reconciliations = missing
             .into_iter()
             .filter_map(|(framework, tasks)| {
@@ -305,7 +360,11 @@ impl Master {
             heartbeat_interval_ms: Some(self.settings.ping.0),
             master_info: Some(self.settings.master_info.clone()),
             reconciliations,
-            frameworks: frameworks.iter().filter_map(|key| self.frameworks.get(key)).map(|f| (*f.info).clone()).collect(),
+            frameworks: frameworks
+                .iter()
+                .filter_map(|key| self.frameworks.get(key))
+                .map(|f| (*f.info).clone())
+                .collect(),
         };
         self.tell(t, key, Kind::Reregistered(message));
     }
@@ -317,9 +376,14 @@ impl Master {
             if is_terminal(task.state) {
                 continue;
             }
-            let blind = lost && self.frameworks.get(&task.framework).is_some_and(|f| !f.abilities.partition_aware);
-            let Some(kill_policy) = task.kill.clone().or_else(|| blind.then_some(None)) else { continue };
-            let kill = internal::KillTask { framework_id: framework_id(&task.framework_id), task_id: task_id(&task.id), kill_policy };
+            let blind =
+                lost && self.frameworks.get(&task.framework).is_some_and(|f| !f.abilities.partition_aware);
+            let Some(kill_policy) = task.kill.or_else(|| blind.then_some(None)) else { continue };
+            let kill = internal::KillTask {
+                framework_id: framework_id(&task.framework_id),
+                task_id: task_id(&task.id),
+                kill_policy,
+            };
             self.tell(t, key, Kind::KillTask(kill));
         }
     }

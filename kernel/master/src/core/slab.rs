@@ -135,7 +135,9 @@ mod tests {
             *slab.get_mut(*key).expect("inserted") += 1;
         }
         assert_eq!(slab.remove(keys[7]).as_deref(), Some(&8));
-        assert!(slab.get(keys[7]).is_none() && slab.get_mut(keys[7]).is_none() && slab.remove(keys[7]).is_none());
+        assert!(
+            slab.get(keys[7]).is_none() && slab.get_mut(keys[7]).is_none() && slab.remove(keys[7]).is_none()
+        );
         assert_eq!(before.iter().map(|v| u64::from(**v)).sum::<u64>(), (0..1000).sum::<u64>());
         assert_eq!(slab.iter().map(|(_, v)| u64::from(**v)).sum::<u64>(), (1..=1000).sum::<u64>() - 8);
         assert_eq!((slab.snapshot().len(), before.len()), (999, 1000));

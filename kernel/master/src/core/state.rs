@@ -252,7 +252,8 @@ impl Task {
         // The body was encoded by this process; should it not decode, an empty description is still a task with an id.
         let mut task = mesos::Task::decode(self.body.clone()).unwrap_or_default();
         task.state = self.state as i32;
-        task.statuses = self.statuses.iter().filter_map(|s| mesos::TaskStatus::decode(s.clone()).ok()).collect();
+        task.statuses =
+            self.statuses.iter().filter_map(|s| mesos::TaskStatus::decode(s.clone()).ok()).collect();
         task.status_update_state = self.sent.map(|(state, _)| state as i32);
         task.status_update_uuid = self.sent.map(|(_, uuid)| Bytes::copy_from_slice(&uuid));
         task

@@ -30,7 +30,10 @@ impl Master {
             Some(uuid) => match <[u8; 16]>::try_from(&uuid[..]) {
                 Ok(uuid) => Some(uuid),
                 Err(_) => {
-                    t.warn(format!("agent {} sent an update of task {} whose uuid is not 16 bytes", agent.id, status.task_id));
+                    t.warn(format!(
+                        "agent {} sent an update of task {} whose uuid is not 16 bytes",
+                        agent.id, status.task_id
+                    ));
                     self.metrics.count("master/invalid_status_updates");
                     return;
                 }
@@ -43,7 +46,10 @@ impl Master {
             return;
         };
         self.metrics.count("master/valid_status_updates");
-        let task = self.task_of(framework, &status.task_id.value).filter(|(_, task)| task.agent == agent_key).map(|(key, _)| key);
+        let task = self
+            .task_of(framework, &status.task_id.value)
+            .filter(|(_, task)| task.agent == agent_key)
+            .map(|(key, _)| key);
         if let Some(task) = task {
             self.take_status(t, task, &status, state, latest, uuid);
         }
@@ -53,7 +59,15 @@ impl Master {
     }
 
     /// Brings a task's record up to date.
-    fn take_status(&mut self, t: &mut Turn<'_>, key: TaskKey, status: &TaskStatus, state: TaskState, latest: TaskState, uuid: Option<[u8; 16]>) {
+    fn take_status(
+        &mut self,
+        t: &mut Turn<'_>,
+        key: TaskKey,
+        status: &TaskStatus,
+        state: TaskState,
+        latest: TaskState,
+        uuid: Option<[u8; 16]>,
+    ) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let was = task.state;
         if !is_terminal(was) {
@@ -82,7 +96,14 @@ impl Master {
     }
 
     /// Updates of a dead framework's tasks: nobody will acknowledge them, so the master does, and takes the resources back.
-    fn update_of_dead_framework(&mut self, t: &mut Turn<'_>, agent: AgentKey, framework: &str, status: &TaskStatus, latest: TaskState) {
+    fn update_of_dead_framework(
+        &mut self,
+        t: &mut Turn<'_>,
+        agent: AgentKey,
+        framework: &str,
+        status: &TaskStatus,
+        latest: TaskState,
+    ) {
         if let Some(uuid) = &status.uuid {
             self.acknowledge_to(t, agent, framework, status.task_id.clone(), uuid.clone());
         }
@@ -91,7 +112,9 @@ impl Master {
         }
         let Some(record) = self.agents.get(agent) else { return };
         let orphan = record.tasks.iter().copied().find(|key| {
-            self.tasks.get(*key).is_some_and(|task| *task.id == *status.task_id.value && *task.framework_id == *framework)
+            self.tasks
+                .get(*key)
+                .is_some_and(|task| *task.id == *status.task_id.value && *task.framework_id == *framework)
         });
         if let Some(orphan) = orphan {
             self.forget_task(orphan);
@@ -100,7 +123,12 @@ impl Master {
     }
 
     /// ACKNOWLEDGE: the framework has the update; the agent may send the next one.
-    pub(super) fn acknowledge(&mut self, t: &mut Turn<'_>, framework: FrameworkKey, acknowledge: call::Acknowledge) {
+    pub(super) fn acknowledge(
+        &mut self,
+        t: &mut Turn<'_>,
+        framework: FrameworkKey,
+        acknowledge: call::Acknowledge,
+    ) {
         self.metrics.count("master/messages_status_update_acknowledgement");
         let Ok(uuid) = <[u8; 16]>::try_from(&acknowledge.uuid[..]) else { return };
         let Some((agent, _)) = self.agent_by_id(&acknowledge.agent_id.value) else {
@@ -108,7 +136,8 @@ impl Master {
             return;
         };
         self.metrics.count("master/valid_status_update_acknowledgements");
-        let known = self.task_of(framework, &acknowledge.task_id.value).filter(|(_, task)| task.agent == agent);
+        let known =
+            self.task_of(framework, &acknowledge.task_id.value).filter(|(_, task)| task.agent == agent);
         if let Some((key, task)) = known
             && task.sent.is_some_and(|(state, sent)| sent == uuid && is_terminal(state))
         {
@@ -118,7 +147,14 @@ impl Master {
         self.acknowledge_to(t, agent, &id, acknowledge.task_id, acknowledge.uuid);
     }
 
-    fn acknowledge_to(&self, t: &mut Turn<'_>, agent: AgentKey, framework: &str, task_id: mesos::TaskId, uuid: Bytes) {
+    fn acknowledge_to(
+        &self,
+        t: &mut Turn<'_>,
+        agent: AgentKey,
+        framework: &str,
+        task_id: mesos::TaskId,
+        uuid: Bytes,
+    ) {
         let message = internal::AcknowledgeStatus { framework_id: framework_id(framework), task_id, uuid };
         self.tell(t, agent, Kind::AcknowledgeStatus(message));
     }
@@ -127,7 +163,8 @@ impl Master {
     pub(super) fn release_task(&mut self, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key).filter(|task| task.held) else { return };
         task.held = false;
-        let (framework, agent, resources) = (Arc::clone(&task.framework_id), Arc::clone(&task.agent_id), task.resources());
+        let (framework, agent, resources) =
+            (Arc::clone(&task.framework_id), Arc::clone(&task.agent_id), task.resources());
         self.ledger.release(&framework, &agent, &resources);
     }
 
@@ -159,7 +196,14 @@ impl Master {
     }
 
     /// A status that the master itself states about a task. It has no uuid: it is not acknowledged.
-    pub(super) fn master_status(&self, now: Now, task: &Task, state: TaskState, reason: Reason, message: &str) -> TaskStatus {
+    pub(super) fn master_status(
+        &self,
+        now: Now,
+        task: &Task,
+        state: TaskState,
+        reason: Reason,
+        message: &str,
+    ) -> TaskStatus {
         let mut status = plain_status(now, &task.id, state, reason, message);
         status.agent_id = Some(agent_id(&task.agent_id));
         status.executor_id = task.executor();
@@ -190,7 +234,13 @@ impl Master {
 }
 
 /// A status about a task that may be unknown.
-pub(super) fn plain_status(now: Now, task: &str, state: TaskState, reason: Reason, message: &str) -> TaskStatus {
+pub(super) fn plain_status(
+    now: Now,
+    task: &str,
+    state: TaskState,
+    reason: Reason,
+    message: &str,
+) -> TaskStatus {
     TaskStatus {
         task_id: task_id(task),
         state: state as i32,

@@ -15,7 +15,13 @@ use super::{Master, Pending, Turn, validate};
 
 impl Master {
     /// A framework asks for a stream. Whatever is wrong is said on the stream, as Mesos does, which is then closed.
-    pub(super) fn subscribe(&mut self, t: &mut Turn<'_>, stream: Stream, call: scheduler::Call, caller: &Caller) {
+    pub(super) fn subscribe(
+        &mut self,
+        t: &mut Turn<'_>,
+        stream: Stream,
+        call: scheduler::Call,
+        caller: &Caller,
+    ) {
         self.metrics.count("master/messages_register_framework");
         let id = stream.id;
         if let Err(reason) = self.try_subscribe(t, stream, call, caller) {
@@ -23,7 +29,13 @@ impl Master {
         }
     }
 
-    fn try_subscribe(&mut self, t: &mut Turn<'_>, stream: Stream, call: scheduler::Call, caller: &Caller) -> Result<(), String> {
+    fn try_subscribe(
+        &mut self,
+        t: &mut Turn<'_>,
+        stream: Stream,
+        call: scheduler::Call,
+        caller: &Caller,
+    ) -> Result<(), String> {
         validate::call(&call, caller)?;
         let subscribe = call.subscribe.ok_or("Expecting 'subscribe' to be present")?;
         let mut info = subscribe.framework_info;
@@ -44,8 +56,11 @@ impl Master {
             }
             None => self.add_framework(t, given, &info, caller),
         };
-        let change = self.prepare_change(key, info, subscribe.suppressed_roles, subscribe.offer_constraints)?;
-        let Some(framework) = self.frameworks.get_mut(&key) else { return Err("Framework has been removed".into()) };
+        let change =
+            self.prepare_change(key, info, subscribe.suppressed_roles, subscribe.offer_constraints)?;
+        let Some(framework) = self.frameworks.get_mut(&key) else {
+            return Err("Framework has been removed".into());
+        };
         if framework.leaving {
             return Err("Framework has been removed".into());
         }
@@ -67,21 +82,34 @@ impl Master {
     /// A framework belongs to the principal that subscribed it first.
     fn may_speak_for(&self, key: FrameworkKey, caller: &Caller) -> Result<(), String> {
         match self.frameworks.get(&key) {
-            Some(framework) if framework.principal != caller.uid && (caller.authenticated || !framework.principal.is_empty()) => {
+            Some(framework)
+                if framework.principal != caller.uid
+                    && (caller.authenticated || !framework.principal.is_empty()) =>
+            {
                 Err("Changing framework's principal is not allowed.".into())
             }
             _ => Ok(()),
         }
     }
 
-    pub(super) fn subscribe_committed(&mut self, t: &mut Turn<'_>, key: FrameworkKey, subscription: Subscription, result: Result<(), String>) {
+    pub(super) fn subscribe_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        key: FrameworkKey,
+        subscription: Subscription,
+        result: Result<(), String>,
+    ) {
         let Some(framework) = self.frameworks.get_mut(&key) else { return };
         let waiting = framework.subscribing == Some(subscription.stream.id);
         if let Err(reason) = result {
             if waiting {
                 framework.subscribing = None;
                 self.streams.remove(&subscription.stream.id);
-                refuse(t, subscription.stream.id, format!("the registration could not be stored ({reason}): subscribe again"));
+                refuse(
+                    t,
+                    subscription.stream.id,
+                    format!("the registration could not be stored ({reason}): subscribe again"),
+                );
             }
             if self.frameworks.get(&key).is_some_and(|f| !f.stored && f.subscribing.is_none()) {
                 self.forget_framework(key);
@@ -170,7 +198,10 @@ impl Master {
     pub(super) fn failover_due(&mut self, t: &mut Turn<'_>, key: FrameworkKey, at: Millis) {
         let Some(framework) = self.frameworks.get(&key) else { return };
         if framework.failover_at == Some(at) && !framework.connected() && framework.subscribing.is_none() {
-            t.warn(format!("framework {} ({}) stayed away longer than its failover timeout and is removed", framework.id, framework.info.name));
+            t.warn(format!(
+                "framework {} ({}) stayed away longer than its failover timeout and is removed",
+                framework.id, framework.info.name
+            ));
             let principal = framework.principal.to_string();
             self.remove_framework(t, key, None, principal);
         }

@@ -20,7 +20,13 @@ impl Master {
     }
 
     /// Stores the removal. Until that is done the framework is as it was, except that nothing new is begun with it.
-    pub(super) fn remove_framework(&mut self, t: &mut Turn<'_>, key: FrameworkKey, reply: Option<ReplyId>, principal: String) {
+    pub(super) fn remove_framework(
+        &mut self,
+        t: &mut Turn<'_>,
+        key: FrameworkKey,
+        reply: Option<ReplyId>,
+        principal: String,
+    ) {
         let Some(framework) = self.frameworks.get_mut(&key) else { return };
         if framework.leaving {
             let waiting = self.pending.values_mut().find_map(|pending| match pending {
@@ -34,8 +40,10 @@ impl Master {
         }
         framework.leaving = true;
         self.ledger.set_framework_active(&framework.id, false);
-        let record = RemovedRecord { name: framework.info.name.clone(), at: t.now.wall, principal: principal.clone() };
-        let mut ops = vec![registry::delete("framework", &framework.id), registry::put_removed(&framework.id, &record)];
+        let record =
+            RemovedRecord { name: framework.info.name.clone(), at: t.now.wall, principal: principal.clone() };
+        let mut ops =
+            vec![registry::delete("framework", &framework.id), registry::put_removed(&framework.id, &record)];
         if self.removed.len() >= self.settings.removed_frameworks.max(1)
             && let Some((_, oldest)) = self.removed.iter().map(|(id, at)| (*at, Arc::clone(id))).min()
         {
@@ -45,14 +53,24 @@ impl Master {
         self.commit(t, ops, Pending::Teardown(reply.into_iter().collect(), key, principal));
     }
 
-    pub(super) fn teardown_committed(&mut self, t: &mut Turn<'_>, replies: &[ReplyId], key: FrameworkKey, principal: &str, result: Result<(), String>) {
+    pub(super) fn teardown_committed(
+        &mut self,
+        t: &mut Turn<'_>,
+        replies: &[ReplyId],
+        key: FrameworkKey,
+        principal: &str,
+        result: Result<(), String>,
+    ) {
         if let Err(reason) = result {
             if let Some(framework) = self.frameworks.get_mut(&key) {
                 framework.leaving = false;
                 self.ledger.set_framework_active(&framework.id, framework.stream.is_some());
             }
             for reply in replies {
-                t.reply(*reply, Answer::Refused(503, format!("the removal could not be stored ({reason}): try again")));
+                t.reply(
+                    *reply,
+                    Answer::Refused(503, format!("the removal could not be stored ({reason}): try again")),
+                );
             }
             // A framework whose time ran out is tried again.
             if replies.is_empty() && self.frameworks.get(&key).is_some_and(|f| !f.connected()) {
@@ -120,7 +138,13 @@ impl Master {
                 self.forget_task(task_key);
             } else {
                 let message = "Framework is removed";
-                let status = self.master_status(t.now, &task, TaskState::TaskKilled, Reason::FrameworkRemoved, message);
+                let status = self.master_status(
+                    t.now,
+                    &task,
+                    TaskState::TaskKilled,
+                    Reason::FrameworkRemoved,
+                    message,
+                );
                 ended.state = TaskState::TaskKilled;
                 ended.push_status(&status);
                 self.count_end(TaskState::TaskKilled);

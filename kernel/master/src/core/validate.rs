@@ -19,7 +19,8 @@ const MAX_ID: usize = 255;
 /// Checks a scheduler call, and that the caller does not claim another's name.
 pub(super) fn call(call: &Call, caller: &Caller) -> Checked {
     use scheduler::call::Type;
-    let kind = call.r#type.and_then(|kind| Type::try_from(kind).ok()).ok_or("Expecting 'type' to be present")?;
+    let kind =
+        call.r#type.and_then(|kind| Type::try_from(kind).ok()).ok_or("Expecting 'type' to be present")?;
     if kind == Type::Subscribe {
         let subscribe = call.subscribe.as_ref().ok_or("Expecting 'subscribe' to be present")?;
         let info = &subscribe.framework_info;
@@ -31,7 +32,10 @@ pub(super) fn call(call: &Call, caller: &Caller) -> Checked {
             && caller.authenticated
             && **principal != *caller.uid
         {
-            return Err(format!("Authenticated principal '{}' does not match principal '{principal}' set in `FrameworkInfo`", caller.uid));
+            return Err(format!(
+                "Authenticated principal '{}' does not match principal '{principal}' set in `FrameworkInfo`",
+                caller.uid
+            ));
         }
         return Ok(());
     }
@@ -79,7 +83,9 @@ pub(super) fn id(what: &str, id: &str) -> Checked {
         "" => Err(format!("{what} must not be empty")),
         "." | ".." => wrong("must not be '.' or '..'"),
         _ if id.len() > MAX_ID => Err(format!("{what} must not be longer than {MAX_ID} bytes")),
-        _ if id.chars().any(|c| c.is_control() || matches!(c, '/' | '\\')) => wrong("contains invalid characters"),
+        _ if id.chars().any(|c| c.is_control() || matches!(c, '/' | '\\')) => {
+            wrong("contains invalid characters")
+        }
         _ => Ok(()),
     }
 }
@@ -91,7 +97,9 @@ pub(super) fn framework_info(info: &mesos::FrameworkInfo) -> Checked {
         return Err("'FrameworkInfo.role' must not be set when the framework is MULTI_ROLE capable".into());
     }
     if !multi_role && !info.roles.is_empty() {
-        return Err("'FrameworkInfo.roles' must not be set when the framework is not MULTI_ROLE capable".into());
+        return Err(
+            "'FrameworkInfo.roles' must not be set when the framework is not MULTI_ROLE capable".into()
+        );
     }
     let mut seen = BTreeSet::new();
     for role in super::frameworks::roles(info) {
@@ -108,7 +116,8 @@ pub(super) fn framework_info(info: &mesos::FrameworkInfo) -> Checked {
         return Err(format!("The framework failover_timeout ({timeout}) is invalid"));
     }
     for (role, filters) in &info.offer_filters {
-        let quantities = filters.min_allocatable_resources.iter().flat_map(|m| &m.quantities).flat_map(|q| &q.quantities);
+        let quantities =
+            filters.min_allocatable_resources.iter().flat_map(|m| &m.quantities).flat_map(|q| &q.quantities);
         for (name, scalar) in quantities {
             if !scalar.value.is_finite() || scalar.value < 0.0 {
                 return Err(format!("the offer filter of role '{role}' has an invalid amount of '{name}'"));
@@ -119,14 +128,20 @@ pub(super) fn framework_info(info: &mesos::FrameworkInfo) -> Checked {
 }
 
 /// Checks that suppressed roles and constraints are about roles the framework has.
-pub(super) fn roles_subset(info: &mesos::FrameworkInfo, suppressed: &[String], constraints: Option<&scheduler::OfferConstraints>) -> Checked {
+pub(super) fn roles_subset(
+    info: &mesos::FrameworkInfo,
+    suppressed: &[String],
+    constraints: Option<&scheduler::OfferConstraints>,
+) -> Checked {
     let roles: BTreeSet<String> = super::frameworks::roles(info).into_iter().collect();
     if let Some(role) = suppressed.iter().find(|role| !roles.contains(*role)) {
         return Err(format!("Suppressed roles {{ {role} }} are not contained in the set of roles"));
     }
     let constrained = constraints.iter().flat_map(|c| c.role_constraints.keys());
     match constrained.into_iter().find(|role| !roles.contains(*role)) {
-        Some(role) => Err(format!("Offer constraints specify `role_constraints` for a role '{role}' not contained in the set of roles")),
+        Some(role) => Err(format!(
+            "Offer constraints specify `role_constraints` for a role '{role}' not contained in the set of roles"
+        )),
         None => Ok(()),
     }
 }
@@ -138,17 +153,21 @@ pub(super) fn register(register: &Register) -> Checked {
         return Err("'agent_info.hostname' must not be empty".into());
     }
     Resources::from_mesos(&info.resources).map_err(|e| format!("'agent_info.resources': {e}"))?;
-    Resources::from_mesos(&register.checkpointed_resources).map_err(|e| format!("'checkpointed_resources': {e}"))?;
+    Resources::from_mesos(&register.checkpointed_resources)
+        .map_err(|e| format!("'checkpointed_resources': {e}"))?;
     if let Some(given) = &register.agent_id {
         id("AgentID", &given.value)?;
     }
     for task in &register.tasks {
-        Resources::from_mesos(&task.resources).map_err(|e| format!("the resources of task '{}': {e}", task.task_id.value))?;
+        Resources::from_mesos(&task.resources)
+            .map_err(|e| format!("the resources of task '{}': {e}", task.task_id.value))?;
     }
     for executor in &register.executors {
         let name = &executor.executor_info.executor_id.value;
-        Resources::from_mesos(&executor.resources).map_err(|e| format!("the resources of executor '{name}': {e}"))?;
-        Resources::from_mesos(&executor.executor_info.resources).map_err(|e| format!("the resources of executor '{name}': {e}"))?;
+        Resources::from_mesos(&executor.resources)
+            .map_err(|e| format!("the resources of executor '{name}': {e}"))?;
+        Resources::from_mesos(&executor.executor_info.resources)
+            .map_err(|e| format!("the resources of executor '{name}': {e}"))?;
     }
     Ok(())
 }
@@ -166,7 +185,10 @@ pub(super) fn task_info(task: &TaskInfo) -> Checked {
         return Err("Task's `max_completion_time` must be non-negative".into());
     }
     if let Some(check) = &task.health_check {
-        times("health check", [check.delay_seconds, check.interval_seconds, check.timeout_seconds, check.grace_period_seconds])?;
+        times(
+            "health check",
+            [check.delay_seconds, check.interval_seconds, check.timeout_seconds, check.grace_period_seconds],
+        )?;
         health_check(check)?;
     }
     if let Some(check) = &task.check {
@@ -191,16 +213,25 @@ fn health_check(check: &mesos::HealthCheck) -> Checked {
         Some(Type::Command) => check.command.is_some(),
         Some(Type::Http) => check.http.is_some(),
         Some(Type::Tcp) => check.tcp.is_some(),
-        Some(Type::Unknown) | None => return Err("Task uses invalid health check: HealthCheck must specify 'type'".into()),
+        Some(Type::Unknown) | None => {
+            return Err("Task uses invalid health check: HealthCheck must specify 'type'".into());
+        }
     };
-    if complete { Ok(()) } else { Err("Task uses invalid health check: the field named by 'type' must be set".into()) }
+    if complete {
+        Ok(())
+    } else {
+        Err("Task uses invalid health check: the field named by 'type' must be set".into())
+    }
 }
 
 /// Checks a command by itself.
 fn command(command: &CommandInfo) -> Checked {
     for variable in command.environment.iter().flat_map(|environment| &environment.variables) {
         if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
-            return Err(format!("the name of environment variable '{}' is invalid", variable.name.escape_debug()));
+            return Err(format!(
+                "the name of environment variable '{}' is invalid",
+                variable.name.escape_debug()
+            ));
         }
         if variable.value.is_none() && variable.secret.is_none() {
             return Err(format!("Environment variable '{}' must have a value set", variable.name));
@@ -236,8 +267,12 @@ pub(super) fn executor_info(executor: &ExecutorInfo, kind: mesos::executor_info:
     }
     match (kind, &executor.command) {
         (Type::Custom, None) => return Err("'ExecutorInfo.command' must be set".into()),
-        (Type::Default, Some(_)) => return Err("'ExecutorInfo.command' must not be set for 'DEFAULT' executor".into()),
-        (_, Some(command)) => self::command(command).map_err(|e| format!("Executor's `CommandInfo` is invalid: {e}"))?,
+        (Type::Default, Some(_)) => {
+            return Err("'ExecutorInfo.command' must not be set for 'DEFAULT' executor".into());
+        }
+        (_, Some(command)) => {
+            self::command(command).map_err(|e| format!("Executor's `CommandInfo` is invalid: {e}"))?
+        }
         (_, None) => {}
     }
     if executor.shutdown_grace_period.as_ref().is_some_and(|grace| grace.nanoseconds < 0) {

@@ -91,7 +91,10 @@ pub struct Totals {
 
 impl Totals {
     fn add(&mut self, agent: &Arc<str>, framework: &Arc<str>, sum: &Resources, offered: bool) {
-        for share in [self.agents.entry(Arc::clone(agent)).or_default(), self.frameworks.entry(Arc::clone(framework)).or_default()] {
+        for share in [
+            self.agents.entry(Arc::clone(agent)).or_default(),
+            self.frameworks.entry(Arc::clone(framework)).or_default(),
+        ] {
             if offered {
                 share.offered += sum;
             } else {
@@ -119,7 +122,11 @@ impl FrameworkView {
     }
 
     /// As the operator API writes it.
-    pub fn message(&self, allocated: &[mesos::Resource], offered: &[mesos::Resource]) -> response::get_frameworks::Framework {
+    pub fn message(
+        &self,
+        allocated: &[mesos::Resource],
+        offered: &[mesos::Resource],
+    ) -> response::get_frameworks::Framework {
         response::get_frameworks::Framework {
             framework_info: (*self.info).clone(),
             active: self.connected,
@@ -142,7 +149,11 @@ pub(crate) fn time(at: Millis) -> TimeInfo {
 }
 
 /// An agent as the operator API writes it.
-pub(crate) fn agent_message(agent: &Agent, used: &Resources, offered: &Resources) -> response::get_agents::Agent {
+pub(crate) fn agent_message(
+    agent: &Agent,
+    used: &Resources,
+    offered: &Resources,
+) -> response::get_agents::Agent {
     response::get_agents::Agent {
         agent_info: (*agent.info).clone(),
         active: agent.active(),
@@ -216,7 +227,8 @@ impl State {
 
     /// Live tasks of frameworks that are not removed, by framework id.
     pub fn tasks_by_framework(&self) -> HashMap<&str, Vec<&Arc<Task>>> {
-        let mut by: HashMap<&str, Vec<&Arc<Task>>> = self.frameworks.iter().map(|f| (&*f.id, Vec::new())).collect();
+        let mut by: HashMap<&str, Vec<&Arc<Task>>> =
+            self.frameworks.iter().map(|f| (&*f.id, Vec::new())).collect();
         for task in self.tasks.iter() {
             if let Some(tasks) = by.get_mut(&*task.framework_id) {
                 tasks.push(task);

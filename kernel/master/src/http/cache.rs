@@ -43,7 +43,12 @@ mod parking {
 
 impl Cache {
     /// The answer `name` as of now or later. An encoding is shared when its state was taken after this call began, or is the same state.
-    pub async fn get(&self, name: &'static str, handle: &Handle, write: impl FnOnce(&State) -> Vec<u8> + Send + 'static) -> Result<Bytes, Ended> {
+    pub async fn get(
+        &self,
+        name: &'static str,
+        handle: &Handle,
+        write: impl FnOnce(&State) -> Vec<u8> + Send + 'static,
+    ) -> Result<Bytes, Ended> {
         let asked = Instant::now();
         let slot = self.answers.of(name);
         let mut slot = slot.lock().await;
@@ -64,7 +69,10 @@ impl Cache {
 }
 
 /// Writes an answer away from the threads that serve, unless there is little to write.
-pub(crate) async fn encode(state: Arc<State>, write: impl FnOnce(&State) -> Vec<u8> + Send + 'static) -> Bytes {
+pub(crate) async fn encode(
+    state: Arc<State>,
+    write: impl FnOnce(&State) -> Vec<u8> + Send + 'static,
+) -> Bytes {
     if state.tasks.len() + state.agents.len() < 200 {
         return write(&state).into();
     }

@@ -1,10 +1,9 @@
 //! Reading calls and choosing encodings: Content-Type, Accept, Message-Accept.
 
-use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode, header};
 use plenum_api::codec::{self, Encoding};
 
-use super::{Asked, plain};
+use super::{Asked, Refusal, plain};
 
 /// How an answer is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,28 +17,43 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// The content type of a stream, and of its messages if that needs saying.
     pub fn stream_types(self) -> (&'static str, Option<&'static str>) {
-        if self.recordio { ("application/recordio", Some(self.encoding.media_type())) } else { (self.encoding.media_type(), None) }
+        if self.recordio {
+            ("application/recordio", Some(self.encoding.media_type()))
+        } else {
+            (self.encoding.media_type(), None)
+        }
     }
+}
+
+fn refusal(status: StatusCode, text: impl Into<String>) -> Refusal {
+    Box::new(plain(status, text))
 }
 
 /// Reads the body of a POST as a call.
-pub(crate) fn read<T: codec::Message>(asked: &Asked) -> Result<T, Response> {
+pub(crate) fn read<T: codec::Message>(asked: &Asked) -> Result<T, Refusal> {
     if asked.method != Method::POST {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, format!("Expecting one of {{ 'POST' }}, but received '{}'", asked.method));
+        let mut response = plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("Expecting one of {{ 'POST' }}, but received '{}'", asked.method),
+        );
         response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("POST"));
-        return Err(response);
+        return Err(Box::new(response));
     }
     let Some(content_type) = asked.header("content-type") else {
-        return Err(plain(StatusCode::BAD_REQUEST, "Expecting 'Content-Type' to be present"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "Expecting 'Content-Type' to be present"));
     };
     let Some(encoding) = Encoding::from_media_type(content_type) else {
-        return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Expecting 'Content-Type' of application/json or application/x-protobuf"));
+        return Err(refusal(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Expecting 'Content-Type' of application/json or application/x-protobuf",
+        ));
     };
-    codec::decode(encoding, &asked.body).map_err(|e| plain(StatusCode::BAD_REQUEST, format!("Failed to parse body into Call: {e}")))
+    codec::decode(encoding, &asked.body)
+        .map_err(|e| refusal(StatusCode::BAD_REQUEST, format!("Failed to parse body into Call: {e}")))
 }
 
 /// What the Accept headers allow; JSON when several things are fine.
-pub(crate) fn wanted(headers: &HeaderMap) -> Result<Wanted, Response> {
+pub(crate) fn wanted(headers: &HeaderMap) -> Result<Wanted, Refusal> {
     if accepts(headers, "accept", "application/json") {
         return Ok(Wanted { encoding: Encoding::Json, recordio: false });
     }
@@ -54,7 +68,10 @@ pub(crate) fn wanted(headers: &HeaderMap) -> Result<Wanted, Response> {
             return Ok(Wanted { encoding: Encoding::Protobuf, recordio: true });
         }
     }
-    Err(plain(StatusCode::NOT_ACCEPTABLE, "Expecting 'Accept' to allow application/json or application/x-protobuf"))
+    Err(refusal(
+        StatusCode::NOT_ACCEPTABLE,
+        "Expecting 'Accept' to allow application/json or application/x-protobuf",
+    ))
 }
 
 /// Whether a header allows a media type; one that is absent allows everything.
@@ -65,7 +82,9 @@ fn accepts(headers: &HeaderMap, name: &str, media: &str) -> bool {
         for part in value.to_str().unwrap_or_default().split(',') {
             let mut fields = part.split(';').map(str::trim);
             let range = fields.next().unwrap_or_default();
-            let refused = fields.any(|field| matches!(field.replace(' ', "").as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            let refused = fields.any(|field| {
+                matches!(field.replace(' ', "").as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
+            });
             if !refused && (range == "*/*" || range == "application/*" || range.eq_ignore_ascii_case(media)) {
                 return true;
             }

@@ -20,7 +20,19 @@ use crate::shell::owner::{Ended, Handle};
 const TASK_LIMIT: usize = 100;
 
 pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
-    let known = ["state", "state-summary", "slaves", "frameworks", "tasks", "roles", "flags", "metrics/snapshot", "teardown", "weights", "quota"];
+    let known = [
+        "state",
+        "state-summary",
+        "slaves",
+        "frameworks",
+        "tasks",
+        "roles",
+        "flags",
+        "metrics/snapshot",
+        "teardown",
+        "weights",
+        "quota",
+    ];
     if !known.contains(&asked.path.as_str()) {
         return plain(StatusCode::NOT_FOUND, format!("there is no /{} here", asked.path));
     }
@@ -29,13 +41,16 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
     }
     let handle = match front.leader(&asked.path_and_query) {
         Ok(handle) => handle,
-        Err(elsewhere) => return elsewhere,
+        Err(elsewhere) => return *elsewhere,
     };
     if asked.path == "teardown" {
         return teardown(front, &handle, &asked).await;
     }
     if asked.method != Method::GET && asked.method != Method::HEAD {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, format!("/{} is read with GET; changes are calls of the operator API at /api/v1", asked.path));
+        return plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("/{} is read with GET; changes are calls of the operator API at /api/v1", asked.path),
+        );
     }
     match answer(front, &handle, &asked).await {
         Ok(body) => super::json(body, asked.query("jsonp")),
@@ -64,7 +79,9 @@ async fn answer(front: &Front, handle: &Handle, asked: &Asked) -> Result<Bytes, 
         },
         "frameworks" => match own("framework_id") {
             None => front.cache.get("frameworks", handle, |s| bytes(&frameworks(s, None))).await,
-            Some(id) => Ok(cache::encode(handle.state().await?, move |s| bytes(&frameworks(s, Some(&id)))).await),
+            Some(id) => {
+                Ok(cache::encode(handle.state().await?, move |s| bytes(&frameworks(s, Some(&id)))).await)
+            }
         },
         _ => {
             let choice = Choice::read(asked);
@@ -86,15 +103,27 @@ fn flags(front: &Front) -> Bytes {
 }
 
 /// A framework with its tasks, executors and offers.
-fn full_framework(s: &State, framework: &FrameworkView, totals: &Totals, live: &[&Arc<Task>], rest: &Rest) -> Json {
+fn full_framework(
+    s: &State,
+    framework: &FrameworkView,
+    totals: &Totals,
+    live: &[&Arc<Task>],
+    rest: &Rest,
+) -> Json {
     let mut map = model::framework(framework, totals.frameworks.get(&framework.id));
-    let list = |tasks: &mut dyn Iterator<Item = &Arc<Task>>| Json::Array(tasks.map(|task| model::task(&task.describe())).collect());
+    let list = |tasks: &mut dyn Iterator<Item = &Arc<Task>>| {
+        Json::Array(tasks.map(|task| model::task(&task.describe())).collect())
+    };
     map.insert("tasks".into(), list(&mut live.iter().copied()));
     map.insert("unreachable_tasks".into(), list(&mut framework.unreachable.iter()));
     map.insert("completed_tasks".into(), list(&mut framework.completed.iter()));
-    let offers = rest.offers.get(&*framework.id).into_iter().flatten().map(|offer| model::offer(offer, &s.master.id));
+    let offers =
+        rest.offers.get(&*framework.id).into_iter().flatten().map(|offer| model::offer(offer, &s.master.id));
     map.insert("offers".into(), offers.collect());
-    map.insert("executors".into(), Json::Array(rest.executors.get(&*framework.id).cloned().unwrap_or_default()));
+    map.insert(
+        "executors".into(),
+        Json::Array(rest.executors.get(&*framework.id).cloned().unwrap_or_default()),
+    );
     Json::Object(map)
 }
 
@@ -128,12 +157,19 @@ fn all_frameworks(s: &State, totals: &Totals, only: Option<&str>) -> (Json, Json
         full_framework(s, framework, totals, tasks, &rest)
     });
     let nothing = Rest::default();
-    let completed = s.completed.iter().filter(wanted).map(|framework| full_framework(s, framework, totals, &[], &nothing));
+    let completed = s
+        .completed
+        .iter()
+        .filter(wanted)
+        .map(|framework| full_framework(s, framework, totals, &[], &nothing));
     (running.collect(), completed.collect())
 }
 
 fn recovered(s: &State, only: Option<&str>) -> Json {
-    let wanted = s.absent.iter().filter(|(id, absent)| absent.is_recovered() && only.is_none_or(|only| *only == ***id));
+    let wanted = s
+        .absent
+        .iter()
+        .filter(|(id, absent)| absent.is_recovered() && only.is_none_or(|only| *only == ***id));
     wanted.map(|(_, absent)| Json::Object(model::agent_info(&absent.info))).collect()
 }
 
@@ -141,7 +177,11 @@ fn state(s: &State, cluster: &str, flags: Json) -> Json {
     let totals = s.totals();
     let active = s.agents.iter().filter(|agent| agent.active()).count();
     let (frameworks, completed) = all_frameworks(s, &totals, None);
-    let slaves: Vec<Json> = s.agents.iter().map(|agent| Json::Object(model::agent(agent, totals.agents.get(&agent.id), false))).collect();
+    let slaves: Vec<Json> = s
+        .agents
+        .iter()
+        .map(|agent| Json::Object(model::agent(agent, totals.agents.get(&agent.id), false)))
+        .collect();
     let master = &s.master;
     let pid = master.pid.clone().unwrap_or_default();
     let started = s.started.as_secs_f64();
@@ -209,7 +249,8 @@ impl Counts<'_> {
 fn summary(s: &State, cluster: &str) -> Json {
     let totals = s.totals();
     let mut by_agent: HashMap<&str, Counts<'_>> = HashMap::new();
-    let mut by_framework: HashMap<&str, Counts<'_>> = s.frameworks.iter().map(|f| (&*f.id, Counts::default())).collect();
+    let mut by_framework: HashMap<&str, Counts<'_>> =
+        s.frameworks.iter().map(|f| (&*f.id, Counts::default())).collect();
     let past = s.frameworks.iter().flat_map(|f| f.unreachable.iter().chain(&f.completed));
     for task in s.tasks.iter().chain(past) {
         let Some(framework) = by_framework.get_mut(&*task.framework_id) else { continue };
@@ -242,7 +283,8 @@ fn summary(s: &State, cluster: &str) -> Json {
 fn slaves(s: &State, only: Option<&str>) -> Json {
     let totals = s.totals();
     let wanted = s.agents.iter().filter(|agent| only.is_none_or(|id| *agent.id == *id));
-    let slaves: Vec<Json> = wanted.map(|agent| Json::Object(model::agent(agent, totals.agents.get(&agent.id), true))).collect();
+    let slaves: Vec<Json> =
+        wanted.map(|agent| Json::Object(model::agent(agent, totals.agents.get(&agent.id), true))).collect();
     json!({ "slaves": slaves, "recovered_slaves": recovered(s, only) })
 }
 
@@ -263,13 +305,20 @@ struct Choice {
 impl Choice {
     fn read(asked: &Asked) -> Self {
         // As in Mesos, a negative limit is none.
-        let number = |name: &str, otherwise: usize| match asked.query(name).and_then(|text| text.parse::<i64>().ok()) {
+        let number = |name: &str, otherwise: usize| match asked
+            .query(name)
+            .and_then(|text| text.parse::<i64>().ok())
+        {
             Some(number) => usize::try_from(number).unwrap_or(usize::MAX),
             None => otherwise,
         };
         Self {
             limit: number("limit", TASK_LIMIT),
-            offset: if asked.query("offset").is_some_and(|text| text.starts_with('-')) { 0 } else { number("offset", 0) },
+            offset: if asked.query("offset").is_some_and(|text| text.starts_with('-')) {
+                0
+            } else {
+                number("offset", 0)
+            },
             ascending: asked.query("order") == Some("asc"),
             framework: asked.query("framework_id").map(str::to_owned),
             task: asked.query("task_id").map(str::to_owned),
@@ -288,7 +337,9 @@ fn tasks(s: &State, choice: &Choice) -> Json {
         .map(|task| task.describe())
         .collect();
     // By the time of the first status; tasks without one come first going up and last going down.
-    let first = |task: &plenum_api::mesos::Task| task.statuses.first().map(|status| status.timestamp.unwrap_or(0.0)).unwrap_or(f64::NEG_INFINITY);
+    let first = |task: &plenum_api::mesos::Task| {
+        task.statuses.first().map(|status| status.timestamp.unwrap_or(0.0)).unwrap_or(f64::NEG_INFINITY)
+    };
     chosen.sort_by(|a, b| {
         let order = first(a).total_cmp(&first(b));
         if choice.ascending { order } else { order.reverse() }
@@ -300,7 +351,11 @@ fn tasks(s: &State, choice: &Choice) -> Json {
 fn roles(s: &State) -> Json {
     let roles = reads::role_views(s).into_iter().map(|(name, view)| {
         let quota = s.quotas.get(&name);
-        let limit: Map<String, Json> = quota.iter().flat_map(|q| &q.limits).map(|(name, limit)| (name.clone(), json!(limit.value))).collect();
+        let limit: Map<String, Json> = quota
+            .iter()
+            .flat_map(|q| &q.limits)
+            .map(|(name, limit)| (name.clone(), json!(limit.value)))
+            .collect();
         let consumed = &view.allocated.unallocate() + &view.reserved.unallocate();
         json!({
             "name": name,
@@ -327,7 +382,10 @@ fn quota(s: &State) -> Json {
 /// `/teardown` with `frameworkId=` in the body.
 async fn teardown(front: &Front, handle: &Handle, asked: &Asked) -> Response {
     if asked.method != Method::POST {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, format!("Expecting one of {{ 'POST' }}, but received '{}'", asked.method));
+        return plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("Expecting one of {{ 'POST' }}, but received '{}'", asked.method),
+        );
     }
     let form = url_pairs(&String::from_utf8_lossy(&asked.body));
     let Some((_, id)) = form.into_iter().find(|(name, _)| name == "frameworkId") else {

@@ -30,6 +30,9 @@ use crate::shell::owner::{Ended, Handle};
 /// The largest body of a call.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
+/// An answer instead of what was asked for.
+pub(crate) type Refusal = Box<Response>;
+
 /// What the endpoints share.
 pub(crate) struct Front {
     pub phase: watch::Receiver<Phase>,
@@ -43,7 +46,12 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub fn new(config: &Config, listen: SocketAddr, authenticator: &Arc<Authenticator>, phase: watch::Receiver<Phase>) -> Self {
+    pub fn new(
+        config: &Config,
+        listen: SocketAddr,
+        authenticator: &Arc<Authenticator>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
         let flags = vec![
             ("cluster", config.cluster.clone()),
             ("hostname", config.host()),
@@ -73,11 +81,13 @@ impl Front {
     }
 
     /// The owner of the state, or what to answer instead.
-    pub fn leader(&self, path_and_query: &str) -> Result<Handle, Response> {
+    pub fn leader(&self, path_and_query: &str) -> Result<Handle, Refusal> {
         match &*self.phase.borrow() {
             Phase::Leading(handle) => Ok(handle.clone()),
-            Phase::Standby(Some(leader)) => Err(redirect(&format!("//{leader}{path_and_query}"))),
-            Phase::Standby(None) => Err(plain(StatusCode::SERVICE_UNAVAILABLE, "No leader elected")),
+            Phase::Standby(Some(leader)) => Err(Box::new(redirect(&format!("//{leader}{path_and_query}")))),
+            Phase::Standby(None) => {
+                Err(Box::new(plain(StatusCode::SERVICE_UNAVAILABLE, "No leader elected")))
+            }
         }
     }
 }
@@ -127,7 +137,9 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<String>) -> Response {
 
 /// A JSON answer.
 pub(crate) fn json(bytes: Bytes, jsonp: Option<&str>) -> Response {
-    match jsonp.filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'$'))) {
+    match jsonp.filter(|name| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'$'))
+    }) {
         None => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         Some(name) => {
             let mut script = Vec::with_capacity(bytes.len() + name.len() + 3);
@@ -150,7 +162,8 @@ fn redirect(location: &str) -> Response {
 /// The router of the whole master.
 pub(crate) fn router(front: Front) -> Router {
     let front = Arc::new(front);
-    let guard = axum::middleware::from_fn_with_state(Arc::clone(&front.authenticator), plenum_base::auth::optional);
+    let guard =
+        axum::middleware::from_fn_with_state(Arc::clone(&front.authenticator), plenum_base::auth::optional);
     Router::new().fallback(serve).layer(guard).with_state(front)
 }
 
@@ -173,17 +186,26 @@ async fn serve(Shared(front): Shared<Arc<Front>>, request: Request) -> Response 
         "health" => return health(&front),
         "version" => return json(model::version(), None),
         "redirect" => return front_page(&front),
-        _ if path.starts_with("redirect/") => return plain(StatusCode::NOT_FOUND, "there is nothing below /redirect"),
+        _ if path.starts_with("redirect/") => {
+            return plain(StatusCode::NOT_FOUND, "there is nothing below /redirect");
+        }
         _ => {}
     }
     let Some(principal) = parts.extensions.get::<Principal>().cloned() else {
-        return plenum_base::http_error::ApiError::unauthorized("this request needs a token or basic credentials").into_response();
+        return plenum_base::http_error::ApiError::unauthorized(
+            "this request needs a token or basic credentials",
+        )
+        .into_response();
     };
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
-        return plain(StatusCode::PAYLOAD_TOO_LARGE, format!("the body could not be read or has more than {MAX_BODY} bytes"));
+        return plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body could not be read or has more than {MAX_BODY} bytes"),
+        );
     };
     let query = url_pairs(parts.uri.query().unwrap_or_default());
-    let asked = Asked { method: parts.method, path, path_and_query, query, headers: parts.headers, principal, body };
+    let asked =
+        Asked { method: parts.method, path, path_and_query, query, headers: parts.headers, principal, body };
     match asked.path.as_str() {
         "api/v1/scheduler" => scheduler::serve(&front, asked).await,
         "api/v1" | "api/v1/operator" => operator::serve(&front, asked).await,

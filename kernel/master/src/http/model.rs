@@ -21,21 +21,26 @@ fn seconds(at: plenum_api::Millis) -> Json {
 
 /// `{cpus, gpus, mem, disk, …}`: scalars summed, ranges and sets as text; what may be taken back has its own names.
 pub(crate) fn resources(resources: &Resources) -> Json {
-    let mut sums: BTreeMap<String, f64> = ["cpus", "gpus", "mem", "disk"].map(|name| (name.to_owned(), 0.0)).into();
+    let mut sums: BTreeMap<String, f64> =
+        ["cpus", "gpus", "mem", "disk"].map(|name| (name.to_owned(), 0.0)).into();
     let mut texts: BTreeMap<String, Json> = BTreeMap::new();
     for item in resources {
-        let name = if item.is_revocable() { format!("{}_revocable", item.name()) } else { item.name().to_string() };
+        let name =
+            if item.is_revocable() { format!("{}_revocable", item.name()) } else { item.name().to_string() };
         match item.value() {
             Value::Scalar(amount) => *sums.entry(name).or_default() += amount.as_f64(),
             Value::Ranges(_) => {
-                let all = resources.filter(|other| other.name() == item.name() && other.is_revocable() == item.is_revocable());
+                let all = resources.filter(|other| {
+                    other.name() == item.name() && other.is_revocable() == item.is_revocable()
+                });
                 texts.insert(name, Json::String(all.ranges(item.name()).to_string()));
             }
             other => drop(texts.insert(name, Json::String(other.to_string()))),
         }
     }
     // Sums of thousandths, without the noise of binary fractions.
-    let mut map: Map<String, Json> = sums.into_iter().map(|(name, sum)| (name, number((sum * 1000.0).round() / 1000.0))).collect();
+    let mut map: Map<String, Json> =
+        sums.into_iter().map(|(name, sum)| (name, number((sum * 1000.0).round() / 1000.0))).collect();
     map.extend(texts);
     Json::Object(map)
 }
@@ -107,7 +112,8 @@ pub(crate) fn task(task: &mesos::Task) -> Json {
     });
     let Json::Object(map) = &mut shown else { return shown };
     if !task.limits.is_empty() {
-        let limits: Map<String, Json> = task.limits.iter().map(|(name, limit)| (name.clone(), json!(limit.value))).collect();
+        let limits: Map<String, Json> =
+            task.limits.iter().map(|(name, limit)| (name.clone(), json!(limit.value))).collect();
         map.insert("limits".into(), Json::Object(limits));
     }
     if let Some(user) = &task.user {
@@ -140,7 +146,10 @@ fn command(command: &mesos::CommandInfo) -> Json {
     if let Some(environment) = &command.environment {
         map.insert("environment".into(), proto(environment));
     }
-    let uris = command.uris.iter().map(|uri| json!({"value": uri.value, "executable": uri.executable.unwrap_or(false)}));
+    let uris = command
+        .uris
+        .iter()
+        .map(|uri| json!({"value": uri.value, "executable": uri.executable.unwrap_or(false)}));
     map.insert("uris".into(), uris.collect());
     Json::Object(map)
 }
@@ -171,7 +180,12 @@ pub(crate) fn executor(info: &mesos::ExecutorInfo, agent: &str) -> Json {
 
 fn attributes(list: &[mesos::Attribute]) -> Json {
     use plenum_api::resources::Ranges;
-    let value = |attribute: &mesos::Attribute| match (&attribute.scalar, &attribute.ranges, &attribute.set, &attribute.text) {
+    let value = |attribute: &mesos::Attribute| match (
+        &attribute.scalar,
+        &attribute.ranges,
+        &attribute.set,
+        &attribute.text,
+    ) {
         (Some(scalar), ..) => number(scalar.value),
         (_, Some(ranges), ..) => json!(Ranges::from(ranges).to_string()),
         (_, _, Some(set), _) => json!(format!("{{{}}}", set.item.join(", "))),
@@ -215,9 +229,14 @@ pub(crate) fn agent(agent: &Agent, share: Option<&Share>, full: bool) -> Map<Str
     map.insert("deactivated".into(), json!(false));
     map.insert("version".into(), json!(&*agent.version));
     let capability = |c: &mesos::agent_info::Capability| {
-        c.r#type.and_then(|kind| mesos::agent_info::capability::Type::try_from(kind).ok()).map(|kind| kind.as_str_name())
+        c.r#type
+            .and_then(|kind| mesos::agent_info::capability::Type::try_from(kind).ok())
+            .map(|kind| kind.as_str_name())
     };
-    map.insert("capabilities".into(), json!(agent.capabilities.iter().filter_map(capability).collect::<Vec<_>>()));
+    map.insert(
+        "capabilities".into(),
+        json!(agent.capabilities.iter().filter_map(capability).collect::<Vec<_>>()),
+    );
     if full {
         let both = |resources: &Resources| proto(&resources.to_mesos_as(Format::Both));
         let reserved = roles.iter().map(|role| ((*role).to_owned(), both(&agent.total.reserved(role))));
@@ -246,14 +265,19 @@ pub(crate) fn framework_summary(framework: &FrameworkView, share: Option<&Share>
     let share = share.unwrap_or(&none);
     let info = &framework.info;
     let capability = |c: &mesos::framework_info::Capability| {
-        c.r#type.and_then(|kind| mesos::framework_info::capability::Type::try_from(kind).ok()).map(|kind| kind.as_str_name())
+        c.r#type
+            .and_then(|kind| mesos::framework_info::capability::Type::try_from(kind).ok())
+            .map(|kind| kind.as_str_name())
     };
     let mut map = Map::new();
     map.insert("id".into(), json!(&*framework.id));
     map.insert("name".into(), json!(info.name));
     map.insert("used_resources".into(), resources(&share.used));
     map.insert("offered_resources".into(), resources(&share.offered));
-    map.insert("capabilities".into(), json!(info.capabilities.iter().filter_map(capability).collect::<Vec<_>>()));
+    map.insert(
+        "capabilities".into(),
+        json!(info.capabilities.iter().filter_map(capability).collect::<Vec<_>>()),
+    );
     map.insert("hostname".into(), json!(info.hostname.as_deref().unwrap_or_default()));
     map.insert("webui_url".into(), json!(info.webui_url.as_deref().unwrap_or_default()));
     map.insert("active".into(), json!(framework.connected));
@@ -296,7 +320,8 @@ pub(crate) fn metrics(state: &State) -> BTreeMap<String, f64> {
     #[allow(clippy::cast_precision_loss)] // counters far below 2^53
     let float = |n: usize| n as f64;
     #[allow(clippy::cast_precision_loss)]
-    let mut all: BTreeMap<String, f64> = state.metrics.iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();
+    let mut all: BTreeMap<String, f64> =
+        state.metrics.iter().map(|(name, value)| (name.to_owned(), value as f64)).collect();
     let mut set = |name: &str, value: f64| {
         all.insert(format!("master/{name}"), value);
     };
@@ -318,7 +343,10 @@ pub(crate) fn metrics(state: &State) -> BTreeMap<String, f64> {
         *counts.entry(task.state.as_str_name()).or_default() += 1;
     }
     for name in ["TASK_STAGING", "TASK_STARTING", "TASK_RUNNING", "TASK_KILLING"] {
-        set(&name.replace("TASK_", "tasks_").to_ascii_lowercase(), float(counts.get(name).copied().unwrap_or(0)));
+        set(
+            &name.replace("TASK_", "tasks_").to_ascii_lowercase(),
+            float(counts.get(name).copied().unwrap_or(0)),
+        );
     }
     set("tasks_unreachable", float(state.frameworks.iter().map(|f| f.unreachable.len()).sum()));
     let totals = state.totals();
@@ -337,7 +365,10 @@ pub(crate) fn metrics(state: &State) -> BTreeMap<String, f64> {
     ] {
         set(&format!("{name}_total"), total.as_f64());
         set(&format!("{name}_used"), used.as_f64());
-        set(&format!("{name}_percent"), if total.as_f64() > 0.0 { used.as_f64() / total.as_f64() } else { 0.0 });
+        set(
+            &format!("{name}_percent"),
+            if total.as_f64() > 0.0 { used.as_f64() / total.as_f64() } else { 0.0 },
+        );
     }
     all
 }

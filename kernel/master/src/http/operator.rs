@@ -14,11 +14,11 @@ use crate::shell::owner::Handle;
 pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
     let call: Call = match calls::read(&asked) {
         Ok(call) => call,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let wanted = match calls::wanted(&asked.headers) {
         Ok(wanted) => wanted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let kind = call.r#type.and_then(|kind| Type::try_from(kind).ok()).unwrap_or(Type::Unknown);
     // These are answered by every master about itself.
@@ -27,13 +27,17 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
     }
     let handle = match front.leader(&asked.path_and_query) {
         Ok(handle) => handle,
-        Err(elsewhere) => return elsewhere,
+        Err(elsewhere) => return *elsewhere,
     };
     match kind {
-        Type::Unknown => plain(StatusCode::BAD_REQUEST, "Failed to validate master::Call: Expecting 'type' to be present"),
+        Type::Unknown => {
+            plain(StatusCode::BAD_REQUEST, "Failed to validate master::Call: Expecting 'type' to be present")
+        }
         Type::Subscribe => subscribe(front, &handle, wanted).await,
         Type::GetAllocationExplanation => explain(&handle, wanted.encoding, call).await,
-        Type::Teardown | Type::MarkAgentGone | Type::UpdateWeights | Type::UpdateQuota => write(front, &handle, &asked, kind, call).await,
+        Type::Teardown | Type::MarkAgentGone | Type::UpdateWeights | Type::UpdateQuota => {
+            write(front, &handle, &asked, kind, call).await
+        }
         _ => match reads::of_state(kind) {
             Some(read) => get(front, &handle, kind, wanted.encoding, read).await,
             None => plain(StatusCode::NOT_IMPLEMENTED, format!("{} is not built yet", kind.as_str_name())),
@@ -68,20 +72,33 @@ async fn subscribe(front: &Front, handle: &Handle, wanted: calls::Wanted) -> Res
     };
     let (encoding, every) = (wanted.encoding, front.heartbeat);
     let first = cache::encode(state, move |state| {
-        let subscribed = event::Subscribed { get_state: Some(reads::state(state)), heartbeat_interval_seconds: Some(every.as_secs_f64()) };
-        let event = master::Event { r#type: Some(event::Type::Subscribed as i32), subscribed: Some(subscribed), ..Default::default() };
+        let subscribed = event::Subscribed {
+            get_state: Some(reads::state(state)),
+            heartbeat_interval_seconds: Some(every.as_secs_f64()),
+        };
+        let event = master::Event {
+            r#type: Some(event::Type::Subscribed as i32),
+            subscribed: Some(subscribed),
+            ..Default::default()
+        };
         let mut out = stream::record(encoding, &event).to_vec();
         // At once, because some clients act on a record only when the next one begins.
         out.extend_from_slice(&heartbeat(encoding));
         out
     })
     .await;
-    let beat = stream::Heartbeat { interval: interval_at(Instant::now() + every, every), record: heartbeat(encoding) };
+    let beat = stream::Heartbeat {
+        interval: interval_at(Instant::now() + every, every),
+        record: heartbeat(encoding),
+    };
     scheduler::streaming(stream::body(first, waiting, guard, encoding, Some(beat)), wanted)
 }
 
 fn heartbeat(encoding: Encoding) -> axum::body::Bytes {
-    stream::record(encoding, &master::Event { r#type: Some(event::Type::Heartbeat as i32), ..Default::default() })
+    stream::record(
+        encoding,
+        &master::Event { r#type: Some(event::Type::Heartbeat as i32), ..Default::default() },
+    )
 }
 
 /// What a call changes, as permissions name it.
@@ -90,11 +107,16 @@ fn permission(kind: Type, call: &Call) -> Vec<(String, &'static str)> {
         Type::Teardown => vec![("dcos:mesos:master:framework".into(), "delete")],
         Type::MarkAgentGone => vec![("dcos:mesos:master:agent".into(), "delete")],
         Type::UpdateWeights => {
-            let roles = call.update_weights.iter().flat_map(|u| &u.weight_infos).map(|info| info.role.clone().unwrap_or_default());
+            let roles = call
+                .update_weights
+                .iter()
+                .flat_map(|u| &u.weight_infos)
+                .map(|info| info.role.clone().unwrap_or_default());
             roles.map(|role| (format!("dcos:mesos:master:weight:role:{role}"), "update")).collect()
         }
         Type::UpdateQuota => {
-            let roles = call.update_quota.iter().flat_map(|u| &u.quota_configs).map(|config| config.role.clone());
+            let roles =
+                call.update_quota.iter().flat_map(|u| &u.quota_configs).map(|config| config.role.clone());
             roles.map(|role| (format!("dcos:mesos:master:quota:role:{role}"), "update")).collect()
         }
         _ => vec![("dcos:superuser".into(), "full")],
@@ -103,9 +125,14 @@ fn permission(kind: Type, call: &Call) -> Vec<(String, &'static str)> {
 
 /// A call that changes something, if the caller may.
 pub(crate) async fn write(front: &Front, handle: &Handle, asked: &Asked, kind: Type, call: Call) -> Response {
-    let lacking = permission(kind, &call).into_iter().find(|(resource, action)| !front.authenticator.allows(&asked.principal, resource, action));
+    let lacking = permission(kind, &call)
+        .into_iter()
+        .find(|(resource, action)| !front.authenticator.allows(&asked.principal, resource, action));
     if let Some((resource, action)) = lacking {
-        return plain(StatusCode::FORBIDDEN, format!("'{}' is not allowed to do this: it needs {resource} {action}", asked.principal.uid));
+        return plain(
+            StatusCode::FORBIDDEN,
+            format!("'{}' is not allowed to do this: it needs {resource} {action}", asked.principal.uid),
+        );
     }
     tracing::info!(principal = asked.principal.uid, call = kind.as_str_name(), "audit");
     match handle.operate(call, asked.caller()).await {
@@ -131,7 +158,9 @@ async fn explain(handle: &Handle, encoding: Encoding, call: Call) -> Response {
     let Some(known) = state.frameworks.iter().find(|known| *known.id == *framework) else {
         return plain(StatusCode::BAD_REQUEST, "'framework_id' must name a registered framework");
     };
-    let role = asked.role.unwrap_or_else(|| known.info.roles.first().or(known.info.role.as_ref()).cloned().unwrap_or_else(|| "*".into()));
+    let role = asked.role.unwrap_or_else(|| {
+        known.info.roles.first().or(known.info.role.as_ref()).cloned().unwrap_or_else(|| "*".into())
+    });
     let explained = match handle.explain(framework, role, shape).await {
         Ok(Ok(explained)) => explained,
         Ok(Err(reason)) => return plain(StatusCode::BAD_REQUEST, reason),
@@ -140,7 +169,11 @@ async fn explain(handle: &Handle, encoding: Encoding, call: Call) -> Response {
     let agents = explained
         .into_iter()
         .map(|one| AgentExplanation {
-            hostname: state.agents.iter().find(|agent| *agent.id == *one.agent).map(|agent| agent.info.hostname.clone()),
+            hostname: state
+                .agents
+                .iter()
+                .find(|agent| *agent.id == *one.agent)
+                .map(|agent| agent.info.hostname.clone()),
             agent_id: plenum_api::mesos::AgentId { value: one.agent.clone() },
             verdict: Some(reads::verdict(one.verdict) as i32),
             reasons: vec![Reason {

@@ -23,7 +23,9 @@ fn answer(kind: response::Type, fill: impl FnOnce(&mut Response)) -> Response {
 /// Answers that need no leader.
 pub(crate) fn about_itself(front: &Front, kind: Type) -> Option<Response> {
     Some(match kind {
-        Type::GetHealth => answer(response::Type::GetHealth, |r| r.get_health = Some(response::GetHealth { healthy: true })),
+        Type::GetHealth => {
+            answer(response::Type::GetHealth, |r| r.get_health = Some(response::GetHealth { healthy: true }))
+        }
         Type::GetVersion => answer(response::Type::GetVersion, |r| {
             let version_info = mesos::VersionInfo {
                 version: crate::MESOS_VERSION.into(),
@@ -34,10 +36,15 @@ pub(crate) fn about_itself(front: &Front, kind: Type) -> Option<Response> {
             r.get_version = Some(response::GetVersion { version_info });
         }),
         Type::GetFlags => answer(response::Type::GetFlags, |r| {
-            let flags = front.flags.iter().map(|(name, value)| mesos::Flag { name: (*name).into(), value: Some(value.clone()) });
+            let flags = front
+                .flags
+                .iter()
+                .map(|(name, value)| mesos::Flag { name: (*name).into(), value: Some(value.clone()) });
             r.get_flags = Some(response::GetFlags { flags: flags.collect() });
         }),
-        Type::GetLoggingLevel => answer(response::Type::GetLoggingLevel, |r| r.get_logging_level = Some(response::GetLoggingLevel { level: 0 })),
+        Type::GetLoggingLevel => answer(response::Type::GetLoggingLevel, |r| {
+            r.get_logging_level = Some(response::GetLoggingLevel { level: 0 })
+        }),
         _ => return None,
     })
 }
@@ -47,44 +54,64 @@ pub(crate) fn of_state(kind: Type) -> Option<Read> {
     Some(match kind {
         Type::GetState => |s| answer(response::Type::GetState, |r| r.get_state = Some(state(s))),
         Type::GetAgents => |s| answer(response::Type::GetAgents, |r| r.get_agents = Some(agents(s))),
-        Type::GetFrameworks => |s| answer(response::Type::GetFrameworks, |r| r.get_frameworks = Some(frameworks(s))),
-        Type::GetExecutors => |s| answer(response::Type::GetExecutors, |r| r.get_executors = Some(executors(s))),
+        Type::GetFrameworks => {
+            |s| answer(response::Type::GetFrameworks, |r| r.get_frameworks = Some(frameworks(s)))
+        }
+        Type::GetExecutors => {
+            |s| answer(response::Type::GetExecutors, |r| r.get_executors = Some(executors(s)))
+        }
         Type::GetTasks => |s| answer(response::Type::GetTasks, |r| r.get_tasks = Some(tasks(s))),
         Type::GetRoles => |s| answer(response::Type::GetRoles, |r| r.get_roles = Some(roles(s))),
-        Type::GetOperations => |_| answer(response::Type::GetOperations, |r| r.get_operations = Some(response::GetOperations::default())),
+        Type::GetOperations => |_| {
+            answer(response::Type::GetOperations, |r| {
+                r.get_operations = Some(response::GetOperations::default())
+            })
+        },
         Type::GetWeights => |s| {
             answer(response::Type::GetWeights, |r| {
-                let info = |(role, weight): (&String, &f64)| mesos::WeightInfo { weight: *weight, role: Some(role.clone()) };
-                r.get_weights = Some(response::GetWeights { weight_infos: s.weights.iter().map(info).collect() });
+                let info = |(role, weight): (&String, &f64)| mesos::WeightInfo {
+                    weight: *weight,
+                    role: Some(role.clone()),
+                };
+                r.get_weights =
+                    Some(response::GetWeights { weight_infos: s.weights.iter().map(info).collect() });
             })
         },
         Type::GetQuota => |s| {
             answer(response::Type::GetQuota, |r| {
-                let status = QuotaStatus { configs: s.quotas.values().cloned().collect(), ..Default::default() };
+                let status =
+                    QuotaStatus { configs: s.quotas.values().cloned().collect(), ..Default::default() };
                 r.get_quota = Some(response::GetQuota { status });
             })
         },
         Type::GetMaster => |s| {
             answer(response::Type::GetMaster, |r| {
                 let started = Some(s.started.as_secs_f64());
-                r.get_master =
-                    Some(response::GetMaster { master_info: Some(s.master.clone()), start_time: started, elected_time: started });
+                r.get_master = Some(response::GetMaster {
+                    master_info: Some(s.master.clone()),
+                    start_time: started,
+                    elected_time: started,
+                });
             })
         },
         Type::GetMetrics => |s| {
             answer(response::Type::GetMetrics, |r| {
-                let metrics = model::metrics(s).into_iter().map(|(name, value)| mesos::Metric { name, value: Some(value) });
+                let metrics = model::metrics(s)
+                    .into_iter()
+                    .map(|(name, value)| mesos::Metric { name, value: Some(value) });
                 r.get_metrics = Some(response::GetMetrics { metrics: metrics.collect() });
             })
         },
         Type::GetMaintenanceStatus => |_| {
             answer(response::Type::GetMaintenanceStatus, |r| {
-                r.get_maintenance_status = Some(response::GetMaintenanceStatus { status: Default::default() });
+                r.get_maintenance_status =
+                    Some(response::GetMaintenanceStatus { status: Default::default() });
             })
         },
         Type::GetMaintenanceSchedule => |_| {
             answer(response::Type::GetMaintenanceSchedule, |r| {
-                r.get_maintenance_schedule = Some(response::GetMaintenanceSchedule { schedule: Default::default() });
+                r.get_maintenance_schedule =
+                    Some(response::GetMaintenanceSchedule { schedule: Default::default() });
             })
         },
         _ => return None,
@@ -105,7 +132,12 @@ fn agents(s: &State) -> response::GetAgents {
     let totals = s.totals();
     response::GetAgents {
         agents: s.agents.iter().map(|agent| agent.message(totals.agents.get(&agent.id))).collect(),
-        recovered_agents: s.absent.values().filter(|absent| absent.is_recovered()).map(|absent| (*absent.info).clone()).collect(),
+        recovered_agents: s
+            .absent
+            .values()
+            .filter(|absent| absent.is_recovered())
+            .map(|absent| (*absent.info).clone())
+            .collect(),
     }
 }
 
@@ -129,7 +161,11 @@ fn executors(s: &State) -> response::GetExecutors {
     let of_agent = |agent: &std::sync::Arc<crate::core::Agent>| {
         let id = AgentId { value: agent.id.to_string() };
         let live = agent.executors().filter(|(framework, _)| known.contains(&***framework));
-        live.map(|(_, info)| response::get_executors::Executor { executor_info: (**info).clone(), agent_id: id.clone() }).collect::<Vec<_>>()
+        live.map(|(_, info)| response::get_executors::Executor {
+            executor_info: (**info).clone(),
+            agent_id: id.clone(),
+        })
+        .collect::<Vec<_>>()
     };
     response::GetExecutors { executors: s.agents.iter().flat_map(of_agent).collect(), ..Default::default() }
 }
@@ -140,7 +176,13 @@ fn tasks(s: &State) -> response::GetTasks {
     response::GetTasks {
         tasks: s.tasks.iter().filter(|task| known.contains(&*task.framework_id)).map(describe).collect(),
         unreachable_tasks: s.frameworks.iter().flat_map(|f| &f.unreachable).map(describe).collect(),
-        completed_tasks: s.frameworks.iter().chain(&s.completed).flat_map(|f| &f.completed).map(describe).collect(),
+        completed_tasks: s
+            .frameworks
+            .iter()
+            .chain(&s.completed)
+            .flat_map(|f| &f.completed)
+            .map(describe)
+            .collect(),
         ..Default::default()
     }
 }
@@ -181,7 +223,9 @@ pub(crate) fn role_views(s: &State) -> BTreeMap<String, RoleView> {
         for (resources, offered) in [(&share.used, false), (&share.offered, true)] {
             for role in resources.allocation_roles() {
                 let part = resources.allocated_to(role);
-                view(&mut views, role, &mut |v| if offered { v.offered += &part } else { v.allocated += &part });
+                view(&mut views, role, &mut |v| {
+                    if offered { v.offered += &part } else { v.allocated += &part }
+                });
             }
         }
     }

@@ -20,11 +20,11 @@ const STREAM_ID: &str = "mesos-stream-id";
 pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
     let handle = match front.leader(&asked.path_and_query) {
         Ok(handle) => handle,
-        Err(elsewhere) => return elsewhere,
+        Err(elsewhere) => return *elsewhere,
     };
     let call: Call = match calls::read(&asked) {
         Ok(call) => call,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     if call.r#type == Some(Type::Subscribe as i32) {
         return subscribe(front, &handle, &asked, call).await;
@@ -36,7 +36,7 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
                 let body = codec::encode(wanted.encoding, &*response);
                 ([(header::CONTENT_TYPE, wanted.encoding.media_type())], body).into_response()
             }
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal,
         },
         Ok(answer) => simple(answer),
         Err(ended) => ended.into(),
@@ -47,7 +47,9 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
 pub(crate) fn simple(answer: Answer) -> Response {
     match answer {
         Answer::Accepted => (StatusCode::ACCEPTED, Body::empty()).into_response(),
-        Answer::Refused(status, reason) => plain(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), reason),
+        Answer::Refused(status, reason) => {
+            plain(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), reason)
+        }
         Answer::Done | Answer::Scheduler(_) | Answer::Operator(_) => Body::empty().into_response(),
     }
 }
@@ -55,10 +57,13 @@ pub(crate) fn simple(answer: Answer) -> Response {
 async fn subscribe(front: &Front, handle: &Handle, asked: &Asked, call: Call) -> Response {
     let wanted = match calls::wanted(&asked.headers) {
         Ok(wanted) => wanted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     if asked.headers.contains_key(STREAM_ID) {
-        return plain(StatusCode::BAD_REQUEST, "Subscribe calls should not include the 'Mesos-Stream-Id' header");
+        return plain(
+            StatusCode::BAD_REQUEST,
+            "Subscribe calls should not include the 'Mesos-Stream-Id' header",
+        );
     }
     let caller = asked.caller();
     if let Err(reason) = check_call(&call, &caller) {
@@ -66,7 +71,13 @@ async fn subscribe(front: &Front, handle: &Handle, asked: &Asked, call: Call) ->
     }
     if let Some(role) = forbidden_role(front, asked, &call) {
         let resource = format!("dcos:mesos:master:framework:role:{role}");
-        return plain(StatusCode::FORBIDDEN, format!("'{}' is not allowed to register a framework in role '{role}': it needs {resource} create", asked.principal.uid));
+        return plain(
+            StatusCode::FORBIDDEN,
+            format!(
+                "'{}' is not allowed to register a framework in role '{role}': it needs {resource} create",
+                asked.principal.uid
+            ),
+        );
     }
     let header: Arc<str> = OsIds.uuid_text().into();
     match handle.subscribe(Arc::clone(&header), call, caller).await {
@@ -97,7 +108,8 @@ pub(crate) fn streaming(body: Body, wanted: calls::Wanted) -> Response {
 fn forbidden_role(front: &Front, asked: &Asked, call: &Call) -> Option<String> {
     let info = &call.subscribe.as_ref()?.framework_info;
     let multi = info.capabilities.iter().any(|c| c.r#type == Some(Ability::MultiRole as i32));
-    let roles = if multi { info.roles.clone() } else { vec![info.role.clone().unwrap_or_else(|| "*".into())] };
+    let roles =
+        if multi { info.roles.clone() } else { vec![info.role.clone().unwrap_or_else(|| "*".into())] };
     roles.into_iter().find(|role| {
         let resource = format!("dcos:mesos:master:framework:role:{role}");
         !front.authenticator.allows(&asked.principal, &resource, "create")

@@ -28,7 +28,13 @@ pub(crate) fn record<M: codec::Message>(encoding: Encoding, message: &M) -> Byte
 }
 
 /// A body that begins with `first` and goes on with what comes through the queue. When the client is gone, the guard tells.
-pub(crate) fn body<T, M>(first: Bytes, mut waiting: Waiting<T>, guard: Guard, encoding: Encoding, mut heartbeat: Option<Heartbeat>) -> Body
+pub(crate) fn body<T, M>(
+    first: Bytes,
+    mut waiting: Waiting<T>,
+    guard: Guard,
+    encoding: Encoding,
+    mut heartbeat: Option<Heartbeat>,
+) -> Body
 where
     T: Deref<Target = M> + Send + 'static,
     M: codec::Message,

@@ -85,7 +85,10 @@ fn next(waiting: &mut VecDeque<Change>, guard: &Guard) -> (Vec<Token>, Txn) {
     let mut keys: BTreeSet<String> = BTreeSet::new();
     let mut bytes = txn.bytes();
     while let Some((_, ops)) = waiting.front() {
-        let size = ops.iter().map(|op| op.key().len() + if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum::<usize>();
+        let size = ops
+            .iter()
+            .map(|op| op.key().len() + if let Op::Put { value, .. } = op { value.len() } else { 0 })
+            .sum::<usize>();
         let full = txn.len() + ops.len() > MAX_OPERATIONS || bytes + size > MAX_TRANSACTION_BYTES;
         // One that is too large by itself is the store's to refuse.
         if !tokens.is_empty() && (full || ops.iter().any(|op| keys.contains(op.key()))) {
@@ -111,7 +114,8 @@ mod tests {
     #[test]
     fn changes_share_transactions_in_order_and_no_key_comes_twice() {
         let guard = Guard::Exists("leader".into());
-        let mut waiting: VecDeque<Change> = (0..250).map(|n| (Token(n), vec![delete(&format!("k{n}"))])).collect();
+        let mut waiting: VecDeque<Change> =
+            (0..250).map(|n| (Token(n), vec![delete(&format!("k{n}"))])).collect();
         waiting.push_back((Token(250), vec![delete("k249")]));
         let mut seen = Vec::new();
         let mut sizes = Vec::new();

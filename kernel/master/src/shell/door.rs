@@ -88,10 +88,17 @@ impl Door {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, address: String, slot: tokio::sync::OwnedSemaphorePermit) -> Result<(), DoorError> {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        address: String,
+        slot: tokio::sync::OwnedSemaphorePermit,
+    ) -> Result<(), DoorError> {
         // Small messages leave at once.
         let _ = stream.set_nodelay(true);
-        let mut stream = timeout(GREETING, TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream)).await.map_err(|_| DoorError::Slow)??;
+        let mut stream = timeout(GREETING, TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream))
+            .await
+            .map_err(|_| DoorError::Slow)??;
         // An idle connection keeps as little as possible.
         stream.get_mut().1.set_buffer_limit(Some(64 * 1024));
         let identity: Arc<str> = {
@@ -134,17 +141,28 @@ impl Door {
         reader: &mut FrameReader<ReadHalf<S>>,
         writer: &mut FrameWriter<WriteHalf<S>>,
     ) -> Result<Option<(Handle, Vec<AgentMessage>)>, DoorError> {
-        let Some(frame) = timeout(GREETING, reader.next()).await.map_err(|_| DoorError::Slow)?? else { return Ok(None) };
+        let Some(frame) = timeout(GREETING, reader.next()).await.map_err(|_| DoorError::Slow)?? else {
+            return Ok(None);
+        };
         let frame: AgentFrame = decode_protobuf(&frame)?;
         let mut messages = frame.messages.into_iter();
         let Some(agent_message::Kind::Hello(hello)) = messages.next().and_then(|message| message.kind) else {
             return refuse(writer, 0, Code::Protocol, "the first message must be Hello".into()).await;
         };
         let Phase::Leading(handle) = self.phase.borrow().clone() else {
-            return refuse(writer, 0, Code::NotLeader, "this master does not lead: connect to the leader".into()).await;
+            return refuse(
+                writer,
+                0,
+                Code::NotLeader,
+                "this master does not lead: connect to the leader".into(),
+            )
+            .await;
         };
         if hello.version_min > VERSION || hello.version_max < VERSION {
-            let text = format!("this master speaks protocol versions {VERSION} to {VERSION}, the agent {} to {}", hello.version_min, hello.version_max);
+            let text = format!(
+                "this master speaks protocol versions {VERSION} to {VERSION}, the agent {} to {}",
+                hello.version_min, hello.version_max
+            );
             return refuse(writer, handle.term, Code::Version, text).await;
         }
         let ours = (self.cluster_id)();
@@ -161,26 +179,41 @@ impl Door {
             cluster_id: ours,
             program_version: Some(env!("CARGO_PKG_VERSION").into()),
         };
-        send(writer, handle.term, vec![MasterMessage { kind: Some(master_message::Kind::Hello(hello)) }]).await?;
+        send(writer, handle.term, vec![MasterMessage { kind: Some(master_message::Kind::Hello(hello)) }])
+            .await?;
         Ok(Some((handle, messages.collect())))
     }
 }
 
-async fn refuse<T, W: AsyncWrite + Unpin>(writer: &mut FrameWriter<W>, term: u64, code: Code, message: String) -> Result<Option<T>, DoorError> {
+async fn refuse<T, W: AsyncWrite + Unpin>(
+    writer: &mut FrameWriter<W>,
+    term: u64,
+    code: Code,
+    message: String,
+) -> Result<Option<T>, DoorError> {
     let goodbye = Goodbye { code: code as i32, message: Some(message.clone()) };
     send(writer, term, vec![MasterMessage { kind: Some(master_message::Kind::Goodbye(goodbye)) }]).await?;
     let _ = timeout(GREETING, writer.close()).await;
     Err(DoorError::Refused(message))
 }
 
-async fn send<W: AsyncWrite + Unpin>(writer: &mut FrameWriter<W>, term: u64, messages: Vec<MasterMessage>) -> Result<(), DoorError> {
+async fn send<W: AsyncWrite + Unpin>(
+    writer: &mut FrameWriter<W>,
+    term: u64,
+    messages: Vec<MasterMessage>,
+) -> Result<(), DoorError> {
     let mut bytes = Vec::new();
     encode_protobuf_into(&MasterFrame { term, messages }, &mut bytes);
     timeout(WRITE, writer.send(&bytes)).await.map_err(|_| DoorError::Slow)??;
     Ok(())
 }
 
-async fn read<R: AsyncRead + Unpin>(handle: &Handle, conn: ConnId, mut reader: FrameReader<R>, rest: Vec<AgentMessage>) -> Result<(), DoorError> {
+async fn read<R: AsyncRead + Unpin>(
+    handle: &Handle,
+    conn: ConnId,
+    mut reader: FrameReader<R>,
+    rest: Vec<AgentMessage>,
+) -> Result<(), DoorError> {
     if !rest.is_empty() && handle.send(Input::AgentFrame(conn, rest)).await.is_err() {
         return Ok(());
     }
@@ -193,7 +226,11 @@ async fn read<R: AsyncRead + Unpin>(handle: &Handle, conn: ConnId, mut reader: F
     Ok(())
 }
 
-async fn write<W: AsyncWrite + Unpin>(handle: &Handle, mut writer: FrameWriter<W>, mut waiting: Waiting<Vec<MasterMessage>>) -> Result<(), DoorError> {
+async fn write<W: AsyncWrite + Unpin>(
+    handle: &Handle,
+    mut writer: FrameWriter<W>,
+    mut waiting: Waiting<Vec<MasterMessage>>,
+) -> Result<(), DoorError> {
     let mut batches = Vec::new();
     loop {
         if waiting.take(&mut batches, 64).await == 0 {

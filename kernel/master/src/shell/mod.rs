@@ -45,7 +45,9 @@ pub enum MasterError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// Another master leads; start again to be a candidate.
-    #[error("the leadership is lost to another master: this process ends, and is a candidate again when it is started again")]
+    #[error(
+        "the leadership is lost to another master: this process ends, and is a candidate again when it is started again"
+    )]
     Deposed,
 }
 
@@ -138,10 +140,16 @@ pub fn start(setup: Setup, shutdown: Shutdown) -> Result<Running, MasterError> {
     // Ends everything of this master, also when it is deposed.
     let own = shutdown.child();
     let open = setup.config.component.open;
-    let router = crate::http::router(crate::http::Front::new(&setup.config, http, &setup.authenticator, leading.clone()));
+    let router = crate::http::router(crate::http::Front::new(
+        &setup.config,
+        http,
+        &setup.authenticator,
+        leading.clone(),
+    ));
     let plain = if open { Plain::Always } else { setup.config.component.plain };
     let limits = Limits { drain: Duration::from_secs(2), ..Limits::default() };
-    let server = Server::new(router).plain(plain).limits(limits).tls(&setup.identity, ClientAuth::Optional)?;
+    let server =
+        Server::new(router).plain(plain).limits(limits).tls(&setup.identity, ClientAuth::Optional)?;
     let authenticator = Arc::clone(&setup.authenticator);
     let door = door::Door {
         tls: setup.identity.server_config(ClientAuth::Required, &[])?,
@@ -163,8 +171,18 @@ pub fn start(setup: Setup, shutdown: Shutdown) -> Result<Running, MasterError> {
 }
 
 /// Campaigns, takes the records in, and leads until the end.
-async fn lead(config: &Config, http: SocketAddr, store: Arc<dyn Store>, phase: watch::Sender<Phase>, shutdown: &Shutdown) -> Result<(), MasterError> {
-    let candidate = format!("{}:{}", if config.hostname.is_empty() { http.ip().to_string() } else { config.hostname.clone() }, http.port());
+async fn lead(
+    config: &Config,
+    http: SocketAddr,
+    store: Arc<dyn Store>,
+    phase: watch::Sender<Phase>,
+    shutdown: &Shutdown,
+) -> Result<(), MasterError> {
+    let candidate = format!(
+        "{}:{}",
+        if config.hostname.is_empty() { http.ip().to_string() } else { config.hostname.clone() },
+        http.port()
+    );
     let campaign = async {
         tokio::select! {
             leadership = store.campaign("leader", &candidate, LEASE) => leadership,

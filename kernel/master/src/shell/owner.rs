@@ -30,7 +30,13 @@ pub(crate) enum Input {
     AgentOpened(ConnId, Peer, Queue<Vec<internal::MasterMessage>>),
     AgentFrame(ConnId, Vec<internal::AgentMessage>),
     AgentClosed(ConnId),
-    Subscribe { stream: StreamId, header: Arc<str>, queue: Queue<Box<scheduler::Event>>, call: Box<scheduler::Call>, caller: Caller },
+    Subscribe {
+        stream: StreamId,
+        header: Arc<str>,
+        queue: Queue<Box<scheduler::Event>>,
+        call: Box<scheduler::Call>,
+        caller: Caller,
+    },
     StreamClosed(StreamId),
     Call(Option<Arc<str>>, Box<scheduler::Call>, Caller, oneshot::Sender<Answer>),
     Operator(Box<master::Call>, Caller, oneshot::Sender<Answer>),
@@ -81,7 +87,12 @@ impl Handle {
     }
 
     /// Makes a scheduler call.
-    pub async fn call(&self, stream: Option<Arc<str>>, call: scheduler::Call, caller: Caller) -> Result<Answer, Ended> {
+    pub async fn call(
+        &self,
+        stream: Option<Arc<str>>,
+        call: scheduler::Call,
+        caller: Caller,
+    ) -> Result<Answer, Ended> {
         self.ask(|answer| Input::Call(stream, Box::new(call), caller, answer)).await
     }
 
@@ -91,12 +102,22 @@ impl Handle {
     }
 
     /// Why a framework does or does not get a shape of resources.
-    pub async fn explain(&self, framework: String, role: String, shape: Resources) -> Result<Result<Vec<Explanation>, String>, Ended> {
+    pub async fn explain(
+        &self,
+        framework: String,
+        role: String,
+        shape: Resources,
+    ) -> Result<Result<Vec<Explanation>, String>, Ended> {
         self.ask(|answer| Input::Explain(framework, role, shape, answer)).await
     }
 
     /// Subscribes a framework. Dropping the guard tells the owner that the stream is gone.
-    pub async fn subscribe(&self, header: Arc<str>, call: scheduler::Call, caller: Caller) -> Result<(Waiting<Box<scheduler::Event>>, Guard), Ended> {
+    pub async fn subscribe(
+        &self,
+        header: Arc<str>,
+        call: scheduler::Call,
+        caller: Caller,
+    ) -> Result<(Waiting<Box<scheduler::Event>>, Guard), Ended> {
         let stream = StreamId(self.number());
         let (sender, waiting) = queue();
         self.send(Input::Subscribe { stream, header, queue: sender, call: Box::new(call), caller }).await?;
@@ -147,7 +168,11 @@ struct Owner {
 }
 
 /// Starts the owner.
-pub(crate) fn spawn(master: Master, commits: impl FnOnce(mpsc::Sender<Input>) -> Commits, shutdown: Shutdown) -> Handle {
+pub(crate) fn spawn(
+    master: Master,
+    commits: impl FnOnce(mpsc::Sender<Input>) -> Commits,
+    shutdown: Shutdown,
+) -> Handle {
     let (inbox, receiver) = mpsc::channel(INBOX);
     let term = master.term();
     let commits = commits(inbox.clone());
@@ -206,7 +231,7 @@ impl Owner {
             }
             Input::AgentFrame(conn, messages) => {
                 for message in messages {
-                    self.handle(Event::AgentMessage { conn, message });
+                    self.handle(Event::AgentMessage { conn, message: Box::new(message) });
                 }
             }
             Input::AgentClosed(conn) => {
@@ -280,7 +305,7 @@ impl Owner {
                     self.outgoing.len() - 1
                 });
                 if let Some((_, messages)) = self.outgoing.get_mut(place) {
-                    messages.push(message);
+                    messages.push(*message);
                 }
             }
             Effect::CloseAgent { conn } => self.closing.push(conn),

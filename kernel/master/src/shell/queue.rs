@@ -45,7 +45,12 @@ impl<T> Waiting<T> {
     }
 
     /// As `take`, for streams that are polled.
-    pub fn poll(&mut self, cx: &mut std::task::Context<'_>, out: &mut Vec<T>, most: usize) -> std::task::Poll<usize> {
+    pub fn poll(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        out: &mut Vec<T>,
+        most: usize,
+    ) -> std::task::Poll<usize> {
         let count = std::task::ready!(self.items.poll_recv_many(cx, out, most));
         self.waiting.fetch_sub(count, Ordering::Relaxed);
         std::task::Poll::Ready(count)

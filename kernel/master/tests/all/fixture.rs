@@ -42,24 +42,37 @@ pub struct Up {
 impl Cluster {
     pub fn new(open: bool) -> Self {
         install_crypto();
-        Self { ca: Authority::create("test", SystemTime::now()).expect("a CA"), folder: tempfile::tempdir().expect("a folder"), open }
+        Self {
+            ca: Authority::create("test", SystemTime::now()).expect("a CA"),
+            folder: tempfile::tempdir().expect("a folder"),
+            open,
+        }
     }
 
     pub fn identity(&self, role: &str, name: &str) -> Identity {
         let name = PeerName::new("test", role, name).expect("a name");
-        let (cert, key) = self.ca.issue_fresh(&name, &[], SystemTime::now(), Duration::from_secs(3600)).expect("a certificate");
+        let (cert, key) = self
+            .ca
+            .issue_fresh(&name, &[], SystemTime::now(), Duration::from_secs(3600))
+            .expect("a certificate");
         Identity::from_pem(self.ca.certificate_pem(), &cert, &key).expect("an identity")
     }
 
     pub async fn up(&self) -> Up {
-        let store = Arc::new(Embedded::open(self.folder.path().join("store.redb"), Options::default()).await.expect("a store"));
+        let store = Arc::new(
+            Embedded::open(self.folder.path().join("store.redb"), Options::default()).await.expect("a store"),
+        );
         let mut config = Config { heartbeat_seconds: 0.5, ..Config::default() };
         config.component.open = self.open;
         let shutdown = Shutdown::new();
         let setup = Setup {
             config,
             identity: self.identity("master", "m1"),
-            authenticator: Authenticator::open(Path::new("/nonexistent/policy"), Path::new("/nonexistent/ca"), self.open),
+            authenticator: Authenticator::open(
+                Path::new("/nonexistent/policy"),
+                Path::new("/nonexistent/ca"),
+                self.open,
+            ),
             store: Arc::<Embedded>::clone(&store),
             http: TcpListener::bind("127.0.0.1:0").await.expect("a port"),
             agents: TcpListener::bind("127.0.0.1:0").await.expect("a port"),
@@ -116,9 +129,18 @@ pub struct Http {
 }
 
 impl Http {
-    pub async fn send(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
+    pub async fn send(
+        to: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Self {
         let mut io = soon(TcpStream::connect(to)).await.expect("connected");
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -126,7 +148,12 @@ impl Http {
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body);
         io.write_all(&bytes).await.expect("sent");
-        let mut this = Self { io, buffer: Vec::new(), head: Reply { status: 0, headers: Vec::new(), body: Vec::new() }, records: Decoder::new(1 << 24) };
+        let mut this = Self {
+            io,
+            buffer: Vec::new(),
+            head: Reply { status: 0, headers: Vec::new(), body: Vec::new() },
+            records: Decoder::new(1 << 24),
+        };
         let end = loop {
             if let Some(at) = this.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at;
@@ -135,8 +162,10 @@ impl Http {
         };
         let head = String::from_utf8(this.buffer.drain(..end + 4).collect()).expect("text");
         let mut lines = head.trim_end().split("\r\n");
-        let status = lines.next().and_then(|l| l.split(' ').nth(1)).and_then(|s| s.parse().ok()).expect("a status");
-        let headers = lines.filter_map(|l| l.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        let status =
+            lines.next().and_then(|l| l.split(' ').nth(1)).and_then(|s| s.parse().ok()).expect("a status");
+        let headers =
+            lines.filter_map(|l| l.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
         this.head = Reply { status, headers, body: Vec::new() };
         this
     }
@@ -153,7 +182,8 @@ impl Http {
     async fn chunk(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
-                let size = usize::from_str_radix(std::str::from_utf8(&self.buffer[..at]).expect("text"), 16).expect("a size");
+                let size = usize::from_str_radix(std::str::from_utf8(&self.buffer[..at]).expect("text"), 16)
+                    .expect("a size");
                 if self.buffer.len() >= at + 2 + size + 2 {
                     let chunk = self.buffer[at + 2..at + 2 + size].to_vec();
                     self.buffer.drain(..at + 2 + size + 2);
@@ -166,7 +196,13 @@ impl Http {
         }
     }
 
-    pub async fn ask(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub async fn ask(
+        to: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
         let mut this = Self::send(to, method, path, headers, body).await;
         if this.chunked() {
             while let Some(chunk) = this.chunk().await {
@@ -204,16 +240,25 @@ impl Agent {
     pub async fn dial(up: &Up, identity: &Identity, hello: Hello) -> Self {
         let config = identity.client_config(Expect::Role("master".into())).expect("a configuration");
         let io = soon(TcpStream::connect(up.agents)).await.expect("connected");
-        let stream = soon(TlsConnector::from(Arc::new(config)).connect("localhost".try_into().expect("a name"), io)).await.expect("a handshake");
+        let stream =
+            soon(TlsConnector::from(Arc::new(config)).connect("localhost".try_into().expect("a name"), io))
+                .await
+                .expect("a handshake");
         let (reader, writer) = tokio::io::split(stream);
-        let mut agent =
-            Self { reader: FrameReader::new(reader, MAX_FRAME), writer: FrameWriter::new(writer, MAX_FRAME), queue: Default::default(), term: 0 };
+        let mut agent = Self {
+            reader: FrameReader::new(reader, MAX_FRAME),
+            writer: FrameWriter::new(writer, MAX_FRAME),
+            queue: Default::default(),
+            term: 0,
+        };
         agent.say(vec![agent_message::Kind::Hello(hello)]).await;
         agent
     }
 
     pub async fn say(&mut self, kinds: Vec<agent_message::Kind>) {
-        let frame = AgentFrame { messages: kinds.into_iter().map(|kind| AgentMessage { kind: Some(kind) }).collect() };
+        let frame = AgentFrame {
+            messages: kinds.into_iter().map(|kind| AgentMessage { kind: Some(kind) }).collect(),
+        };
         let mut bytes = Vec::new();
         plenum_api::codec::encode_protobuf_into(&frame, &mut bytes);
         soon(self.writer.send(&bytes)).await.expect("sent");

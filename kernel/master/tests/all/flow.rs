@@ -2,10 +2,10 @@
 
 use plenum_api::codec::{Encoding, Message, encode};
 use plenum_api::internal::{Register, StatusUpdate, agent_message, master_message};
+use plenum_api::master;
 use plenum_api::mesos::{self, TaskState};
 use plenum_api::resources::Resources;
 use plenum_api::scheduler::{Call, Event, call, event};
-use plenum_api::master;
 
 use super::fixture::{Agent, Cluster, Http, Up, hello};
 
@@ -17,7 +17,13 @@ struct Framework {
 }
 
 fn info(id: Option<&str>) -> mesos::FrameworkInfo {
-    mesos::FrameworkInfo { user: "root".into(), name: "f".into(), id: id.map(Into::into), failover_timeout: Some(600.0), ..Default::default() }
+    mesos::FrameworkInfo {
+        user: "root".into(),
+        name: "f".into(),
+        id: id.map(Into::into),
+        failover_timeout: Some(600.0),
+        ..Default::default()
+    }
 }
 
 impl Framework {
@@ -29,7 +35,8 @@ impl Framework {
             ..Default::default()
         };
         let headers = [("Content-Type", encoding.media_type()), ("Accept", encoding.media_type())];
-        let stream = Http::send(up.http, "POST", "/api/v1/scheduler", &headers, &encode(encoding, &call)).await;
+        let stream =
+            Http::send(up.http, "POST", "/api/v1/scheduler", &headers, &encode(encoding, &call)).await;
         assert_eq!((stream.head.status, stream.chunked()), (200, true));
         assert_eq!(stream.head.header("content-type"), Some(encoding.media_type()));
         let header = stream.head.header("Mesos-Stream-Id").expect("a stream id").to_owned();
@@ -51,24 +58,48 @@ impl Framework {
     }
 
     async fn call(&self, up: &Up, kind: call::Type, fill: impl FnOnce(&mut Call)) -> u16 {
-        let mut call = Call { framework_id: Some(self.id.as_str().into()), r#type: Some(kind as i32), ..Default::default() };
+        let mut call = Call {
+            framework_id: Some(self.id.as_str().into()),
+            r#type: Some(kind as i32),
+            ..Default::default()
+        };
         fill(&mut call);
         let headers = [("Content-Type", self.encoding.media_type()), ("Mesos-Stream-Id", &*self.header)];
-        let reply = Http::ask(up.http, "POST", "/api/v1/scheduler", &headers, &encode(self.encoding, &call)).await;
+        let reply =
+            Http::ask(up.http, "POST", "/api/v1/scheduler", &headers, &encode(self.encoding, &call)).await;
         assert!(reply.status != 202 || reply.body.is_empty());
         reply.status
     }
 }
 
 fn register(id: Option<&str>, tasks: Vec<mesos::Task>) -> agent_message::Kind {
-    let resources = Resources::parse("cpus:4;mem:4096;ports:[31000-32000]", "*").expect("resources").to_mesos();
-    let agent_info = mesos::AgentInfo { hostname: "node".into(), port: Some(5051), resources, ..Default::default() };
-    agent_message::Kind::Register(Register { agent_info, agent_id: id.map(Into::into), version: "1".into(), tasks, ..Default::default() })
+    let resources =
+        Resources::parse("cpus:4;mem:4096;ports:[31000-32000]", "*").expect("resources").to_mesos();
+    let agent_info =
+        mesos::AgentInfo { hostname: "node".into(), port: Some(5051), resources, ..Default::default() };
+    agent_message::Kind::Register(Register {
+        agent_info,
+        agent_id: id.map(Into::into),
+        version: "1".into(),
+        tasks,
+        ..Default::default()
+    })
 }
 
 fn update(framework: &str, task: &str, state: TaskState, uuid: u8) -> agent_message::Kind {
-    let status = mesos::TaskStatus { task_id: task.into(), state: state as i32, uuid: Some(vec![uuid; 16].into()), timestamp: Some(1.0), ..Default::default() };
-    agent_message::Kind::StatusUpdate(StatusUpdate { framework_id: framework.into(), status, latest_state: Some(state as i32), ..Default::default() })
+    let status = mesos::TaskStatus {
+        task_id: task.into(),
+        state: state as i32,
+        uuid: Some(vec![uuid; 16].into()),
+        timestamp: Some(1.0),
+        ..Default::default()
+    };
+    agent_message::Kind::StatusUpdate(StatusUpdate {
+        framework_id: framework.into(),
+        status,
+        latest_state: Some(state as i32),
+        ..Default::default()
+    })
 }
 
 async fn join(up: &Up, cluster: &Cluster) -> (Agent, String, plenum_base::tls::Identity) {
@@ -95,22 +126,32 @@ fn launch(agent: &str, offers: &[mesos::Offer]) -> call::Accept {
         launch: Some(mesos::offer::operation::Launch { task_infos: vec![task] }),
         ..Default::default()
     };
-    call::Accept { offer_ids: offers.iter().map(|o| o.id.clone()).collect(), operations: vec![operation], filters: None }
+    call::Accept {
+        offer_ids: offers.iter().map(|o| o.id.clone()).collect(),
+        operations: vec![operation],
+        filters: None,
+    }
 }
 
 /// Launches one task and sees it run.
 async fn run(up: &Up, agent: &mut Agent, agent_id: &str, framework: &mut Framework) -> mesos::Task {
     let offers = framework.next(event::Type::Offers).await.offers.expect("set").offers;
     assert_eq!(offers[0].agent_id.value, agent_id);
-    assert_eq!(framework.call(up, call::Type::Accept, |c| c.accept = Some(launch(agent_id, &offers))).await, 202);
+    assert_eq!(
+        framework.call(up, call::Type::Accept, |c| c.accept = Some(launch(agent_id, &offers))).await,
+        202
+    );
     let Some(master_message::Kind::RunTasks(run)) = agent.hear().await else { panic!("a launch") };
     assert_eq!(run.framework_info.id.as_ref().map(|id| id.value.as_str()), Some(&*framework.id));
     agent.say(vec![update(&framework.id, "t", TaskState::TaskRunning, 1)]).await;
     let status = framework.next(event::Type::Update).await.update.expect("set").status;
     assert_eq!((status.state, status.uuid.as_deref()), (TaskState::TaskRunning as i32, Some(&[1; 16][..])));
-    let acknowledge = call::Acknowledge { agent_id: agent_id.into(), task_id: "t".into(), uuid: vec![1; 16].into() };
+    let acknowledge =
+        call::Acknowledge { agent_id: agent_id.into(), task_id: "t".into(), uuid: vec![1; 16].into() };
     assert_eq!(framework.call(up, call::Type::Acknowledge, |c| c.acknowledge = Some(acknowledge)).await, 202);
-    assert!(matches!(agent.hear().await, Some(master_message::Kind::AcknowledgeStatus(a)) if a.task_id.value == "t"));
+    assert!(
+        matches!(agent.hear().await, Some(master_message::Kind::AcknowledgeStatus(a)) if a.task_id.value == "t")
+    );
     mesos::Task {
         name: "t".into(),
         task_id: "t".into(),
@@ -150,14 +191,19 @@ async fn life(encoding: Encoding) {
     }
     seen.retain(|kind| *kind != master::event::Type::Heartbeat as i32);
     use master::event::Type;
-    assert_eq!(seen, [Type::AgentAdded, Type::FrameworkAdded, Type::TaskAdded, Type::TaskUpdated].map(|t| t as i32));
+    assert_eq!(
+        seen,
+        [Type::AgentAdded, Type::FrameworkAdded, Type::TaskAdded, Type::TaskUpdated].map(|t| t as i32)
+    );
 
     // The master is gone and back; everybody comes again.
     let (before, id) = (agent.term, framework.id.clone());
     up.down().await;
     drop((agent, framework, watch));
     let up = cluster.up().await;
-    let summary = up.get("/mesos-is-not-a-prefix/../state-summary".trim_start_matches("/mesos-is-not-a-prefix/..")).await;
+    let summary = up
+        .get("/mesos-is-not-a-prefix/../state-summary".trim_start_matches("/mesos-is-not-a-prefix/.."))
+        .await;
     assert_eq!(summary["frameworks"][0]["connected"], false);
     let mut framework = Framework::subscribe(&up, encoding, Some(&id)).await;
     assert_eq!(framework.id, id);
@@ -166,17 +212,33 @@ async fn life(encoding: Encoding) {
     agent.say(vec![register(Some(&agent_id), vec![task])]).await;
     assert!(matches!(agent.hear().await, Some(master_message::Kind::Reregistered(_))));
     assert!(agent.term > before, "a new leadership has a higher term");
-    assert_eq!(framework.call(&up, call::Type::Reconcile, |c| c.reconcile = Some(call::Reconcile::default())).await, 202);
+    assert_eq!(
+        framework.call(&up, call::Type::Reconcile, |c| c.reconcile = Some(call::Reconcile::default())).await,
+        202
+    );
     let status = framework.next(event::Type::Update).await.update.expect("set").status;
-    assert_eq!((status.task_id.value.as_str(), status.state, status.uuid), ("t", TaskState::TaskRunning as i32, None));
+    assert_eq!(
+        (status.task_id.value.as_str(), status.state, status.uuid),
+        ("t", TaskState::TaskRunning as i32, None)
+    );
     let kill = call::Kill { task_id: "t".into(), ..Default::default() };
     assert_eq!(framework.call(&up, call::Type::Kill, |c| c.kill = Some(kill)).await, 202);
     assert!(matches!(agent.hear().await, Some(master_message::Kind::KillTask(_))));
     agent.say(vec![update(&id, "t", TaskState::TaskKilled, 2)]).await;
-    assert_eq!(framework.next(event::Type::Update).await.update.expect("set").status.state, TaskState::TaskKilled as i32);
+    assert_eq!(
+        framework.next(event::Type::Update).await.update.expect("set").status.state,
+        TaskState::TaskKilled as i32
+    );
 
     let body = format!("frameworkId={id}");
-    let gone = Http::ask(up.http, "POST", "/master/teardown", &[("Content-Type", "application/x-www-form-urlencoded")], body.as_bytes()).await;
+    let gone = Http::ask(
+        up.http,
+        "POST",
+        "/master/teardown",
+        &[("Content-Type", "application/x-www-form-urlencoded")],
+        body.as_bytes(),
+    )
+    .await;
     assert_eq!(gone.status, 200, "{}", gone.text());
     while framework.stream.record::<Event>(encoding).await.is_some() {}
     assert_eq!(up.get("/frameworks").await["completed_frameworks"][0]["id"], id);
@@ -237,7 +299,10 @@ async fn why_a_framework_waits_is_explained() {
     };
     let answer: master::Response = up.operate(Encoding::Json, &call).await;
     let agents = answer.get_allocation_explanation.expect("set").agents;
-    assert_eq!((agents.len(), agents[0].agent_id.value.as_str(), agents[0].hostname.as_deref()), (1, &*agent_id, Some("node")));
+    assert_eq!(
+        (agents.len(), agents[0].agent_id.value.as_str(), agents[0].hostname.as_deref()),
+        (1, &*agent_id, Some("node"))
+    );
     assert_eq!(agents[0].reasons[0].rule, "AGENT_TOO_SMALL");
     up.down().await;
 }

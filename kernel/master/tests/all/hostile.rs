@@ -13,22 +13,41 @@ async fn requests_that_make_no_sense_have_their_status() {
     let subscribe = br#"{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"u","name":"n"}}}"#;
     let kill = br#"{"type":"KILL","framework_id":{"value":"x"},"kill":{"task_id":{"value":"t"}}}"#;
     let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
-    let cases: &[(&str, &str, &[(&str, &str)], &[u8], u16)] = &[
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8], u16);
+    let cases: &[Case<'_>] = &[
         ("GET", "/api/v1/scheduler", &[], b"", 405),
         ("POST", "/api/v1/scheduler", &[], b"{}", 400),
         ("POST", "/api/v1/scheduler", &[("Content-Type", "text/plain")], b"{}", 415),
         ("POST", "/api/v1/scheduler", &[json], b"{", 400),
         ("POST", "/api/v1/scheduler", &[json], &deep, 400),
         ("POST", "/api/v1/scheduler", &[json], b"{}", 400),
-        ("POST", "/api/v1/scheduler", &[json], br#"{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"u"}}}"#, 400),
+        (
+            "POST",
+            "/api/v1/scheduler",
+            &[json],
+            br#"{"type":"SUBSCRIBE","subscribe":{"framework_info":{"user":"u"}}}"#,
+            400,
+        ),
         ("POST", "/api/v1/scheduler", &[json, ("Accept", "text/html")], subscribe, 406),
         ("POST", "/api/v1/scheduler", &[json, ("Mesos-Stream-Id", "x")], subscribe, 400),
         ("POST", "/api/v1/scheduler", &[json], kill, 400),
         ("POST", "/api/v1/scheduler", &[("Content-Type", "application/x-protobuf")], b"\xff\xff\xff", 400),
-        ("POST", "/api/v1", &[json], br#"{"type":"DRAIN_AGENT","drain_agent":{"agent_id":{"value":"x"}}}"#, 501),
+        (
+            "POST",
+            "/api/v1",
+            &[json],
+            br#"{"type":"DRAIN_AGENT","drain_agent":{"agent_id":{"value":"x"}}}"#,
+            501,
+        ),
         ("POST", "/api/v1", &[json], br#"{"type":"NO_SUCH_CALL"}"#, 400),
         ("POST", "/api/v1", &[json, ("Accept", "text/html")], br#"{"type":"GET_STATE"}"#, 406),
-        ("POST", "/api/v1", &[json], br#"{"type":"MARK_AGENT_GONE","mark_agent_gone":{"agent_id":{"value":"x"}}}"#, 404),
+        (
+            "POST",
+            "/api/v1",
+            &[json],
+            br#"{"type":"MARK_AGENT_GONE","mark_agent_gone":{"agent_id":{"value":"x"}}}"#,
+            404,
+        ),
         ("POST", "/teardown", &[], b"frameworkId=nobody", 400),
         ("POST", "/teardown", &[], b"x=y", 400),
         ("GET", "/teardown", &[], b"", 405),
@@ -40,7 +59,13 @@ async fn requests_that_make_no_sense_have_their_status() {
     ];
     for (method, path, headers, body, status) in cases {
         let reply = Http::ask(up.http, method, path, headers, body).await;
-        assert_eq!(reply.status, *status, "{method} {path} {}: {}", String::from_utf8_lossy(&body[..body.len().min(80)]), reply.text());
+        assert_eq!(
+            reply.status,
+            *status,
+            "{method} {path} {}: {}",
+            String::from_utf8_lossy(&body[..body.len().min(80)]),
+            reply.text()
+        );
     }
     let script = Http::ask(up.http, "GET", "/flags?jsonp=show", &[], b"").await;
     assert!(script.text().starts_with("show({"), "{}", script.text());
@@ -76,10 +101,14 @@ async fn the_agents_door_takes_agents_only() {
     assert!(other.hear().await.is_none());
     // A version that is not spoken; a frame that is too large; garbage.
     let identity = cluster.identity("agent", "a");
-    let mut future = Agent::dial(&up, &identity, Hello { version_min: 7, version_max: 9, ..Default::default() }).await;
+    let mut future =
+        Agent::dial(&up, &identity, Hello { version_min: 7, version_max: 9, ..Default::default() }).await;
     let Some(master_message::Kind::Goodbye(goodbye)) = future.hear().await else { panic!("a goodbye") };
     assert_eq!(goodbye.code, Code::Version as i32);
-    assert!(goodbye.message.is_some_and(|m| m.contains("1 to 1") && m.contains("7 to 9")), "both ranges are named");
+    assert!(
+        goodbye.message.is_some_and(|m| m.contains("1 to 1") && m.contains("7 to 9")),
+        "both ranges are named"
+    );
     assert!(future.hear().await.is_none());
     for bytes in [&[0xff; 64][..], b"\x08\x08\x08\x08\x08\x08"] {
         let mut agent = Agent::dial(&up, &identity, hello()).await;

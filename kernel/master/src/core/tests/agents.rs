@@ -3,7 +3,14 @@
 use super::*;
 
 fn rejoin(agent: &str, tasks: Vec<mesos::Task>, frameworks: Vec<mesos::FrameworkInfo>) -> Register {
-    Register { agent_info: agent_info("a"), agent_id: Some(agent.into()), version: "1".into(), tasks, frameworks, ..Default::default() }
+    Register {
+        agent_info: agent_info("a"),
+        agent_id: Some(agent.into()),
+        version: "1".into(),
+        tasks,
+        frameworks,
+        ..Default::default()
+    }
 }
 
 fn running(task: &str, framework: &str, agent: &str) -> mesos::Task {
@@ -19,7 +26,10 @@ fn running(task: &str, framework: &str, agent: &str) -> mesos::Task {
 }
 
 fn goodbyes(rig: &mut Rig, conn: ConnId) -> Vec<i32> {
-    rig.told(conn).into_iter().filter_map(|k| if let Kind::Goodbye(g) = k { Some(g.code) } else { None }).collect()
+    rig.told(conn)
+        .into_iter()
+        .filter_map(|k| if let Kind::Goodbye(g) = k { Some(g.code) } else { None })
+        .collect()
 }
 
 #[test]
@@ -53,7 +63,10 @@ fn a_known_agent_comes_back_without_a_write_and_replaces_its_old_connection() {
     assert!(matches!(rig.told(new)[..], [Kind::Reregistered(_)]));
     assert_eq!(goodbyes(&mut rig, old), [internal::goodbye::Code::Replaced as i32]);
     rig.handle(Event::AgentDisconnected { conn: old });
-    assert!(rig.master.state().agents.iter().all(|agent| agent.active()), "the old connection's end is nothing");
+    assert!(
+        rig.master.state().agents.iter().all(|agent| agent.active()),
+        "the old connection's end is nothing"
+    );
     let thief = rig.register("another key", rejoin(&agent, vec![], vec![]));
     assert_eq!(goodbyes(&mut rig, thief), [internal::goodbye::Code::Identity as i32]);
 }
@@ -65,7 +78,11 @@ fn silence_makes_an_agent_unreachable_and_answers_keep_it() {
     let (conn, agent) = rig.agent("a");
     for _ in 0..10 {
         rig.pass(15_000);
-        let pings: Vec<u64> = rig.told(conn).into_iter().filter_map(|k| if let Kind::Ping(p) = k { Some(p.seq) } else { None }).collect();
+        let pings: Vec<u64> = rig
+            .told(conn)
+            .into_iter()
+            .filter_map(|k| if let Kind::Ping(p) = k { Some(p.seq) } else { None })
+            .collect();
         assert_eq!(pings.len(), 1);
         rig.say(conn, agent_message::Kind::Pong(internal::Pong { seq: pings[0] }));
     }
@@ -116,19 +133,34 @@ fn tasks_survive_a_restart_of_the_master() {
     info.id = Some(framework.as_str().into());
     rig.hold = true;
     let stream = rig.subscribe(info, "alice");
-    assert_eq!(rig.subscribed(stream).as_deref(), Some(&*framework), "nothing changed, so nothing is written");
+    assert_eq!(
+        rig.subscribed(stream).as_deref(),
+        Some(&*framework),
+        "nothing changed, so nothing is written"
+    );
     // Before the agent is back: no answer, rather than a wrong one.
-    let asked = |agent: Option<&str>| vec![call::reconcile::Task { task_id: "t".into(), agent_id: agent.map(Into::into) }];
+    let asked = |agent: Option<&str>| {
+        vec![call::reconcile::Task { task_id: "t".into(), agent_id: agent.map(Into::into) }]
+    };
     for agent in [None, Some(agent.as_str())] {
-        rig.call(stream, &framework, call::Type::Reconcile, |c| c.reconcile = Some(call::Reconcile { tasks: asked(agent) }));
+        rig.call(stream, &framework, call::Type::Reconcile, |c| {
+            c.reconcile = Some(call::Reconcile { tasks: asked(agent) })
+        });
         assert!(rig.updates(stream).is_empty());
     }
-    let conn = rig.register("a", rejoin(&agent, vec![running("t", &framework, &agent)], vec![framework_info("f")]));
+    let conn =
+        rig.register("a", rejoin(&agent, vec![running("t", &framework, &agent)], vec![framework_info("f")]));
     assert!(matches!(&rig.told(conn)[..], [Kind::Reregistered(r)] if r.frameworks.len() == 1));
-    rig.call(stream, &framework, call::Type::Reconcile, |c| c.reconcile = Some(call::Reconcile { tasks: asked(None) }));
+    rig.call(stream, &framework, call::Type::Reconcile, |c| {
+        c.reconcile = Some(call::Reconcile { tasks: asked(None) })
+    });
     assert_eq!(rig.updates(stream).pop().map(|s| s.state), Some(TaskState::TaskRunning as i32));
     let offers = rig.offers(stream);
-    assert_eq!(Resources::from_mesos(&offers[0].resources).expect("valid").cpus().as_f64(), 3.0, "the task's share is not offered");
+    assert_eq!(
+        Resources::from_mesos(&offers[0].resources).expect("valid").cpus().as_f64(),
+        3.0,
+        "the task's share is not offered"
+    );
     rig.update(conn, &framework, "t", TaskState::TaskFinished, 3);
     rig.acknowledge(stream, &framework, &agent, "t", 3);
     assert_eq!(rig.master.state().tasks.len(), 0);
@@ -144,7 +176,10 @@ fn who_does_not_come_back_after_a_restart_is_unreachable() {
     assert!(rig.master.state().absent.values().all(|absent| absent.is_recovered()));
     rig.pass(2_000);
     assert!(rig.store[&format!("agent/{agent}")].windows(11).any(|w| w == b"unreachable"));
-    assert!(!rig.store.keys().any(|key| key.starts_with("framework/")), "the framework had at least as long, and is removed now");
+    assert!(
+        !rig.store.keys().any(|key| key.starts_with("framework/")),
+        "the framework had at least as long, and is removed now"
+    );
 }
 
 #[test]
@@ -195,14 +230,22 @@ fn frameworks_that_only_an_agent_knows_are_taken_in_and_dead_ones_stopped() {
     let tasks = vec![running("t", &framework, &agent), running("x", "from-elsewhere", &agent)];
     let conn = rig.register("a", rejoin(&agent, tasks, vec![unknown]));
     let told = rig.told(conn);
-    let stopped: Vec<_> = told.iter().filter_map(|k| if let Kind::ShutdownFramework(s) = k { Some(s.framework_id.value.clone()) } else { None }).collect();
-    assert_eq!(stopped, [framework.clone()]);
+    let stopped: Vec<_> = told
+        .iter()
+        .filter_map(|k| {
+            if let Kind::ShutdownFramework(s) = k { Some(s.framework_id.value.clone()) } else { None }
+        })
+        .collect();
+    assert_eq!(stopped, std::slice::from_ref(&framework));
     let state = rig.master.state();
     assert_eq!(state.frameworks.iter().map(|f| f.id.to_string()).collect::<Vec<_>>(), ["from-elsewhere"]);
     assert_eq!(state.tasks_by_framework()["from-elsewhere"].len(), 1);
     // Both tasks run until the agent says otherwise, so neither share is free.
     assert!(rig.free(&agent).contains("cpus:2"), "{}", rig.free(&agent));
     rig.update(conn, &framework, "t", TaskState::TaskKilled, 4);
-    assert!(rig.told(conn).iter().any(|k| matches!(k, Kind::AcknowledgeStatus(_))), "nobody else would acknowledge it");
+    assert!(
+        rig.told(conn).iter().any(|k| matches!(k, Kind::AcknowledgeStatus(_))),
+        "nobody else would acknowledge it"
+    );
     assert!(rig.free(&agent).contains("cpus:3"), "{}", rig.free(&agent));
 }

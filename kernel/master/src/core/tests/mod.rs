@@ -15,7 +15,9 @@ use plenum_api::scheduler::{self, Call, call, event};
 use plenum_api::{Millis, Now, master};
 use plenum_store::{Entry, Op, Revision};
 
-use super::{Answer, Caller, ConnId, Effect, Event, Master, Peer, Records, ReplyId, Settings, StreamId, Token};
+use super::{
+    Answer, Caller, ConnId, Effect, Event, Master, Peer, Records, ReplyId, Settings, StreamId, Token,
+};
 
 /// A master, its store, and everything it has sent.
 pub struct Rig {
@@ -58,13 +60,19 @@ pub fn framework_info(name: &str) -> mesos::FrameworkInfo {
         name: name.into(),
         failover_timeout: Some(60.0),
         roles: vec!["dev".into()],
-        capabilities: [Type::MultiRole, Type::PartitionAware].map(|t| mesos::framework_info::Capability { r#type: Some(t as i32) }).to_vec(),
+        capabilities: [Type::MultiRole, Type::PartitionAware]
+            .map(|t| mesos::framework_info::Capability { r#type: Some(t as i32) })
+            .to_vec(),
         ..Default::default()
     }
 }
 
 pub fn agent_info(host: &str) -> mesos::AgentInfo {
-    mesos::AgentInfo { hostname: host.into(), resources: resources("cpus:4;mem:4096;ports:[31000-32000]"), ..Default::default() }
+    mesos::AgentInfo {
+        hostname: host.into(),
+        resources: resources("cpus:4;mem:4096;ports:[31000-32000]"),
+        ..Default::default()
+    }
 }
 
 impl Rig {
@@ -75,7 +83,13 @@ impl Rig {
     pub fn with(settings: Settings, store: BTreeMap<String, bytes::Bytes>, term: u64) -> Self {
         let mut records = Records::default();
         for (key, value) in &store {
-            let entry = Entry { key: key.clone(), value: value.clone(), create_revision: Revision(1), mod_revision: Revision(1), lease: None };
+            let entry = Entry {
+                key: key.clone(),
+                value: value.clone(),
+                create_revision: Revision(1),
+                mod_revision: Revision(1),
+                lease: None,
+            };
             records.take(&entry).expect("readable");
         }
         let now = Now::new(Millis(1_000), Millis(1_700_000_000_000));
@@ -116,9 +130,13 @@ impl Rig {
         while let Some(event) = queue.pop_front() {
             for effect in self.master.handle(event, self.now, &mut self.ids) {
                 match effect {
-                    Effect::ToAgent { conn, message } => self.told.entry(conn).or_default().extend(message.kind),
+                    Effect::ToAgent { conn, message } => {
+                        self.told.entry(conn).or_default().extend(message.kind)
+                    }
                     Effect::CloseAgent { conn } => self.closed_conns.push(conn),
-                    Effect::ToFramework { stream, event } => self.sent.entry(stream).or_default().push(*event),
+                    Effect::ToFramework { stream, event } => {
+                        self.sent.entry(stream).or_default().push(*event)
+                    }
                     Effect::CloseStream { stream } => self.closed_streams.push(stream),
                     Effect::Commit { token, ops } if self.hold => self.waiting.push((token, ops)),
                     Effect::Commit { token, ops } => {
@@ -126,7 +144,9 @@ impl Rig {
                         queue.push_back(Event::Committed { token, result: Ok(()) });
                     }
                     Effect::Publish(event) => self.published.push(*event),
-                    Effect::Reply { reply, answer } => assert!(self.answers.insert(reply, answer).is_none(), "one answer a call"),
+                    Effect::Reply { reply, answer } => {
+                        assert!(self.answers.insert(reply, answer).is_none(), "one answer a call")
+                    }
                     Effect::Log { .. } => {}
                 }
             }
@@ -195,7 +215,7 @@ impl Rig {
     }
 
     pub fn say(&mut self, conn: ConnId, kind: agent_message::Kind) {
-        self.handle(Event::AgentMessage { conn, message: AgentMessage { kind: Some(kind) } });
+        self.handle(Event::AgentMessage { conn, message: Box::new(AgentMessage { kind: Some(kind) }) });
     }
 
     pub fn register(&mut self, identity: &str, register: Register) -> ConnId {
@@ -206,8 +226,13 @@ impl Rig {
 
     /// A new agent; its connection and id.
     pub fn agent(&mut self, host: &str) -> (ConnId, String) {
-        let conn = self.register(host, Register { agent_info: agent_info(host), version: "1".into(), ..Default::default() });
-        let Some(Kind::Registered(registered)) = self.told(conn).into_iter().next() else { panic!("registered") };
+        let conn = self.register(
+            host,
+            Register { agent_info: agent_info(host), version: "1".into(), ..Default::default() },
+        );
+        let Some(Kind::Registered(registered)) = self.told(conn).into_iter().next() else {
+            panic!("registered")
+        };
         (conn, registered.agent_id.value)
     }
 
@@ -224,7 +249,12 @@ impl Rig {
             timestamp: Some(1.0),
             ..Default::default()
         };
-        let update = internal::StatusUpdate { framework_id: framework.into(), status, latest_state: Some(state as i32), executor_id: None };
+        let update = internal::StatusUpdate {
+            framework_id: framework.into(),
+            status,
+            latest_state: Some(state as i32),
+            executor_id: None,
+        };
         self.say(conn, agent_message::Kind::StatusUpdate(update));
     }
 
@@ -240,7 +270,12 @@ impl Rig {
             subscribe: Some(call::Subscribe { framework_info: info, ..Default::default() }),
             ..Default::default()
         };
-        self.handle(Event::Subscribe { stream, stream_id: header.into(), call: Box::new(call), caller: caller(uid) });
+        self.handle(Event::Subscribe {
+            stream,
+            stream_id: header.into(),
+            call: Box::new(call),
+            caller: caller(uid),
+        });
         stream
     }
 
@@ -253,40 +288,73 @@ impl Rig {
 
     /// The id in the SUBSCRIBED event.
     pub fn subscribed(&mut self, stream: StreamId) -> Option<String> {
-        self.events(stream, event::Type::Subscribed).into_iter().next()?.subscribed.map(|s| s.framework_id.value)
+        self.events(stream, event::Type::Subscribed)
+            .into_iter()
+            .next()?
+            .subscribed
+            .map(|s| s.framework_id.value)
     }
 
     /// Takes the events of one type.
     pub fn events(&mut self, stream: StreamId, kind: event::Type) -> Vec<scheduler::Event> {
         let all = self.sent.entry(stream).or_default();
-        let (taken, left) = std::mem::take(all).into_iter().partition(|event| event.r#type == Some(kind as i32));
+        let (taken, left) =
+            std::mem::take(all).into_iter().partition(|event| event.r#type == Some(kind as i32));
         *all = left;
         taken
     }
 
     pub fn updates(&mut self, stream: StreamId) -> Vec<mesos::TaskStatus> {
-        self.events(stream, event::Type::Update).into_iter().filter_map(|e| e.update).map(|u| u.status).collect()
+        self.events(stream, event::Type::Update)
+            .into_iter()
+            .filter_map(|e| e.update)
+            .map(|u| u.status)
+            .collect()
     }
 
     pub fn offers(&mut self, stream: StreamId) -> Vec<mesos::Offer> {
         self.pass(10);
-        self.events(stream, event::Type::Offers).into_iter().filter_map(|e| e.offers).flat_map(|o| o.offers).collect()
+        self.events(stream, event::Type::Offers)
+            .into_iter()
+            .filter_map(|e| e.offers)
+            .flat_map(|o| o.offers)
+            .collect()
     }
 
-    pub fn call_as(&mut self, stream: StreamId, uid: &str, framework: &str, kind: call::Type, fill: impl FnOnce(&mut Call)) -> Option<Answer> {
+    pub fn call_as(
+        &mut self,
+        stream: StreamId,
+        uid: &str,
+        framework: &str,
+        kind: call::Type,
+        fill: impl FnOnce(&mut Call),
+    ) -> Option<Answer> {
         let reply = ReplyId(self.number());
-        let mut call = Call { framework_id: Some(framework.into()), r#type: Some(kind as i32), ..Default::default() };
+        let mut call =
+            Call { framework_id: Some(framework.into()), r#type: Some(kind as i32), ..Default::default() };
         fill(&mut call);
         let stream_id = self.headers.get(&stream).map(|header| header.as_str().into());
         self.handle(Event::Call { reply, stream_id, call: Box::new(call), caller: caller(uid) });
         self.answers.get(&reply).cloned()
     }
 
-    pub fn call(&mut self, stream: StreamId, framework: &str, kind: call::Type, fill: impl FnOnce(&mut Call)) -> Answer {
+    pub fn call(
+        &mut self,
+        stream: StreamId,
+        framework: &str,
+        kind: call::Type,
+        fill: impl FnOnce(&mut Call),
+    ) -> Answer {
         self.call_as(stream, "alice", framework, kind, fill).expect("an answer")
     }
 
-    pub fn accept(&mut self, stream: StreamId, framework: &str, offers: &[&mesos::Offer], tasks: Vec<mesos::TaskInfo>) {
+    pub fn accept(
+        &mut self,
+        stream: StreamId,
+        framework: &str,
+        offers: &[&mesos::Offer],
+        tasks: Vec<mesos::TaskInfo>,
+    ) {
         let operation = mesos::offer::Operation {
             r#type: Some(mesos::offer::operation::Type::Launch as i32),
             launch: Some(mesos::offer::operation::Launch { task_infos: tasks }),
@@ -313,8 +381,12 @@ impl Rig {
     }
 
     pub fn acknowledge(&mut self, stream: StreamId, framework: &str, agent: &str, task: &str, uuid: u8) {
-        let acknowledge = call::Acknowledge { agent_id: agent.into(), task_id: task.into(), uuid: vec![uuid; 16].into() };
-        assert_eq!(self.call(stream, framework, call::Type::Acknowledge, |c| c.acknowledge = Some(acknowledge)), Answer::Accepted);
+        let acknowledge =
+            call::Acknowledge { agent_id: agent.into(), task_id: task.into(), uuid: vec![uuid; 16].into() };
+        assert_eq!(
+            self.call(stream, framework, call::Type::Acknowledge, |c| c.acknowledge = Some(acknowledge)),
+            Answer::Accepted
+        );
     }
 
     pub fn operate(&mut self, call: master::Call) -> Option<Answer> {

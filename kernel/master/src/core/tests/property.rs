@@ -70,26 +70,39 @@ fn act(rig: &mut Rig, world: &mut World, step: Step) {
         Step::Decline(framework) => {
             let Some((stream, id)) = pick(&world.frameworks, framework) else { return };
             let offer_ids = rig.offers(stream).iter().map(|o| o.id.clone()).collect();
-            rig.call_as(stream, "alice", &id, call::Type::Decline, |c| c.decline = Some(call::Decline { offer_ids, filters: None }));
+            rig.call_as(stream, "alice", &id, call::Type::Decline, |c| {
+                c.decline = Some(call::Decline { offer_ids, filters: None })
+            });
         }
         Step::Update { task, state } => {
             let Some((framework, name, agent)) = pick(&world.tasks, task) else { return };
-            let states = [TaskState::TaskRunning, TaskState::TaskFinished, TaskState::TaskFailed, TaskState::TaskLost];
+            let states =
+                [TaskState::TaskRunning, TaskState::TaskFinished, TaskState::TaskFailed, TaskState::TaskLost];
             if let Some((conn, _)) = world.agents.iter().find(|(_, id)| *id == agent).cloned() {
                 rig.update(conn, &framework, &name, states[state], u8::try_from(state).unwrap_or(0));
             }
         }
         Step::Acknowledge(task) => {
             let Some((framework, name, agent)) = pick(&world.tasks, task) else { return };
-            let Some((stream, _)) = world.frameworks.iter().find(|(_, id)| *id == framework).cloned() else { return };
+            let Some((stream, _)) = world.frameworks.iter().find(|(_, id)| *id == framework).cloned() else {
+                return;
+            };
             for uuid in 0..4 {
-                let ack = call::Acknowledge { agent_id: agent.as_str().into(), task_id: name.as_str().into(), uuid: vec![uuid; 16].into() };
-                rig.call_as(stream, "alice", &framework, call::Type::Acknowledge, |c| c.acknowledge = Some(ack));
+                let ack = call::Acknowledge {
+                    agent_id: agent.as_str().into(),
+                    task_id: name.as_str().into(),
+                    uuid: vec![uuid; 16].into(),
+                };
+                rig.call_as(stream, "alice", &framework, call::Type::Acknowledge, |c| {
+                    c.acknowledge = Some(ack)
+                });
             }
         }
         Step::Kill(task) => {
             let Some((framework, name, _)) = pick(&world.tasks, task) else { return };
-            let Some((stream, _)) = world.frameworks.iter().find(|(_, id)| *id == framework).cloned() else { return };
+            let Some((stream, _)) = world.frameworks.iter().find(|(_, id)| *id == framework).cloned() else {
+                return;
+            };
             let kill = call::Kill { task_id: name.as_str().into(), ..Default::default() };
             rig.call_as(stream, "alice", &framework, call::Type::Kill, |c| c.kill = Some(kill));
         }
@@ -165,7 +178,12 @@ fn rejoin(rig: &mut Rig, world: &mut World, agent: usize) {
     let state = rig.master.state();
     let mine = state.tasks.iter().filter(|task| *task.agent_id == *id).enumerate();
     let tasks = mine.filter(|(n, _)| n % 3 != 2).map(|(_, task)| task.describe()).collect();
-    let register = Register { agent_info: agent_info(&format!("h{at}")), agent_id: Some(id.as_str().into()), tasks, ..Default::default() };
+    let register = Register {
+        agent_info: agent_info(&format!("h{at}")),
+        agent_id: Some(id.as_str().into()),
+        tasks,
+        ..Default::default()
+    };
     world.agents[at].0 = rig.register(&format!("h{at}"), register);
 }
 

@@ -22,13 +22,24 @@ fn a_task_runs_ends_and_gives_its_resources_back_once() {
     rig.accept(stream, &framework, &[&offers[0]], vec![task("t", &agent, "cpus:1;mem:64")]);
     let Some(Kind::RunTasks(run)) = rig.told(conn).pop() else { panic!("a launch") };
     assert_eq!((run.tasks.len(), run.executor.is_none(), run.launch_id.len()), (1, true, 16));
-    assert_eq!(run.tasks[0].resources[0].allocation_info.as_ref().and_then(|a| a.role.as_deref()), Some("dev"));
+    assert_eq!(
+        run.tasks[0].resources[0].allocation_info.as_ref().and_then(|a| a.role.as_deref()),
+        Some("dev")
+    );
     rig.update(conn, &framework, "t", TaskState::TaskRunning, 1);
     assert_eq!(rig.updates(stream).len(), 1);
     rig.acknowledge(stream, &framework, &agent, "t", 1);
     assert!(matches!(rig.told(conn).pop(), Some(Kind::AcknowledgeStatus(ack)) if ack.uuid[..] == [1; 16]));
     rig.update(conn, &framework, "t", TaskState::TaskFinished, 2);
-    let free: Resources = rig.master.allocator().agent_report(&agent).expect("known").held.iter().map(|h| h.resources.clone()).fold(Resources::new(), |a, b| &a + &b);
+    let free: Resources = rig
+        .master
+        .allocator()
+        .agent_report(&agent)
+        .expect("known")
+        .held
+        .iter()
+        .map(|h| h.resources.clone())
+        .fold(Resources::new(), |a, b| &a + &b);
     assert!(free.cpus().as_f64() <= 3.0, "the task holds nothing; at most the rest is offered again");
     // A repeated update changes nothing, and is passed on.
     rig.update(conn, &framework, "t", TaskState::TaskFinished, 2);
@@ -39,7 +50,10 @@ fn a_task_runs_ends_and_gives_its_resources_back_once() {
     assert_eq!((state.tasks.len(), state.frameworks[0].completed.len()), (0, 1));
     let shown = state.frameworks[0].completed[0].describe();
     assert_eq!(shown.state, TaskState::TaskFinished as i32);
-    assert_eq!(shown.statuses.iter().map(|s| s.state).collect::<Vec<_>>(), [TaskState::TaskRunning as i32, TaskState::TaskFinished as i32]);
+    assert_eq!(
+        shown.statuses.iter().map(|s| s.state).collect::<Vec<_>>(),
+        [TaskState::TaskRunning as i32, TaskState::TaskFinished as i32]
+    );
     rig.handle(Event::StreamClosed { stream });
     assert_eq!(rig.free(&agent), full, "everything is free again");
     assert_eq!(full, FULL);
@@ -56,7 +70,8 @@ fn bad_tasks_are_refused_one_by_one() {
     let mut negative = task("negative", &agent, "cpus:1");
     negative.resources[0].scalar = Some(mesos::value::Scalar { value: -1.0 });
     let mut foreign = task("foreign", &agent, "cpus:1");
-    foreign.resources[0].allocation_info = Some(mesos::resource::AllocationInfo { role: Some("other".into()) });
+    foreign.resources[0].allocation_info =
+        Some(mesos::resource::AllocationInfo { role: Some("other".into()) });
     let mut limited = task("limited", &agent, "cpus:1");
     limited.limits.insert("cpus".into(), mesos::value::Scalar { value: 0.5 });
     let tasks = vec![
@@ -78,10 +93,19 @@ fn bad_tasks_are_refused_one_by_one() {
     let refused = rig.updates(stream);
     assert_eq!(refused.len(), 12, "{refused:#?}");
     for status in &refused {
-        assert_eq!((status.state, status.reason), (TaskState::TaskError as i32, Some(Reason::TaskInvalid as i32)), "{}", status.task_id);
+        assert_eq!(
+            (status.state, status.reason),
+            (TaskState::TaskError as i32, Some(Reason::TaskInvalid as i32)),
+            "{}",
+            status.task_id
+        );
         assert!(status.uuid.is_none() && status.message.as_ref().is_some_and(|m| !m.is_empty()));
     }
-    let launched: Vec<_> = rig.told(conn).into_iter().filter_map(|k| if let Kind::RunTasks(run) = k { Some(run.tasks.len()) } else { None }).collect();
+    let launched: Vec<_> = rig
+        .told(conn)
+        .into_iter()
+        .filter_map(|k| if let Kind::RunTasks(run) = k { Some(run.tasks.len()) } else { None })
+        .collect();
     assert_eq!(launched, [1]);
 }
 
@@ -93,7 +117,10 @@ fn an_offer_is_spent_once() {
     rig.told(conn);
     rig.accept(stream, &framework, &[&offers[0]], vec![task("two", &agent, "cpus:1")]);
     let lost = rig.updates(stream);
-    assert_eq!((lost.len(), lost[0].state, lost[0].reason), (1, TaskState::TaskDropped as i32, Some(Reason::InvalidOffers as i32)));
+    assert_eq!(
+        (lost.len(), lost[0].state, lost[0].reason),
+        (1, TaskState::TaskDropped as i32, Some(Reason::InvalidOffers as i32))
+    );
     assert!(rig.told(conn).is_empty());
     // A good offer named beside a bad one comes back.
     let again = rig.offers(stream);
@@ -103,7 +130,8 @@ fn an_offer_is_spent_once() {
     assert_eq!(rig.offers(stream).len(), 1, "offered again");
     // Somebody else's offer is as good as none.
     let (other, other_id) = rig.framework("g");
-    let stolen = rig.master.state().offers.iter().next().map(|o| o.id_under(rig.master.id())).expect("an open offer");
+    let stolen =
+        rig.master.state().offers.iter().next().map(|o| o.id_under(rig.master.id())).expect("an open offer");
     let stolen = mesos::Offer { id: mesos::OfferId { value: stolen }, ..Default::default() };
     rig.accept(other, &other_id, &[&stolen], vec![task("theft", &agent, "cpus:1")]);
     assert_eq!(rig.updates(other).len(), 1);
@@ -116,8 +144,14 @@ fn declined_resources_stay_away_until_the_filter_ends_or_revive() {
     let decline = |rig: &mut Rig, seconds: f64| {
         let offers = rig.offers(stream);
         assert_eq!(offers.len(), 1);
-        let decline = call::Decline { offer_ids: vec![offers[0].id.clone()], filters: Some(mesos::Filters { refuse_seconds: Some(seconds) }) };
-        assert_eq!(rig.call(stream, &framework, call::Type::Decline, |c| c.decline = Some(decline)), Answer::Accepted);
+        let decline = call::Decline {
+            offer_ids: vec![offers[0].id.clone()],
+            filters: Some(mesos::Filters { refuse_seconds: Some(seconds) }),
+        };
+        assert_eq!(
+            rig.call(stream, &framework, call::Type::Decline, |c| c.decline = Some(decline)),
+            Answer::Accepted
+        );
     };
     decline(&mut rig, 10.0);
     rig.pass(9_000);
@@ -152,7 +186,12 @@ fn kill_reaches_the_agent_now_or_when_it_is_back() {
         resources: resources("cpus:1;mem:64"),
         ..Default::default()
     };
-    let register = Register { agent_info: agent_info("a"), agent_id: Some(agent.as_str().into()), tasks: vec![running], ..Default::default() };
+    let register = Register {
+        agent_info: agent_info("a"),
+        agent_id: Some(agent.as_str().into()),
+        tasks: vec![running],
+        ..Default::default()
+    };
     let conn = rig.register("a", register);
     let told = rig.told(conn);
     assert!(matches!(told[0], Kind::Reregistered(_)), "{told:?}");
@@ -161,7 +200,10 @@ fn kill_reaches_the_agent_now_or_when_it_is_back() {
     assert!(matches!(rig.told(conn).pop(), Some(Kind::KillTask(_))));
     kill(&mut rig, "unknown");
     let answer = rig.updates(stream).pop().expect("reconciled");
-    assert_eq!((answer.state, answer.reason), (TaskState::TaskUnknown as i32, Some(Reason::Reconciliation as i32)));
+    assert_eq!(
+        (answer.state, answer.reason),
+        (TaskState::TaskUnknown as i32, Some(Reason::Reconciliation as i32))
+    );
 }
 
 #[test]
@@ -169,26 +211,46 @@ fn reconciliation_says_what_is_known() {
     let (mut rig, conn, agent, stream, framework) = cluster();
     rig.running("t", conn, stream, &framework);
     let ask = |rig: &mut Rig, tasks: &[(&str, Option<&str>)]| {
-        let tasks = tasks.iter().map(|(task, agent)| call::reconcile::Task { task_id: (*task).into(), agent_id: agent.map(Into::into) }).collect();
-        rig.call(stream, &framework, call::Type::Reconcile, |c| c.reconcile = Some(call::Reconcile { tasks }));
+        let tasks = tasks
+            .iter()
+            .map(|(task, agent)| call::reconcile::Task {
+                task_id: (*task).into(),
+                agent_id: agent.map(Into::into),
+            })
+            .collect();
+        rig.call(stream, &framework, call::Type::Reconcile, |c| {
+            c.reconcile = Some(call::Reconcile { tasks })
+        });
         rig.updates(stream)
     };
     let implicit = ask(&mut rig, &[]);
     assert_eq!(implicit.len(), 1);
     assert!(implicit[0].uuid.is_none() && implicit[0].state == TaskState::TaskRunning as i32);
     let states: Vec<i32> =
-        ask(&mut rig, &[("t", None), ("x", Some(&agent)), ("x", Some("nobody")), ("x", None)]).iter().map(|s| s.state).collect();
+        ask(&mut rig, &[("t", None), ("x", Some(&agent)), ("x", Some("nobody")), ("x", None)])
+            .iter()
+            .map(|s| s.state)
+            .collect();
     assert_eq!(
         states,
-        [TaskState::TaskRunning as i32, TaskState::TaskGone as i32, TaskState::TaskUnknown as i32, TaskState::TaskUnknown as i32]
+        [
+            TaskState::TaskRunning as i32,
+            TaskState::TaskGone as i32,
+            TaskState::TaskUnknown as i32,
+            TaskState::TaskUnknown as i32
+        ]
     );
     // The agent is lost.
     rig.handle(Event::AgentDisconnected { conn });
     rig.pass(80_000);
     let lost = rig.updates(stream).pop().expect("an update");
-    assert_eq!((lost.state, lost.reason), (TaskState::TaskUnreachable as i32, Some(Reason::AgentRemoved as i32)));
+    assert_eq!(
+        (lost.state, lost.reason),
+        (TaskState::TaskUnreachable as i32, Some(Reason::AgentRemoved as i32))
+    );
     assert!(lost.unreachable_time.is_some());
-    let states: Vec<i32> = ask(&mut rig, &[("t", None), ("y", Some(&agent))]).iter().map(|s| s.state).collect();
+    let states: Vec<i32> =
+        ask(&mut rig, &[("t", None), ("y", Some(&agent))]).iter().map(|s| s.state).collect();
     assert_eq!(states, [TaskState::TaskUnreachable as i32; 2]);
     assert!(ask(&mut rig, &[]).is_empty());
 }
@@ -203,7 +265,11 @@ fn executors_hold_resources_of_their_own_until_they_end() {
         resources: resources("cpus:1;mem:32"),
         ..Default::default()
     };
-    let with = |name: &str| mesos::TaskInfo { command: None, executor: Some(executor.clone()), ..task(name, &agent, "cpus:1;mem:32") };
+    let with = |name: &str| mesos::TaskInfo {
+        command: None,
+        executor: Some(executor.clone()),
+        ..task(name, &agent, "cpus:1;mem:32")
+    };
     let mut changed = with("changed");
     changed.executor.as_mut().expect("set").resources = resources("cpus:2");
     rig.accept(stream, &framework, &[&offers[0]], vec![with("one"), with("two"), changed]);
@@ -215,7 +281,11 @@ fn executors_hold_resources_of_their_own_until_they_end() {
     assert_eq!(offers[0].executor_ids, [mesos::ExecutorId::from("e")]);
     rig.update(conn, &framework, "one", TaskState::TaskFinished, 1);
     rig.update(conn, &framework, "two", TaskState::TaskFailed, 2);
-    let exited = internal::ExecutorExited { framework_id: framework.as_str().into(), executor_id: "e".into(), status: Some(9) };
+    let exited = internal::ExecutorExited {
+        framework_id: framework.as_str().into(),
+        executor_id: "e".into(),
+        status: Some(9),
+    };
     rig.say(conn, agent_message::Kind::ExecutorExited(exited.clone()));
     rig.say(conn, agent_message::Kind::ExecutorExited(exited));
     let failures = rig.events(stream, event::Type::Failure);
@@ -236,8 +306,17 @@ fn hostile_updates_change_nothing() {
     let passed_on = rig.updates(stream);
     assert_ne!(passed_on[0].agent_id, None, "and in its own name only");
     // A uuid of the wrong size, a state that does not exist, a message before registering.
-    let status = mesos::TaskStatus { task_id: "t".into(), state: 1, uuid: Some(vec![1; 3].into()), ..Default::default() };
-    let update = internal::StatusUpdate { framework_id: framework.as_str().into(), status: status.clone(), ..Default::default() };
+    let status = mesos::TaskStatus {
+        task_id: "t".into(),
+        state: 1,
+        uuid: Some(vec![1; 3].into()),
+        ..Default::default()
+    };
+    let update = internal::StatusUpdate {
+        framework_id: framework.as_str().into(),
+        status: status.clone(),
+        ..Default::default()
+    };
     rig.say(conn, agent_message::Kind::StatusUpdate(update.clone()));
     let status = mesos::TaskStatus { state: 77, uuid: None, ..status };
     rig.say(conn, agent_message::Kind::StatusUpdate(internal::StatusUpdate { status, ..update }));
