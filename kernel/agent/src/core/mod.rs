@@ -79,6 +79,12 @@ pub struct Settings {
     pub master_silence: Millis,
     /// How many tombstones are kept at most.
     pub max_tombstones: usize,
+    /// For tests of the simulator: an update counts as acknowledged once it was sent.
+    #[cfg(feature = "deliberate-bugs")]
+    pub deliberate_lost_acknowledgement: bool,
+    /// For tests of the simulator: a repeated order starts a task again.
+    #[cfg(feature = "deliberate-bugs")]
+    pub deliberate_second_launch: bool,
 }
 
 impl Default for Settings {
@@ -107,6 +113,10 @@ impl Default for Settings {
             retry_max: Millis(600_000),
             master_silence: Millis(75_000),
             max_tombstones: 10_000,
+            #[cfg(feature = "deliberate-bugs")]
+            deliberate_lost_acknowledgement: false,
+            #[cfg(feature = "deliberate-bugs")]
+            deliberate_second_launch: false,
         }
     }
 }

@@ -43,6 +43,11 @@ impl Agent {
         info: &TaskInfo,
         cx: &mut Cx<'_>,
     ) -> bool {
+        #[cfg(feature = "deliberate-bugs")]
+        if self.settings.deliberate_second_launch {
+            self.tasks.remove(key);
+            return false;
+        }
         let before = self.tasks.get(key).map(|task| (&task.launch_id, false));
         let before = before.or_else(|| self.tombstones.get(key).map(|stone| (&stone.launch_id, true)));
         let Some((before, ended)) = before else { return false };

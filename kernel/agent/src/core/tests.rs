@@ -1,1 +1,7 @@
-//! tests
+//! The core by scripts: events in, effects out.
+
+mod command;
+mod custom;
+mod restart;
+mod script;
+mod updates;

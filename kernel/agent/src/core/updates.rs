@@ -140,7 +140,13 @@ impl Agent {
         stream.retry_at = Some(at);
         let update = status_update(key, &executor, first.status.clone(), latest);
         self.mark(at, Mark::Task(key.clone()));
+        #[cfg(feature = "deliberate-bugs")]
+        let forgotten = self.settings.deliberate_lost_acknowledgement.then(|| update.status.uuid.clone()).flatten();
         cx.send(Kind::StatusUpdate(update));
+        #[cfg(feature = "deliberate-bugs")]
+        if let Some(uuid) = forgotten {
+            self.acknowledged(key, &uuid, cx);
+        }
     }
 
     pub(super) fn retry_due(&mut self, key: &TaskKey, cx: &mut Cx<'_>) {

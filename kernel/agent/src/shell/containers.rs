@@ -187,8 +187,9 @@ impl Inner {
                 .await
                 .map_err(|error| start(error.to_string()))?
                 .map_err(start)?;
-            let fetch = super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner);
-            tokio::time::timeout(self.config.fetch_deadline(), fetch)
+            let deadline = self.config.fetch_deadline();
+            let fetch = super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner, deadline);
+            tokio::time::timeout(deadline, fetch)
                 .await
                 .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?
                 .map_err(|message| (LaunchStage::Fetch, message))?;
