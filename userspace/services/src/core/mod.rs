@@ -363,7 +363,7 @@ impl Core {
     fn reconcile(&mut self, all: bool, now: Now) {
         let of = |i: &Instance| (i.record.id.task_id(), Some(i.record.agent.clone()));
         // One that was accepted a moment ago may not have reached the master's books.
-        let old = |i: &&Instance| all || i.state.is_some() && now.mono.since(i.since) > RECONCILE_SOON;
+        let old = |i: &&Instance| all || i.state.is_none() || now.mono.since(i.since) > RECONCILE_SOON;
         let known = self.apps.values().flat_map(|e| e.instances.values()).filter(old).map(of);
         let ghosts = self.ghosts.values().map(|r| (r.id.task_id(), Some(r.agent.clone())));
         let tasks: Vec<_> = known.chain(ghosts).collect();
@@ -391,7 +391,10 @@ impl Core {
         }
         if self.reconcile_at.is_some_and(|at| at <= now.mono) {
             self.reconcile(false, now);
-            self.reconcile_at = Some(now.mono + RECONCILE_EVERY);
+            // The master says nothing about nodes it waits for itself: ask again soon.
+            let silent = self.apps.values().any(|e| e.instances.values().any(|i| i.state.is_none()));
+            let pause = if silent { RECONCILE_SOON } else { RECONCILE_EVERY };
+            self.reconcile_at = Some(now.mono + pause);
         }
     }
 

@@ -132,7 +132,10 @@ impl Core {
                     core.deployments.insert(deployment.id.clone(), deployment);
                 }
                 _ => {
-                    return Err(Unreadable { key: key.clone(), reason: "nobody knows such a key".to_owned() });
+                    return Err(Unreadable {
+                        key: key.clone(),
+                        reason: "nobody knows such a key".to_owned(),
+                    });
                 }
             }
         }

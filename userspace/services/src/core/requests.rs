@@ -59,20 +59,24 @@ pub enum Kind {
     /// All instances of an app are replaced.
     Restart(AppId),
     /// Instances end; they are replaced unless the app shrinks with them.
-    Kill {
-        /// Only of this app, which must exist.
-        app: Option<AppId>,
-        /// These tasks; all of the app if none.
-        tasks: Option<Vec<String>>,
-        /// Only on this host.
-        host: Option<String>,
-        /// Shrink the app.
-        scale: bool,
-    },
+    Kill(Killing),
     /// A deployment is undone, or with force just forgotten.
     Cancel(String),
     /// An app's delay ends now.
     ResetDelay(AppId),
+}
+
+/// Which instances end.
+#[derive(Clone, Debug)]
+pub struct Killing {
+    /// Only of this app, which must exist.
+    pub app: Option<AppId>,
+    /// These tasks; all of the app if none.
+    pub tasks: Option<Vec<String>>,
+    /// Only on this host.
+    pub host: Option<String>,
+    /// Shrink the app.
+    pub scale: bool,
 }
 
 /// An answer.
@@ -156,9 +160,7 @@ impl Core {
                 let app = Box::new(App::clone(&entry.app));
                 self.submit([(id.clone(), Target::Be { app, restart: true })].into(), r.force, now, ids)
             }
-            Kind::Kill { app, tasks, host, scale } => {
-                self.kill(&r, app.as_ref(), tasks.as_deref(), host.as_deref(), *scale, now, ids)
-            }
+            Kind::Kill(which) => self.kill(which, r.force, now, ids),
             Kind::Cancel(id) => self.cancel(id, r.force, now, ids),
             Kind::ResetDelay(id) => {
                 let entry = self.apps.get_mut(id).filter(|e| e.missing > 0);
@@ -454,26 +456,23 @@ struct Victims {
 }
 
 impl Core {
-    #[allow(clippy::too_many_arguments)] // The request's own fields, taken apart once.
     fn kill(
         &mut self,
-        r: &Request,
-        app: Option<&AppId>,
-        tasks: Option<&[String]>,
-        host: Option<&str>,
-        scale: bool,
+        which: &Killing,
+        force: bool,
         now: Now,
         ids: &mut dyn IdSource,
     ) -> Result<Reply, ApiError> {
+        let (app, tasks) = (which.app.as_ref(), which.tasks.as_deref());
         if let Some(app) = app {
             self.entry(app).ok_or_else(|| ApiError::no_app(app))?;
         }
-        let victims = self.victims(app, tasks, host);
-        let targets: Targets = if scale { self.shrunk(&victims) } else { Targets::new() };
+        let victims = self.victims(app, tasks, which.host.as_deref());
+        let targets: Targets = if which.scale { self.shrunk(&victims) } else { Targets::new() };
         let locked = |d: &&Deployment| targets.keys().any(|id| d.affects(id));
         let in_the_way: Vec<String> =
             self.deployments.values().filter(locked).map(|d| d.id.clone()).collect();
-        if !r.force && !in_the_way.is_empty() {
+        if !force && !in_the_way.is_empty() {
             return Err(ApiError::Locked(in_the_way));
         }
         let mut writes = Vec::new();
@@ -491,7 +490,7 @@ impl Core {
         for (task, agent) in victims.strangers {
             self.out.push(Effect::Kill { task, agent, grace: None });
         }
-        if scale {
+        if which.scale {
             return self.submit(targets, true, now, ids);
         }
         let single = app.is_some() && tasks.is_some();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::constraint::Location;
 use super::instance::State;
 use super::matching::{Amount, Portion, thousandths};
-use super::requests::{Kind, Request};
+use super::requests::{Killing, Kind, Request};
 use super::*;
 
 struct Script {
@@ -86,9 +86,11 @@ impl Script {
             "kill" => match words[0].parse::<usize>() {
                 Ok(n) => {
                     let tasks = Some(vec![self.tasks[n - 1].0.clone()]);
-                    Kind::Kill { app: None, tasks, host: None, scale: flag("scale") }
+                    Kind::Kill(Killing { app: None, tasks, host: None, scale: flag("scale") })
                 }
-                Err(_) => Kind::Kill { app: Some(id()), tasks: None, host: None, scale: flag("scale") },
+                Err(_) => {
+                    Kind::Kill(Killing { app: Some(id()), tasks: None, host: None, scale: flag("scale") })
+                }
             },
             "cancel" => Kind::Cancel(self.deployments[words[0].parse::<usize>().unwrap() - 1].clone()),
             other => panic!("no such command: {other}"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::app::{App, Container, Fetch, Network, PortDefinition, PortMapping, Unreachable};
+use super::app::{App, PortDefinition, Unreachable};
 use super::error::Flaw;
 use super::id::AppId;
 
@@ -244,11 +244,6 @@ fn is_archive(uri: &Value) -> bool {
         .iter()
         .any(|end| path.ends_with(end))
 }
-
-// Named here so that the fields above are read as these types and no others.
-const _: fn(&App) -> (&Option<Container>, &Vec<Fetch>, &Vec<Network>, Option<&PortMapping>) = |app| {
-    (&app.container, &app.fetch, &app.networks, app.container.as_ref().and_then(|c| c.port_mappings.first()))
-};
 
 #[cfg(test)]
 mod tests {

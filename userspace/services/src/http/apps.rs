@@ -10,7 +10,7 @@ use super::query::Selector;
 use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
 use crate::core::id::AppId;
-use crate::core::requests::Kind;
+use crate::core::requests::{Killing, Kind};
 use crate::core::{Core, view};
 
 pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
@@ -131,7 +131,7 @@ async fn kill(api: &Api, ask: &Ask, app: AppId, task: Option<&str>) -> Result<Re
     }
     let tasks = task.map(|t| vec![t.to_owned()]);
     let host = ask.query.get("host").filter(|h| !h.is_empty() && *h != "*").map(str::to_owned);
-    let kind = Kind::Kill { app: Some(app), tasks, host, scale };
+    let kind = Kind::Kill(Killing { app: Some(app), tasks, host, scale });
     ask.change(api, kind, ask.query.flag("force", false)?).await
 }
 

@@ -8,7 +8,7 @@ use super::answer::{json_answer, text_answer};
 use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
 use crate::core::id::AppId;
-use crate::core::requests::Kind;
+use crate::core::requests::{Killing, Kind};
 use crate::core::view;
 
 /// Whether a client asks for plain text rather than JSON.
@@ -148,7 +148,7 @@ pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
                     "You cannot use scale and wipe at the same time.".to_owned(),
                 ));
             }
-            let kind = Kind::Kill { app: None, tasks: Some(tasks), host: None, scale };
+            let kind = Kind::Kill(Killing { app: None, tasks: Some(tasks), host: None, scale });
             ask.change(api, kind, ask.query.flag("force", false)?).await
         }
         _ => Err(no_such()),
