@@ -36,7 +36,7 @@ pub struct Container {
 impl Container {
     /// Kills and removes what was just started.
     pub fn abandon(&self) {
-        self.kill_everything(true);
+        self.kill_everything();
         let _reaped = sys::wait_raw(self.state.init.pid, true);
         cgroup::remove(&self.groups, Duration::from_secs(2));
     }
@@ -45,19 +45,15 @@ impl Container {
         self.state.namespaces & ns::PID != 0
     }
 
-    /// The end of init is the end of its PID namespace. Without one, the processes are found through the groups, or
-    /// as descendants (which init and supervisor adopt).
-    fn kill_everything(&self, forced: bool) {
-        if !self.named() || forced {
-            let by_group = cgroup::kill(&self.groups);
-            if !by_group && !self.named() {
-                for pid in proc::descendants(self.state.init.pid) {
-                    let _gone = sys::kill(pid, libc::SIGKILL);
-                }
-            }
-        }
+    /// The end of init is the end of its PID namespace, with everything in it. Without a namespace, the processes are
+    /// found through the groups, or as descendants (which init and supervisor adopt).
+    fn kill_everything(&self) {
         if self.named() {
             let _gone = sys::pidfd_signal(self.init_fd.as_fd(), libc::SIGKILL);
+        } else if !cgroup::kill(&self.groups) {
+            for pid in proc::descendants(self.state.init.pid) {
+                let _gone = sys::kill(pid, libc::SIGKILL);
+            }
         }
     }
 }
@@ -87,6 +83,8 @@ struct Supervisor {
     kill_requested: bool,
     escalated: bool,
     escalate_at: Option<Instant>,
+    /// When to kill again, for what was forked during the last time. Only without a PID namespace.
+    sweep_at: Option<Instant>,
 }
 
 /// Runs until the container has ended and the end is on record.
@@ -98,6 +96,7 @@ pub fn run(container: Container, listener: UnixListener, agent: UnixStream) -> E
         kill_requested: false,
         escalated: false,
         escalate_at: None,
+        sweep_at: None,
     };
     let init_status = me.watch(&listener, &mut clients);
     let exit = me.conclude(init_status);
@@ -150,7 +149,10 @@ impl Supervisor {
             if self.escalate_at.is_some_and(|at| at <= Instant::now()) {
                 self.escalate_at = None;
                 self.escalated = true;
-                self.container.kill_everything(true);
+                self.kill_everything();
+            }
+            if self.sweep_at.is_some_and(|at| at <= Instant::now()) {
+                self.kill_everything();
             }
             for (client, ready) in std::mem::take(clients).into_iter().zip(ready.clients) {
                 if let Some(client) = self.serve(client, ready) {
@@ -164,7 +166,7 @@ impl Supervisor {
     }
 
     fn wait(&self, listener: &UnixListener, clients: &[Client]) -> Ready {
-        let timeout = match self.escalate_at {
+        let timeout = match self.escalate_at.into_iter().chain(self.sweep_at).min() {
             Some(at) => {
                 PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
                     .unwrap_or(PollTimeout::MAX)
@@ -202,8 +204,15 @@ impl Supervisor {
         if matches!(nix::unistd::read(&self.container.status, &mut raw), Ok(4)) {
             self.task_status = Some(i32::from_le_bytes(raw));
             if self.escalate_at.is_none() {
-                self.container.kill_everything(false);
+                self.kill_everything();
             }
+        }
+    }
+
+    fn kill_everything(&mut self) {
+        self.container.kill_everything();
+        if !self.container.named() {
+            self.sweep_at = Some(Instant::now() + Duration::from_millis(50));
         }
     }
 
@@ -271,7 +280,7 @@ impl Supervisor {
         }
         self.kill_requested = true;
         if signal == libc::SIGKILL {
-            self.container.kill_everything(true);
+            self.kill_everything();
             return Reply::Done;
         }
         let end = Instant::now().checked_add(Duration::from_millis(grace_ms));

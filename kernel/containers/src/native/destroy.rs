@@ -3,11 +3,17 @@
 use super::actor::{Handle, kill_leftovers, recorded};
 use super::{Inner, Slot, group_dirs};
 use crate::runtime::{Exit, RuntimeError};
-use plenum_shim::wire::{Request, State};
+use plenum_shim::wire::{Pid, Request, State};
 use plenum_shim::{cgroup, proc};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How long a container may take before the next one has its turn.
+const TURN: Duration = Duration::from_millis(500);
+/// Containers that are being killed at a time.
+pub const AT_ONCE: usize = 4;
 
 /// See [`crate::Runtime::destroy`].
 pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError> {
@@ -17,7 +23,17 @@ pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError>
     };
     let end = Instant::now() + inner.config.destroy_deadline;
     if handle.ended().is_none() {
-        ask_to_kill(&handle, inner.config.destroy_deadline / 3).await;
+        // The kernel takes a global lock for every control group that goes: a crowd of supervisors would queue up
+        // behind each other. One that hangs holds its place for a moment only.
+        let turn = tokio::time::timeout(TURN, inner.ending.acquire()).await;
+        let killed = ask_to_kill(&handle, inner.config.destroy_deadline / 3);
+        match tokio::time::timeout(TURN, killed).await {
+            Ok(()) => {}
+            Err(_) => {
+                drop(turn);
+                ask_to_kill(&handle, inner.config.destroy_deadline / 3).await;
+            }
+        }
     }
     let run_dir = inner.dir(id);
     let state = handle.state.clone();
@@ -48,42 +64,63 @@ async fn ask_to_kill(handle: &Handle, patience: Duration) {
     }
 }
 
-/// Force, for what did not end by being asked; then the groups and the folder.
+/// The ordinary way costs a wait for the supervisor, which has tidied up; force is for what is left after that. (Asking
+/// v1 for the members of a group is expensive, so it is only done then.)
 fn remove(state: &State, run_dir: &Path, id: &str, end: Instant) -> Result<(), RuntimeError> {
     let here = state.boot_id == proc::boot_id();
+    let dirs = group_dirs(state);
+    if here {
+        await_end(&state.shim, Duration::from_millis(500));
+        let processes = [&state.shim, &state.init, &state.task];
+        if processes.iter().any(|who| proc::alive(who)) || !cgroup::remove_dirs(&dirs, Duration::ZERO) {
+            force(state, &dirs, id, end)?;
+        }
+    }
+    remove_folder(run_dir)
+}
+
+/// Waits for a process without asking again and again.
+fn await_end(who: &Pid, patience: Duration) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let Ok(fd) = plenum_shim::sys::pidfd_open(who.pid) else { return };
+    if proc::alive(who) {
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        let _ended_or_late = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout);
+    }
+}
+
+fn force(state: &State, dirs: &[PathBuf], id: &str, end: Instant) -> Result<(), RuntimeError> {
     let left = || -> Vec<String> {
         let named = [("supervisor", &state.shim), ("init", &state.init), ("task", &state.task)];
-        let alive = named.iter().filter(|(_, who)| here && proc::alive(who));
+        let alive = named.iter().filter(|(_, who)| proc::alive(who));
         let mut left: Vec<String> =
             alive.map(|(what, who)| format!("{what} (process {})", who.pid)).collect();
-        for dir in group_dirs(state) {
-            let members = cgroup::members(&dir);
+        for dir in dirs {
+            let members = cgroup::members(dir);
             if !members.is_empty() {
                 left.push(format!("processes {members:?} in {}", dir.display()));
             }
         }
         left
     };
-    // A supervisor that has just announced the end needs a moment for its last steps.
-    let polite = Instant::now() + Duration::from_millis(500);
-    let mut pause = Duration::from_micros(200);
-    while !left().is_empty() {
-        let now = Instant::now();
-        if now >= end {
-            return Err(RuntimeError::Undead { id: id.to_owned(), left: left().join(", ") });
+    let mut pause = Duration::from_micros(500);
+    loop {
+        kill_leftovers(state);
+        let left = left();
+        if left.is_empty() {
+            break;
         }
-        if now >= polite || recorded(run_dir).is_none() {
-            kill_leftovers(state);
+        if Instant::now() >= end {
+            return Err(RuntimeError::Undead { id: id.to_owned(), left: left.join(", ") });
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
-    let dirs = group_dirs(state);
     let patience = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
-    if !cgroup::remove_dirs(&dirs, patience) {
-        return Err(RuntimeError::Undead { id: id.to_owned(), left: "a control group that is busy".into() });
+    if cgroup::remove_dirs(dirs, patience) {
+        return Ok(());
     }
-    remove_folder(run_dir)
+    Err(RuntimeError::Undead { id: id.to_owned(), left: "a control group that is busy".into() })
 }
 
 fn remove_folder(run_dir: &Path) -> Result<(), RuntimeError> {

@@ -27,6 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Settings of the native runtime.
 #[derive(Debug, Clone)]
@@ -74,6 +75,8 @@ struct Inner {
     config: RuntimeConfig,
     machine: Machine,
     table: Mutex<BTreeMap<String, Slot>>,
+    /// Turns of those who kill.
+    ending: Semaphore,
 }
 
 /// A container's place in the table.
@@ -99,7 +102,14 @@ impl NativeRuntime {
         }
         launch::private_dir(&config.run_dir, true).map_err(RuntimeError::io(format!("making {dir}")))?;
         let machine = Machine::look(&config);
-        Ok(Self { inner: Arc::new(Inner { config, machine, table: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                machine,
+                table: Mutex::default(),
+                ending: Semaphore::new(destroy::AT_ONCE),
+            }),
+        })
     }
 
     /// The states that containers were launched with; for the agent's own endpoints.

@@ -12,3 +12,4 @@ mod life;
 mod limits;
 mod numbers;
 mod recovery;
+mod unprivileged;

@@ -85,3 +85,65 @@ async fn two_hundred_containers_leave_nothing_behind() {
     assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
     assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
 }
+
+fn median(micros: &mut [u128]) -> u128 {
+    micros.sort_unstable();
+    micros[micros.len() / 2]
+}
+
+/// From the request to the known end of `/bin/true`, next to the same namespaces made by `unshare`, turn by turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_to_end_beside_unshare() {
+    if skip() {
+        return;
+    }
+    let world = quick_world();
+    let (mut ours, mut theirs, mut floor) = (Vec::new(), Vec::new(), Vec::new());
+    let run = |program: &str, args: &[&str]| {
+        let start = Instant::now();
+        let status = std::process::Command::new(program).args(args).status().unwrap();
+        assert!(status.success());
+        start.elapsed().as_micros()
+    };
+    for i in 0..40 {
+        floor.push(run("/bin/true", &[]));
+        theirs.push(run("unshare", &["-m", "-u", "-i", "-p", "-f", "--mount-proc", "/bin/true"]));
+        let id = format!("c{i}");
+        let spec = ContainerSpec { command: Command::Argv(vec!["/bin/true".into()]), ..world.spec(&id, "") };
+        let start = Instant::now();
+        world.runtime.launch(spec).await.unwrap();
+        within(20, world.runtime.wait(&id)).await.unwrap();
+        ours.push(start.elapsed().as_micros());
+        world.runtime.destroy(&id).await.unwrap();
+    }
+    let (ours, theirs, floor) = (median(&mut ours), median(&mut theirs), median(&mut floor));
+    println!("start to end: container {ours} us, unshare {theirs} us, spawn {floor} us");
+    // A busy machine preempts each process of the chain: the ratio is for reading, the bound for catching waits.
+    assert!(ours < 500_000, "{ours} us beside {theirs} us");
+}
+
+/// The thousandth container costs what the first did. Long: run it by name with `--ignored`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a thousand containers"]
+async fn a_thousand_containers() {
+    if skip() {
+        return;
+    }
+    let world = quick_world();
+    let mut micros = Vec::new();
+    let mut shims = Vec::new();
+    for i in 0..1000 {
+        let spec = sleeper(&world, &format!("c{i}"));
+        let start = Instant::now();
+        shims.push(world.runtime.launch(spec).await.unwrap().shim_pid);
+        micros.push(start.elapsed().as_micros());
+    }
+    let (first, last) = (median(&mut micros[..100]), median(&mut micros[900..]));
+    println!("launch: first hundred {first} us, last hundred {last} us");
+    let mut private: Vec<u128> = shims.iter().map(|pid| u128::from(private_kib(*pid))).collect();
+    println!("supervisor of a thousand: median {} KiB", median(&mut private));
+    for i in 0..1000 {
+        world.runtime.destroy(&format!("c{i}")).await.unwrap();
+    }
+    assert!(last < first * 4, "first hundred {first} us, last hundred {last} us");
+}
