@@ -141,7 +141,8 @@ impl Agent {
         let update = status_update(key, &executor, first.status.clone(), latest);
         self.mark(at, Mark::Task(key.clone()));
         #[cfg(feature = "deliberate-bugs")]
-        let forgotten = self.settings.deliberate_lost_acknowledgement.then(|| update.status.uuid.clone()).flatten();
+        let forgotten =
+            self.settings.deliberate_lost_acknowledgement.then(|| update.status.uuid.clone()).flatten();
         cx.send(Kind::StatusUpdate(update));
         #[cfg(feature = "deliberate-bugs")]
         if let Some(uuid) = forgotten {

@@ -188,7 +188,8 @@ impl Inner {
                 .map_err(|error| start(error.to_string()))?
                 .map_err(start)?;
             let deadline = self.config.fetch_deadline();
-            let fetch = super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner, deadline);
+            let fetch =
+                super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner, deadline);
             tokio::time::timeout(deadline, fetch)
                 .await
                 .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?

@@ -54,12 +54,19 @@ async fn the_operator_api_answers_in_both_encodings() {
     ] {
         let mut call = Call::default();
         call.set_type(kind);
-        let (status, body) = post(&world, "/api/v1", "application/x-protobuf", codec::encode(Encoding::Protobuf, &call).to_vec()).await;
+        let (status, body) = post(
+            &world,
+            "/api/v1",
+            "application/x-protobuf",
+            codec::encode(Encoding::Protobuf, &call).to_vec(),
+        )
+        .await;
         assert_eq!(status, 200, "{kind:?}");
         let reply: Response = codec::decode(Encoding::Json, &body).unwrap();
         assert_eq!(reply.r#type().as_str_name(), kind.as_str_name());
     }
-    let (status, _) = post(&world, "/api/v1", "application/json", br#"{"type":"LAUNCH_CONTAINER"}"#.to_vec()).await;
+    let (status, _) =
+        post(&world, "/api/v1", "application/json", br#"{"type":"LAUNCH_CONTAINER"}"#.to_vec()).await;
     assert!(status == 501 || status == 400, "{status}");
 }
 
@@ -81,7 +88,11 @@ async fn hostile_requests_get_their_4xx() {
         (json, b"{\"type\":7}".to_vec(), &[400]),
         (json, b"{\"type\":\"NO_SUCH\"}".to_vec(), &[400]),
         (json, b"{\"type\":\"READ_FILE\"}".to_vec(), &[400]),
-        (json, b"{\"type\":\"READ_FILE\",\"read_file\":{\"path\":\"../etc/passwd\",\"offset\":0}}".to_vec(), &[400, 404]),
+        (
+            json,
+            b"{\"type\":\"READ_FILE\",\"read_file\":{\"path\":\"../etc/passwd\",\"offset\":0}}".to_vec(),
+            &[400, 404],
+        ),
         (json, b"{\"type\":\"LIST_FILES\",\"list_files\":{\"path\":\"/etc\"}}".to_vec(), &[400, 404]),
         (json, vec![0xff; 100], &[400]),
         (json, deep, &[400]),

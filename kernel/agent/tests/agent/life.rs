@@ -20,7 +20,8 @@ async fn a_task_runs_finishes_and_leaves_its_files() {
     assert!(register.agent_info.resources.iter().any(|one| one.name == "ports"));
     let source = world.folder.path().join("input.txt");
     std::fs::write(&source, "fetched\n").unwrap();
-    let mut info = task("hello", "echo out $MESOS_TASK_ID; cat input.txt; echo err >&2; pwd; echo $MESOS_SANDBOX");
+    let mut info =
+        task("hello", "echo out $MESOS_TASK_ID; cat input.txt; echo err >&2; pwd; echo $MESOS_SANDBOX");
     if let Some(command) = &mut info.command {
         let value = format!("file://{}", source.display());
         command.uris.push(command_info::Uri { value, ..Default::default() });
@@ -50,8 +51,12 @@ async fn a_task_runs_finishes_and_leaves_its_files() {
     let (status, body) = world.get(&format!("/files/download?path={latest}/stderr")).await;
     assert_eq!((status, body.as_slice()), (200, b"err\n".as_slice()));
     let list = world.get_json(&format!("/files/browse?path={directory}")).await;
-    let names: Vec<&str> =
-        list.as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
+    let names: Vec<&str> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["path"].as_str().unwrap().rsplit('/').next().unwrap())
+        .collect();
     assert_eq!(names, ["input.txt", "stderr", "stdout"]);
     assert_eq!(world.get_json("/files/debug").await[&directory], directory.as_str());
 }
@@ -84,7 +89,9 @@ async fn kills_are_polite_first() {
     assert_eq!(failed.message.as_deref(), Some("Command exited with status 127"));
     let mut missing = task("missing", "true");
     if let Some(command) = &mut missing.command {
-        command.uris.push(command_info::Uri { value: "file:///no/such/file".to_owned(), ..Default::default() });
+        command
+            .uris
+            .push(command_info::Uri { value: "file:///no/such/file".to_owned(), ..Default::default() });
     }
     world.master.run(missing);
     let failed = world.master.expect("missing", TaskState::TaskFailed).await;

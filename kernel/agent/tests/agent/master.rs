@@ -82,13 +82,17 @@ impl Master {
                 Said::Hello(hello) => {
                     assert!(hello.version_min <= 1);
                     let cluster_id = Some("c".to_owned());
-                    let hello = internal::Hello { version_min: 1, version_max: 1, cluster_id, ..Default::default() };
+                    let hello =
+                        internal::Hello { version_min: 1, version_max: 1, cluster_id, ..Default::default() };
                     self.order(Order::Hello(hello));
                 }
                 Said::Register(register) => {
                     let agent_id = "S1".into();
                     if register.agent_id.is_none() {
-                        self.order(Order::Registered(internal::Registered { agent_id, ..Default::default() }));
+                        self.order(Order::Registered(internal::Registered {
+                            agent_id,
+                            ..Default::default()
+                        }));
                     } else {
                         let again = internal::Reregistered { agent_id, ..Default::default() };
                         self.order(Order::Reregistered(again));

@@ -97,7 +97,11 @@ impl World {
 
     /// Starts the agent process.
     pub fn start(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["world::agent_process", "--exact", "--nocapture"])
             .env(CHILD, self.folder.path())
@@ -195,7 +199,11 @@ fn agent_process() {
         let runtime = RuntimeConfig::new(&read("instance"), shim(), folder.join("containers"));
         let parts = Parts {
             identity: Identity::load(&files(&folder)).unwrap(),
-            authenticator: Authenticator::open(&folder.join("policy"), &folder.join("ca.pem"), read("open") == "yes"),
+            authenticator: Authenticator::open(
+                &folder.join("policy"),
+                &folder.join("ca.pem"),
+                read("open") == "yes",
+            ),
             plain: Plain::Loopback,
             listener: tokio::net::TcpListener::bind(("127.0.0.1", config.port)).await.unwrap(),
             runtime: std::sync::Arc::new(NativeRuntime::new(runtime).unwrap()),

@@ -1,11 +1,11 @@
 //! The life of command tasks.
 
+use plenum_api::Millis;
 use plenum_api::internal::{self, master_message::Kind as Hear};
 use plenum_api::mesos::framework_info::capability::Type as CapabilityType;
 use plenum_api::mesos::health_check::{TcpCheckInfo, Type as HealthType};
 use plenum_api::mesos::task_status::Reason;
 use plenum_api::mesos::{DurationInfo, HealthCheck, TaskState};
-use plenum_api::Millis;
 
 use super::script::*;
 use crate::core::*;
@@ -79,14 +79,14 @@ fn too_much_memory_is_named() {
 
 #[test]
 fn what_cannot_be_launched_is_reported() {
-    for (stage_of, words) in [(LaunchStage::Fetch, "Failed to fetch: no"), (LaunchStage::Start, "Failed to launch container: no")] {
+    for (stage_of, words) in
+        [(LaunchStage::Fetch, "Failed to fetch: no"), (LaunchStage::Start, "Failed to launch container: no")]
+    {
         let mut stage = Stage::registered();
         stage.run(task("t"));
         let container = stage.launch().container;
         stage.event(Event::LaunchFailed { container, stage: stage_of, message: "no".to_owned() });
-        stage.expect(
-            say(TaskState::TaskFailed).agent().reason(Reason::ContainerLaunchFailed).message(words),
-        );
+        stage.expect(say(TaskState::TaskFailed).agent().reason(Reason::ContainerLaunchFailed).message(words));
         assert_eq!(stage.agent.task_counts(), [0, 0, 0, 1]);
     }
 }
@@ -108,7 +108,11 @@ fn kills_have_a_grace_period_that_only_shrinks() {
     stage.pass(3_900);
     assert_eq!(stage.take(), vec![]);
     stage.pass(200);
-    assert_eq!(stage.take(), vec![Effect::Destroy { container: container.clone() }], "and if it does not help");
+    assert_eq!(
+        stage.take(),
+        vec![Effect::Destroy { container: container.clone() }],
+        "and if it does not help"
+    );
     stage.exited(&container, ExitStatus::Signal(9));
     stage.expect(say(TaskState::TaskKilled).message("Command terminated with signal Killed"));
     stage.pass(60_000);
@@ -184,7 +188,8 @@ fn health_checks_report_and_kill() {
         });
         let check = check.expect("a check is due");
         assert_eq!(check.timeout, Millis(2_000));
-        let done = Event::CheckDone { task: check.task, kind: check.kind, generation: check.generation, outcome };
+        let done =
+            Event::CheckDone { task: check.task, kind: check.kind, generation: check.generation, outcome };
         stage.event(done.clone());
         stage.event(done);
     };

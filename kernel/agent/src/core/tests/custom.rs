@@ -120,14 +120,13 @@ fn tasks_updates_messages_and_kills_pass_through() {
     assert_eq!(stage.kinds(), [Told::Acknowledged], "a repeated update is acknowledged again");
     assert!(stage.updates().is_empty(), "and not told again");
     let data = Bytes::from_static(b"hello");
-    let message = internal::FrameworkMessage {
-        framework_id: "F".into(),
-        executor_id: "E".into(),
-        data: data.clone(),
-    };
+    let message =
+        internal::FrameworkMessage { framework_id: "F".into(), executor_id: "E".into(), data: data.clone() };
     stage.master(vec![Hear::FrameworkMessage(message)]);
     assert_eq!(stage.told()[0].message.as_ref().unwrap().data, data);
-    stage.call(&executor, call::Type::Message, |call| call.message = Some(call::Message { data: data.clone() }));
+    stage.call(&executor, call::Type::Message, |call| {
+        call.message = Some(call::Message { data: data.clone() })
+    });
     assert!(stage.take().iter().any(|effect| matches!(effect, Effect::Send(kind)
         if matches!(kind.as_ref(), Say::ExecutorMessage(message) if message.data == data))));
     stage.kill("t", Some(9_000));
@@ -153,12 +152,20 @@ fn an_update_is_acknowledged_only_when_it_is_on_the_disk() {
 #[test]
 fn calls_without_the_token_are_refused() {
     let (mut stage, executor) = subscribed();
-    for token in [None, Some(String::new()), Some("x".repeat(executor.token.len())), Some(format!("{}x", executor.token))] {
+    for token in [
+        None,
+        Some(String::new()),
+        Some("x".repeat(executor.token.len())),
+        Some(format!("{}x", executor.token)),
+    ] {
         let reply = stage.call_with(token, call::Type::Subscribe, |_| {});
         assert!(matches!(reply, ExecutorReply::Refused { status: 401, .. }), "{reply:?}");
     }
     let none = |call: &mut Call| call.executor_id = "unknown".into();
-    assert!(matches!(stage.call(&executor, call::Type::Subscribe, none), ExecutorReply::Refused { status: 401, .. }));
+    assert!(matches!(
+        stage.call(&executor, call::Type::Subscribe, none),
+        ExecutorReply::Refused { status: 401, .. }
+    ));
 }
 
 #[test]
@@ -191,7 +198,10 @@ fn an_executor_that_ends_takes_its_tasks_along() {
     let (mut stage, executor) = subscribed();
     stage.exited(&executor.container, ExitStatus::Signal(9));
     let updates = stage.updates();
-    assert_eq!((updates[0].state(), updates[0].reason()), (TaskState::TaskFailed, Reason::ExecutorTerminated));
+    assert_eq!(
+        (updates[0].state(), updates[0].reason()),
+        (TaskState::TaskFailed, Reason::ExecutorTerminated)
+    );
     let out = stage.take();
     let exited = |effect: &Effect| {
         matches!(effect, Effect::Send(kind)

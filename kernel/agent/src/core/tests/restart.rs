@@ -53,7 +53,12 @@ fn what_is_found_decides_what_is_said() {
     // (how far the task came, what the runtime found, reboot, what is said)
     let lost = |state, words: &str| say(state).agent().reason(Reason::AgentRestarted).message(words);
     let table: Vec<(&str, Option<FoundState>, bool, Vec<Short>)> = vec![
-        ("intent", None, false, vec![lost(TaskState::TaskLost, "The agent restarted before the task was launched")]),
+        (
+            "intent",
+            None,
+            false,
+            vec![lost(TaskState::TaskLost, "The agent restarted before the task was launched")],
+        ),
         ("intent", Some(alive()), false, vec![say(TaskState::TaskRunning)]),
         (
             "intent",
@@ -67,7 +72,12 @@ fn what_is_found_decides_what_is_said() {
             false,
             vec![say(TaskState::TaskFailed).message("Command exited with status 7")],
         ),
-        ("running", None, true, vec![lost(TaskState::TaskFailed, "The machine was restarted while the task ran")]),
+        (
+            "running",
+            None,
+            true,
+            vec![lost(TaskState::TaskFailed, "The machine was restarted while the task ran")],
+        ),
         (
             "running",
             None,

@@ -72,8 +72,15 @@ impl Stage {
         self.conn += 1;
         let conn = self.conn;
         self.event(Event::Connected { conn });
-        self.master(vec![Hear::Hello(internal::Hello { version_min: 1, version_max: 1, ..Default::default() })]);
-        self.master(vec![Hear::Registered(internal::Registered { agent_id: "S".into(), ..Default::default() })]);
+        self.master(vec![Hear::Hello(internal::Hello {
+            version_min: 1,
+            version_max: 1,
+            ..Default::default()
+        })]);
+        self.master(vec![Hear::Registered(internal::Registered {
+            agent_id: "S".into(),
+            ..Default::default()
+        })]);
     }
 
     /// Restarts the agent: only what is on the disk survives.
@@ -189,7 +196,11 @@ impl Stage {
     pub fn acknowledge(&mut self, status: &TaskStatus) {
         let uuid = status.uuid.clone().expect("an update to acknowledge has an id");
         let (framework_id, task_id) = ("F".into(), status.task_id.clone());
-        self.master(vec![Hear::AcknowledgeStatus(internal::AcknowledgeStatus { framework_id, task_id, uuid })]);
+        self.master(vec![Hear::AcknowledgeStatus(internal::AcknowledgeStatus {
+            framework_id,
+            task_id,
+            uuid,
+        })]);
     }
 
     /// Takes one update, checks it, acknowledges it.

@@ -113,10 +113,14 @@ fn a_new_connection_hears_everything() {
     assert_eq!(register.tasks.len(), 1);
     assert_eq!(register.tasks[0].state(), TaskState::TaskFailed);
     assert_eq!(register.tasks[0].status_update_state(), TaskState::TaskRunning);
-    let states: Vec<TaskState> = register.pending_updates.iter().map(|update| update.status.state()).collect();
+    let states: Vec<TaskState> =
+        register.pending_updates.iter().map(|update| update.status.state()).collect();
     assert_eq!(states, [TaskState::TaskRunning, TaskState::TaskFailed]);
     assert_eq!(register.highest_term, Some(1));
-    stage.master(vec![Hear::Reregistered(internal::Reregistered { agent_id: "S".into(), ..Default::default() })]);
+    stage.master(vec![Hear::Reregistered(internal::Reregistered {
+        agent_id: "S".into(),
+        ..Default::default()
+    })]);
     stage.expect(say(TaskState::TaskRunning));
     stage.expect(say(TaskState::TaskFailed).message("Command exited with status 1"));
 }
@@ -197,7 +201,9 @@ fn a_silent_master_is_given_up() {
     stage.take();
     stage.pass(74_000);
     stage.master(vec![Hear::Ping(internal::Ping { seq: 9, connected: None })]);
-    assert!(matches!(&stage.take()[0], Effect::Send(kind) if matches!(kind.as_ref(), Say::Pong(pong) if pong.seq == 9)));
+    assert!(
+        matches!(&stage.take()[0], Effect::Send(kind) if matches!(kind.as_ref(), Say::Pong(pong) if pong.seq == 9))
+    );
     stage.pass(74_000);
     assert!(stage.agent.is_registered());
     stage.pass(2_000);
@@ -209,14 +215,18 @@ fn a_silent_master_is_given_up() {
 fn the_identity_is_kept_until_a_master_takes_it_away() {
     let mut stage = Stage::registered();
     let container = stage.running(task("t"));
-    stage.restart(vec![Found { container: container.clone(), state: FoundState::Running(Started::default()) }]);
+    stage.restart(vec![Found {
+        container: container.clone(),
+        state: FoundState::Running(Started::default()),
+    }]);
     assert_eq!(stage.agent.agent_id(), "S");
     stage.conn += 1;
     let conn = stage.conn;
     stage.event(Event::Connected { conn });
     stage.master(vec![Hear::Hello(internal::Hello { version_min: 1, version_max: 1, ..Default::default() })]);
     stage.take();
-    stage.master(vec![Hear::Registered(internal::Registered { agent_id: "S2".into(), ..Default::default() })]);
+    stage
+        .master(vec![Hear::Registered(internal::Registered { agent_id: "S2".into(), ..Default::default() })]);
     assert!(stage.take().contains(&Effect::Destroy { container }), "what ran under the old name is nobody's");
     assert_eq!(stage.agent.agent_id(), "S2");
     assert_eq!(stage.agent.task_counts(), [0; 4]);
