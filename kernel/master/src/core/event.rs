@@ -44,7 +44,8 @@ number! {
 pub struct Caller {
     /// The principal's name; written into every record.
     pub uid: Arc<str>,
-    /// Whether the name was proved. Nobody can be held to the name of an anonymous caller.
+    /// Whether this is an account that can be held to its name. False for nobody in particular (with an empty name) and for components of the
+    /// cluster, which act in the names of others.
     pub authenticated: bool,
 }
 

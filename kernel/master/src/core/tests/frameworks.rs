@@ -273,3 +273,21 @@ fn weights_and_quota_are_checked_stored_and_kept() {
         "the limit holds after the restart"
     );
 }
+
+#[test]
+fn a_components_successor_may_take_its_framework_over_and_nobody_else() {
+    let mut rig = Rig::new();
+    let as_caller = |uid: &str| Caller { uid: uid.into(), authenticated: false };
+    let first = rig.subscribe_as(framework_info("marathon"), as_caller("plenum://c/services/one"));
+    let id = rig.subscribed(first).expect("subscribed");
+    let second = rig.subscribe_as(known("marathon", &id), as_caller("plenum://c/services/two"));
+    assert_eq!(rig.subscribed(second).as_deref(), Some(&*id));
+    for uid in ["", "alice"] {
+        let thief = rig
+            .subscribe_as(known("marathon", &id), Caller { uid: uid.into(), authenticated: !uid.is_empty() });
+        assert!(error(&mut rig, thief).is_some(), "{uid:?}");
+    }
+    let (_, of_alice) = rig.framework("f");
+    let thief = rig.subscribe_as(known("f", &of_alice), as_caller("plenum://c/services/one"));
+    assert!(error(&mut rig, thief).is_some());
+}

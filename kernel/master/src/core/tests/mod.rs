@@ -2,6 +2,7 @@
 
 mod agents;
 mod frameworks;
+mod load;
 mod property;
 mod tasks;
 
@@ -261,6 +262,10 @@ impl Rig {
     // --- frameworks
 
     pub fn subscribe(&mut self, info: mesos::FrameworkInfo, uid: &str) -> StreamId {
+        self.subscribe_as(info, caller(uid))
+    }
+
+    pub fn subscribe_as(&mut self, info: mesos::FrameworkInfo, caller: Caller) -> StreamId {
         let stream = StreamId(self.number());
         let header = format!("header-{stream}");
         self.headers.insert(stream, header.clone());
@@ -270,12 +275,7 @@ impl Rig {
             subscribe: Some(call::Subscribe { framework_info: info, ..Default::default() }),
             ..Default::default()
         };
-        self.handle(Event::Subscribe {
-            stream,
-            stream_id: header.into(),
-            call: Box::new(call),
-            caller: caller(uid),
-        });
+        self.handle(Event::Subscribe { stream, stream_id: header.into(), call: Box::new(call), caller });
         stream
     }
 
