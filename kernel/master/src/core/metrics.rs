@@ -12,6 +12,11 @@ impl Metrics {
         *self.0.entry(name).or_default() += 1;
     }
 
+    /// Sets a counter that is kept elsewhere.
+    pub(crate) fn set(&mut self, name: &'static str, value: u64) {
+        self.0.insert(name, value);
+    }
+
     /// All counters by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.iter().map(|(name, value)| (*name, *value))

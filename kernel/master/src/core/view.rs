@@ -256,6 +256,8 @@ impl Master {
             };
             frameworks.push(view);
         }
+        let mut metrics = self.metrics.clone();
+        metrics.set("master/allocator_disagreements", self.ledger.disagreements);
         let state = Arc::new(State {
             generation: self.generation,
             master: self.settings.master_info.clone(),
@@ -269,7 +271,7 @@ impl Master {
             absent: Arc::clone(&self.absent),
             weights: self.weights.clone(),
             quotas: self.quotas.clone(),
-            metrics: self.metrics.clone(),
+            metrics,
         });
         self.shown = Some(Arc::clone(&state));
         state

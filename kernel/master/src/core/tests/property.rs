@@ -189,6 +189,7 @@ fn rejoin(rig: &mut Rig, world: &mut World, agent: usize) {
 
 /// What must hold after every step.
 fn check(rig: &mut Rig) {
+    assert_eq!(rig.master.ledger.disagreements, 0, "the ledger refused nothing");
     let state = rig.master.state();
     let totals = state.totals();
     for agent in state.agents.iter() {
