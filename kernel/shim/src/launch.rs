@@ -45,8 +45,12 @@ pub fn run() -> ExitCode {
         }
     };
     drop(raw);
-    let own = cgroup::birth_group(&launch.own_groups);
-    match sys::clone(0, own.as_ref().map(AsFd::as_fd)) {
+    let mut own = cgroup::birth_group(&launch.own_groups);
+    let forked = sys::clone(0, own.as_ref().map(AsFd::as_fd)).or_else(|errno| match own.take() {
+        Some(_) => sys::clone(0, None),
+        None => Err(errno),
+    });
+    match forked {
         Ok(Cloned::Parent { .. }) => ExitCode::SUCCESS,
         Ok(Cloned::Child) => supervisor(agent, listener, *launch, version, own.is_some()),
         Err(errno) => {
@@ -177,11 +181,16 @@ fn start_in(
         .at("set-up socket", "")?;
     setsockopt(&ours, sockopt::PassCred, &true).at("set-up socket", "")?;
     let (status, status_in) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).at("status pipe", "")?;
-    let birth = cgroup::birth_group(groups);
-    let enter = cgroup::entered_by_write(groups, birth.is_some());
+    let mut birth = cgroup::birth_group(groups);
     let flags = clone_flags(launch.namespaces);
-    let cloned = sys::clone(flags, birth.as_ref().map(AsFd::as_fd))
-        .at("clone into namespaces", format!("{flags:#x}"))?;
+    let mut enter = cgroup::entered_by_write(groups, birth.is_some());
+    let mut cloned = sys::clone(flags, birth.as_ref().map(AsFd::as_fd));
+    // Before Linux 5.7, or where the tree does not allow it, the group is entered a moment later.
+    if cloned.is_err() && birth.take().is_some() {
+        enter = cgroup::entered_by_write(groups, false);
+        cloned = sys::clone(flags, None);
+    }
+    let cloned = cloned.at("clone into namespaces", format!("{flags:#x}"))?;
     let (pid, init_fd) = match cloned {
         Cloned::Child => {
             drop(ours);

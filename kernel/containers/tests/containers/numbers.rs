@@ -11,6 +11,13 @@ fn private_kib(pid: i32) -> u64 {
     fields.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()).sum()
 }
 
+/// Microseconds that a process has been on a processor, and waiting for one.
+fn scheduled(pid: i32) -> [u64; 2] {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    let mut fields = text.split_ascii_whitespace().map(|field| field.parse::<u64>().unwrap() / 1000);
+    [fields.next().unwrap(), fields.next().unwrap()]
+}
+
 fn sleeper(world: &super::harness::World, id: &str) -> ContainerSpec {
     ContainerSpec { command: Command::Argv(vec!["/bin/sleep".into(), "1000".into()]), ..world.spec(id, "") }
 }
@@ -22,11 +29,16 @@ async fn a_launch_is_quick_and_a_shim_is_small() {
     }
     let world = quick_world();
     let mut micros = Vec::new();
+    let mut processor = [0, 0];
     for i in 0..50 {
         let spec = sleeper(&world, &format!("c{i}"));
         let start = Instant::now();
         let launched = world.runtime.launch(spec).await.unwrap();
         micros.push(start.elapsed().as_micros());
+        for pid in [launched.shim_pid, launched.init_pid, launched.pid] {
+            let [on, waited] = scheduled(pid);
+            processor = [processor[0] + on, processor[1] + waited];
+        }
         if i == 49 {
             let (shim, init) = (private_kib(launched.shim_pid), private_kib(launched.init_pid));
             println!("private memory: supervisor {shim} KiB, init {init} KiB");
@@ -35,6 +47,8 @@ async fn a_launch_is_quick_and_a_shim_is_small() {
     }
     micros.sort_unstable();
     println!("launch: median {} us, p90 {} us of 50", micros[25], micros[45]);
+    let [on, waited] = processor.map(|us| us / 50);
+    println!("of it supervisor, init and task: {on} us on a processor, {waited} us waiting for one");
     let start = Instant::now();
     for i in 0..50 {
         world.runtime.destroy(&format!("c{i}")).await.unwrap();
