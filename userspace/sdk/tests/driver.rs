@@ -1,5 +1,6 @@
 //! The drivers against a master in this process that follows a script: what is sent, and what comes of chunking,
 //! redirects, refusals, silence and errors.
+#![allow(clippy::unwrap_used)] // A test ends where something unexpected happens.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

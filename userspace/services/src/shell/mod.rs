@@ -86,9 +86,12 @@ pub enum EngineError {
     Unreadable(#[from] Unreadable),
 }
 
+/// A look at the state, on the task that owns it.
+type Look = Box<dyn FnOnce(&Core, Now) + Send>;
+
 enum Message {
     Write { request: Request, answer: oneshot::Sender<Reply> },
-    Read(Box<dyn FnOnce(&Core, Now) + Send>),
+    Read(Look),
 }
 
 /// Asks the scheduler. Clones are cheap.
