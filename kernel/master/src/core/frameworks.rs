@@ -75,6 +75,7 @@ impl Master {
             stream: None,
             subscribing: None,
             stored: false,
+            seen: false,
             announced: false,
             leaving: false,
             suppressed: BTreeSet::new(),

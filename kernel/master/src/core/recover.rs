@@ -110,6 +110,7 @@ impl Master {
         let Some(framework) = self.frameworks.get_mut(&key) else { return };
         framework.stored = true;
         framework.recovered = true;
+        framework.seen = true;
         let at = now.mono + framework.failover().max(grace);
         framework.failover_at = Some(at);
         self.ledger.put_framework(framework);

@@ -155,6 +155,8 @@ pub struct Framework {
     pub(crate) subscribing: Option<StreamId>,
     /// Its description has been stored at least once.
     pub(crate) stored: bool,
+    /// It has been subscribed before.
+    pub(crate) seen: bool,
     /// The operator streams have heard of it.
     pub(crate) announced: bool,
     /// Its removal is being stored.

@@ -137,7 +137,9 @@ impl Master {
         let Some(framework) = self.frameworks.get_mut(&key) else { return };
         framework.subscribing = None;
         framework.recovered = false;
-        framework.reregistered = t.now.wall;
+        if std::mem::replace(&mut framework.seen, true) {
+            framework.reregistered = t.now.wall;
+        }
         framework.failover_at = None;
         framework.heartbeat_at = t.now.mono + heartbeat;
         let old = framework.stream.replace(stream);

@@ -102,7 +102,7 @@ fn update(framework: &str, task: &str, state: TaskState, uuid: u8) -> agent_mess
     })
 }
 
-async fn join(up: &Up, cluster: &Cluster) -> (Agent, String, plenum_base::tls::Identity) {
+pub async fn join(up: &Up, cluster: &Cluster) -> (Agent, String, plenum_base::tls::Identity) {
     let identity = cluster.identity("agent", "node");
     let mut agent = Agent::dial(up, &identity, hello()).await;
     assert!(matches!(agent.hear().await, Some(master_message::Kind::Hello(_))));

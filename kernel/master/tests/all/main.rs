@@ -1,5 +1,6 @@
 //! The master over real sockets on loopback: HTTP in both encodings, a scripted agent behind mutual TLS, restarts, hostile input.
 
+mod by_hand;
 mod fixture;
 mod flow;
 mod hostile;
