@@ -127,7 +127,7 @@ impl Checker {
                 if last.as_ref() == Some(&status) {
                     return Finding::Nothing;
                 }
-                *last = Some(status.clone());
+                *last = Some(status);
                 Finding::Changed(status)
             }
         }

@@ -41,7 +41,7 @@ impl Agent {
             task.completes_by = Some(at);
             self.mark(at, Mark::Task(key.clone()));
         }
-        if !self.tasks.get(key).is_some_and(|task| task.kill.is_some()) {
+        if self.tasks.get(key).is_none_or(|task| task.kill.is_none()) {
             self.start_checks(key, cx);
         }
         let mut status = self.make_status(key, News::executor(TaskState::TaskRunning), cx);

@@ -96,7 +96,7 @@ impl Agent {
             executor_id: task.map(|task| task.executor_id().into()),
             timestamp: Some(cx.now.wall.as_secs_f64()),
             healthy: news.healthy.or(before.and_then(|status| status.healthy)),
-            check_status: before.and_then(|status| status.check_status.clone()),
+            check_status: before.and_then(|status| status.check_status),
             container_status: task.and_then(|task| self.container_status(task)),
             ..Default::default()
         };

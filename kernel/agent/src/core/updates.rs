@@ -186,13 +186,16 @@ impl Agent {
             return;
         }
         if !task.volatile {
-            // The older revision on the disk still covers what is pending, so sending goes on.
-            let covered =
-                task.stream.pending.front().is_some_and(|next| next.revision <= task.durable_revision);
-            if covered {
-                self.pump(key, cx);
+            // The next update waits until the disk knows of this acknowledgement: after a restart the framework would otherwise be told
+            // the older state again, behind the newer one.
+            let revision = task.revision;
+            match task.stream.pending.front_mut() {
+                Some(next) => {
+                    next.revision = revision;
+                    cx.save.insert(key.clone());
+                }
+                None => self.save_lazily(key, cx),
             }
-            self.save_lazily(key, cx);
         } else {
             self.pump(key, cx);
         }

@@ -208,7 +208,7 @@ pub(crate) fn to_task(agent_id: &str, key: &TaskKey, task: &Task) -> mesos::Task
         discovery: task.info.discovery.clone(),
         container: task.info.container.clone(),
         health_check: task.info.health_check.clone(),
-        kill_policy: task.info.kill_policy.clone(),
+        kill_policy: task.info.kill_policy,
         user: task.info.command.as_ref().and_then(|command| command.user.clone()),
         limits: task.info.limits.clone(),
         ..Default::default()

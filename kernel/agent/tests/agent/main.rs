@@ -1,6 +1,9 @@
 //! The agent as a process of its own: a scripted master over mutual TLS, real containers, its HTTP port.
 //! Needs root for containers; without it only what needs none is run.
 
+// Helpers outside of test functions unwrap too: a failure there fails the test that called.
+#![allow(clippy::unwrap_used)]
+
 mod executor;
 mod http;
 mod life;

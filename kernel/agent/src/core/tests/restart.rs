@@ -199,7 +199,7 @@ fn a_crash_at_any_write_loses_nothing_and_launches_nothing_twice() {
         let state = if cut >= 4 { ended(ExitStatus::Code(0)) } else { alive() };
         stage.restart(known.iter().map(|container| found(container, state.clone())).collect());
         stage.register();
-        if cut >= 1 && cut < 4 {
+        if (1..4).contains(&cut) {
             stage.exited(&name, ExitStatus::Code(0));
         }
         for _ in 0..5 {
