@@ -17,19 +17,19 @@ use super::matching::{Amount, Portion, thousandths};
 use super::requests::{Killing, Kind, Request};
 use super::*;
 
-struct Script {
-    core: Core,
+pub(super) struct Script {
+    pub(super) core: Core,
     ids: SeededIds,
     now: Now,
     names: Vec<(String, String)>,
-    tasks: Vec<(String, String)>,
+    pub(super) tasks: Vec<(String, String)>,
     store: BTreeMap<String, Vec<u8>>,
     launched: BTreeSet<String>,
-    deployments: Vec<String>,
+    pub(super) deployments: Vec<String>,
 }
 
 impl Script {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             core: Core::new(Settings::default()),
             ids: SeededIds::new(7),
@@ -42,7 +42,7 @@ impl Script {
         }
     }
 
-    fn run(&mut self, line: &str) -> Vec<String> {
+    pub(super) fn run(&mut self, line: &str) -> Vec<String> {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         let words: Vec<&str> = rest.split_whitespace().collect();
         let word = |n: usize| words.get(n).copied().unwrap_or("");
