@@ -1,0 +1,270 @@
+//! Nodes, the tasks of all frameworks, and the files in tasks' sandboxes: `/mesos` and `/agent/<id>`.
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Session, or_default};
+use crate::error::{CliError, Result};
+use crate::text::{clean, encode};
+
+/// Amounts of resources.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// Cores.
+    #[serde(default, deserialize_with = "or_default")]
+    pub cpus: f64,
+    /// Mebibytes.
+    #[serde(default, deserialize_with = "or_default")]
+    pub mem: f64,
+    /// Mebibytes.
+    #[serde(default, deserialize_with = "or_default")]
+    pub disk: f64,
+    /// Graphics processors.
+    #[serde(default, deserialize_with = "or_default")]
+    pub gpus: f64,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    #[serde(default, deserialize_with = "or_default")]
+    pub hostname: String,
+    /// Whether it is connected and in service.
+    #[serde(default, deserialize_with = "or_default")]
+    pub active: bool,
+    /// All it has.
+    #[serde(default, deserialize_with = "or_default")]
+    pub resources: Amounts,
+    /// What tasks use.
+    #[serde(default, deserialize_with = "or_default")]
+    pub used_resources: Amounts,
+    /// Its attributes.
+    #[serde(default, deserialize_with = "or_default")]
+    pub attributes: Map<String, Value>,
+    /// Seconds since 1970.
+    #[serde(default, deserialize_with = "or_default")]
+    pub registered_time: f64,
+    /// The agent's version.
+    #[serde(default, deserialize_with = "or_default")]
+    pub version: String,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A task of any framework.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterTask {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    /// The framework's id.
+    #[serde(default, deserialize_with = "or_default")]
+    pub framework_id: String,
+    /// The framework's name; this client fills it in.
+    #[serde(default, deserialize_with = "or_default")]
+    pub framework_name: String,
+    /// The node's id.
+    #[serde(default, deserialize_with = "or_default")]
+    pub slave_id: String,
+    /// The node's name; this client fills it in.
+    #[serde(default, deserialize_with = "or_default")]
+    pub hostname: String,
+    /// `TASK_RUNNING` and the like.
+    #[serde(default, deserialize_with = "or_default")]
+    pub state: String,
+    /// What it may use.
+    #[serde(default, deserialize_with = "or_default")]
+    pub resources: Amounts,
+    /// What was said of it, the newest last.
+    #[serde(default, deserialize_with = "or_default")]
+    pub statuses: Vec<Status>,
+    /// Whether it has ended; this client fills it in.
+    #[serde(default, deserialize_with = "or_default")]
+    pub completed: bool,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// What was said of a task once.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The state.
+    #[serde(default, deserialize_with = "or_default")]
+    pub state: String,
+    /// Seconds since 1970.
+    #[serde(default, deserialize_with = "or_default")]
+    pub timestamp: f64,
+    /// Whether checks passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct State {
+    #[serde(default)]
+    slaves: Vec<Node>,
+    #[serde(default)]
+    frameworks: Vec<Framework>,
+    #[serde(default)]
+    completed_frameworks: Vec<Framework>,
+}
+
+#[derive(Deserialize)]
+struct Framework {
+    #[serde(default, deserialize_with = "or_default")]
+    name: String,
+    #[serde(default)]
+    tasks: Vec<ClusterTask>,
+    #[serde(default)]
+    completed_tasks: Vec<ClusterTask>,
+}
+
+#[derive(Deserialize)]
+struct AgentState {
+    #[serde(default)]
+    frameworks: Vec<AgentFramework>,
+    #[serde(default)]
+    completed_frameworks: Vec<AgentFramework>,
+}
+
+#[derive(Deserialize)]
+struct AgentFramework {
+    #[serde(default)]
+    executors: Vec<Executor>,
+    #[serde(default)]
+    completed_executors: Vec<Executor>,
+}
+
+#[derive(Deserialize)]
+struct Executor {
+    #[serde(default, deserialize_with = "or_default")]
+    id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    directory: String,
+    #[serde(default)]
+    tasks: Vec<Named>,
+    #[serde(default)]
+    queued_tasks: Vec<Named>,
+    #[serde(default)]
+    completed_tasks: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    #[serde(default, deserialize_with = "or_default")]
+    id: String,
+}
+
+impl Executor {
+    fn has(&self, task: &str) -> bool {
+        let all = self.tasks.iter().chain(&self.queued_tasks).chain(&self.completed_tasks);
+        all.map(|named| named.id.as_str()).chain([self.id.as_str()]).any(|id| id == task)
+    }
+}
+
+#[derive(Deserialize)]
+struct Piece {
+    offset: u64,
+    #[serde(default)]
+    data: String,
+}
+
+/// A file in a task's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The node's id.
+    pub agent: String,
+    /// The file's path as the agent names it.
+    pub path: String,
+}
+
+impl Session {
+    /// All nodes.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn nodes(&self) -> Result<Vec<Node>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            slaves: Vec<Node>,
+        }
+        Ok(self.get::<Answer>("/mesos/slaves").await?.slaves)
+    }
+
+    /// Tasks of all frameworks: those alive, and those that ended where the master still knows them.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn tasks(&self) -> Result<Vec<ClusterTask>> {
+        let state: State = self.get("/mesos/state").await?;
+        let host = |id: &str| state.slaves.iter().find(|node| node.id == id).map(|node| node.hostname.clone());
+        let mut all = Vec::new();
+        for framework in state.frameworks.into_iter().chain(state.completed_frameworks) {
+            let ended = framework.completed_tasks.into_iter().map(|task| (task, true));
+            for (mut task, completed) in framework.tasks.into_iter().map(|task| (task, false)).chain(ended) {
+                task.framework_name.clone_from(&framework.name);
+                task.hostname = host(&task.slave_id).unwrap_or_default();
+                task.completed = completed;
+                all.push(task);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The folder of a task's sandbox on a node; none where the node no longer knows it.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn sandbox(&self, agent: &str, task: &str) -> Result<Option<String>> {
+        let state: AgentState = self.get(&format!("/agent/{}/state", encode(agent, false))).await?;
+        let frameworks = state.frameworks.iter().chain(&state.completed_frameworks);
+        let mut executors = frameworks.flat_map(|f| f.executors.iter().chain(&f.completed_executors));
+        Ok(executors
+            .find(|executor| executor.has(task) && !executor.directory.is_empty())
+            .map(|executor| executor.directory.clone()))
+    }
+
+    /// How long a file is.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn file_size(&self, file: &Place) -> Result<u64> {
+        Ok(self.read(file, "offset=-1").await?.offset)
+    }
+
+    /// `length` bytes (the agent gives at most 64 KiB) of a file from `offset`.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn file_piece(&self, file: &Place, offset: u64, length: u64) -> Result<String> {
+        Ok(self.read(file, &format!("offset={offset}&length={length}")).await?.data)
+    }
+
+    async fn read(&self, file: &Place, query: &str) -> Result<Piece> {
+        let path = format!(
+            "/agent/{}/files/read?path={}&{query}",
+            encode(&file.agent, false),
+            encode(&file.path, true)
+        );
+        let reply = self.send(self.call(Method::GET, &path)).await?;
+        let bytes = reply.bytes_up_to(4 * 1024 * 1024).await?;
+        serde_json::from_slice(&bytes).map_err(|error| CliError::Answer {
+            url: format!("{}{}", self.url(), clean(&path)),
+            reason: clean(&error.to_string()),
+        })
+    }
+}
