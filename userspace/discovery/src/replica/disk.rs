@@ -52,6 +52,10 @@ pub fn save(path: &Path, copy: &Copy) -> std::io::Result<()> {
 /// Keeps the copy current until the end, and writes it once more then.
 pub async fn keep(shared: Shared, path: PathBuf, shutdown: Shutdown) {
     let mut changed = shared.changed();
+    if *changed.borrow() > 0 {
+        // Something changed before this began.
+        changed.mark_changed();
+    }
     let mut failing = false;
     loop {
         let more = shutdown.until(changed.changed()).await;

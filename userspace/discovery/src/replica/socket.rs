@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use plenum_base::service::Shutdown;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -65,7 +65,9 @@ pub async fn serve(listener: UnixListener, shared: Shared, range: Range, shutdow
     }
 }
 
-async fn feed(mut stream: UnixStream, shared: &Shared, range: Range) {
+async fn feed(stream: UnixStream, shared: &Shared, range: Range) {
+    let (mut reader, mut stream) = stream.into_split();
+    let mut heard = [0; 64];
     let mut changes = shared.tables();
     let mut line = whole(shared, range);
     loop {
@@ -76,8 +78,8 @@ async fn feed(mut stream: UnixStream, shared: &Shared, range: Range) {
         }
         let next = tokio::select! {
             next = changes.recv() => next,
-            // A reader says nothing: what can be read is its end.
-            _ = stream.readable() => return,
+            // The other side has nothing to say: what comes is its end.
+            _ = reader.read(&mut heard) => return,
         };
         line = match next {
             Ok(keys) => {
