@@ -11,6 +11,9 @@ use plenum_containers::Runtime;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+/// Where tasks look for programs: nothing is inherited from the agent.
+pub const TASK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Settings. Times are in seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,6 +50,8 @@ pub struct Config {
     pub dns: Vec<String>,
     /// Search domains of containers.
     pub dns_search: Vec<String>,
+    /// `PATH` of tasks.
+    pub task_path: String,
     /// Whether cpus are a hard limit, not only a share.
     pub cpu_quota: bool,
     /// Processes and threads of one container at most; 0: no limit.
@@ -100,6 +105,7 @@ impl Default for Config {
             zone: None,
             dns: Vec::new(),
             dns_search: Vec::new(),
+            task_path: TASK_PATH.to_owned(),
             cpu_quota: true,
             task_processes: 10_000,
             send_starting: false,

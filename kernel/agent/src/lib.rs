@@ -9,5 +9,5 @@ mod http;
 pub mod machine;
 mod shell;
 
-pub use config::{Config, Parts};
+pub use config::{Config, Parts, TASK_PATH};
 pub use shell::{StartError, run};

@@ -35,9 +35,20 @@ impl AgentFile {
             ip: places.node().to_string(),
             hostname: places.node().to_string(),
             port: places.address(Role::Agent).port(),
+            task_path: task_path(),
+            require_executor_token: !choices.open,
             ..Default::default()
         };
         Self { component, agent }
+    }
+}
+
+/// Tasks find this very program, wherever it was put: the package `hello` runs it.
+fn task_path() -> String {
+    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(std::path::Path::to_path_buf));
+    match own.as_deref().and_then(std::path::Path::to_str) {
+        Some(folder) if !folder.contains(':') => format!("{}:{folder}", plenum_agent::TASK_PATH),
+        _ => plenum_agent::TASK_PATH.to_owned(),
     }
 }
 

@@ -124,6 +124,8 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         let listener = parts.listener;
         async move { server.serve(listener, shutdown).await }
     });
+    // Its port answers; whether a master is there is another matter.
+    plenum_base::service::ready();
     let link = tokio::spawn(link::keep(
         config.masters.clone(),
         parts.identity.clone(),

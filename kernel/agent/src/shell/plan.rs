@@ -12,9 +12,6 @@ use plenum_containers::{self as runtime, Command, ContainerSpec, Limits};
 use crate::config::Config;
 use crate::core::{Exit, ExitStatus, Launch, ProbeOutcome, Started};
 
-/// What a container's environment begins with: nothing is inherited from the agent.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// The runtime's description of a container, or why there can be none.
 pub(crate) fn container_spec(
     launch: &Launch,
@@ -24,7 +21,7 @@ pub(crate) fn container_spec(
 ) -> Result<ContainerSpec, String> {
     let command = command(&launch.command)?;
     let mut spec = ContainerSpec::new(launch.container.clone(), launch.directory.clone(), command);
-    spec.env.insert("PATH".to_owned(), PATH.to_owned());
+    spec.env.insert("PATH".to_owned(), config.task_path.clone());
     spec.env.extend(launch.env.iter().cloned());
     environment(&launch.command, &mut spec.env)?;
     // Without privilege nobody can be changed into.

@@ -78,9 +78,16 @@ pub(super) fn health_changed(instance: &Instance, alive: bool, now: Now) -> [Not
     [notice("health_status_changed_event", old, now), notice("instance_health_changed_event", new, now)]
 }
 
-/// A deployment's plan as it stands in events and in the list.
+/// A deployment's plan as it stands in events. `original` and `target` were whole groups once; events are light since Marathon 1.8, but
+/// clients go on reading an object in either place.
 pub(super) fn plan(deployment: &Deployment) -> Value {
-    json!({"id": deployment.id, "version": deployment.version, "steps": steps(deployment)})
+    json!({
+        "id": deployment.id,
+        "version": deployment.version,
+        "original": {"id": "/"},
+        "target": {"id": "/", "version": deployment.version},
+        "steps": steps(deployment),
+    })
 }
 
 pub(super) fn steps(deployment: &Deployment) -> Value {

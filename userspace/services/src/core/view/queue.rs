@@ -20,7 +20,6 @@ fn item(entry: &Entry, now: Now, last_offers: bool) -> Value {
     let moment = |at: Option<plenum_api::Millis>| at.map_or(Value::Null, |at| Value::from(time::text(at)));
     let mut out = json!({
         "count": entry.missing,
-        "role": entry.app.role,
         "since": moment(entry.waiting),
         "delay": {"timeLeftSeconds": left.0.div_ceil(1000), "overdue": left.0 == 0},
         "processedOffersSummary": {
@@ -33,6 +32,10 @@ fn item(entry: &Entry, now: Now, last_offers: bool) -> Value {
         },
         "app": entry.app.to_json(),
     });
+    // Marathon 1.9 and later say the role. The default one goes without saying: clients from before refuse an unknown key.
+    if entry.app.role != "*" {
+        out["role"] = Value::from(entry.app.role.as_str());
+    }
     if last_offers {
         let refused = tally.nodes.iter().filter(|(_, n)| !n.broken.is_empty());
         out["lastUnusedOffers"] = refused
