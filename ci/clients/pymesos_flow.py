@@ -5,6 +5,7 @@ Without credentials the cluster is taken to be open, and the operator stream, fo
 """
 
 import getpass
+import logging
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from queue import Empty, Queue
 from flow import Flow, equal, until
 from pymesos import MesosOperatorMasterDriver, MesosSchedulerDriver, OperatorMaster, Scheduler
 
+logging.getLogger("pymesos").setLevel(logging.WARNING)
 MASTER = sys.argv[1]
 CREDENTIALS = {}
 if len(sys.argv) > 3:

@@ -24,3 +24,19 @@ stop_instance() {
   "$PLENUM" down --instance "$INSTANCE" --purge >/dev/null 2>&1 || true
   INSTANCE=
 }
+
+# identity METHOD PATH JSON: calls identity with the first account's token; the secret body travels on standard input.
+identity() {
+  local url=http://$NODE:8101/acs/api/v1 token
+  token=$(python3 -c 'import json,sys; print(json.dumps({"uid": "admin", "password": open(sys.argv[1]).read().strip()}))' "$PASSWORD_FILE" |
+    curl -sSf --max-time 20 -H 'Content-Type: application/json' --data-binary @- "$url/auth/login" |
+    python3 -c 'import json,sys; print(json.load(sys.stdin)["token"])')
+  printf '%s' "$3" | curl -sSf --max-time 20 -X "$1" -H 'Content-Type: application/json' \
+    -H @<(printf 'Authorization: token=%s\n' "$token") --data-binary @- "$url$2"
+}
+
+# basic_account: a service account `flow` with a secret, kept in $STATE/flow-secret, for clients that know Basic credentials only.
+basic_account() {
+  (umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >"$STATE/flow-secret")
+  identity PUT /users/flow "$(python3 -c 'import json,sys; print(json.dumps({"description": "a client", "secret": open(sys.argv[1]).read().strip()}))' "$STATE/flow-secret")" >&2
+}
