@@ -109,12 +109,18 @@ fn arrange(before: &[Option<SocketAddrV4>], wanted: &BTreeSet<SocketAddrV4>) -> 
 
 /// The transaction that turns what `kernel` says of `keys` into what is wanted, and the kernel's tables after it. `None` when all is as it should be.
 #[must_use]
-pub fn plan(place: &Place, kernel: &Kernel, wanted: &Wanted, keys: &BTreeSet<Key>) -> Option<(String, Kernel)> {
+pub fn plan(
+    place: &Place,
+    kernel: &Kernel,
+    wanted: &Wanted,
+    keys: &BTreeSet<Key>,
+) -> Option<(String, Kernel)> {
     let mut after = kernel.clone();
     let mut changes = Changes::default();
     for key in keys {
         let range = (*key, 0)..=(*key, usize::MAX);
-        let held: BTreeMap<usize, SocketAddrV4> = kernel.slots.range(range).map(|((_, slot), to)| (*slot, *to)).collect();
+        let held: BTreeMap<usize, SocketAddrV4> =
+            kernel.slots.range(range).map(|((_, slot), to)| (*slot, *to)).collect();
         let goal = match wanted.0.get(key) {
             Some(backends) => {
                 let before: Vec<Option<SocketAddrV4>> =

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::core::{Key, Kernel, Place, Wanted, plan, skeleton};
+use crate::core::{Kernel, Key, Place, Wanted, plan, skeleton};
 use crate::listing::{self, Found};
 use crate::tool::{ToolError, Tools};
 
@@ -91,7 +91,13 @@ impl Keeper {
             if !self.spoken || nothing {
                 continue;
             }
-            let worked = self.settle(touched).await;
+            let trusted = self.kernel.is_some();
+            let mut worked = self.settle(touched).await;
+            if trusted && worked.is_err() {
+                // The kernel was not as we remembered it: look, and do it again.
+                self.kernel = None;
+                worked = self.settle(BTreeSet::new()).await;
+            }
             if !self.report(worked) {
                 self.kernel = None;
                 compare = Instant::now() + AGAIN;
@@ -132,7 +138,10 @@ impl Keeper {
                 let text = error.to_string();
                 self.status.send_modify(|status| {
                     if status.problem.as_ref() != Some(&text) {
-                        tracing::warn!(error = text, "virtual addresses cannot be brought into the kernel; trying on");
+                        tracing::warn!(
+                            error = text,
+                            "virtual addresses cannot be brought into the kernel; trying on"
+                        );
                     }
                     status.active = false;
                     status.problem = Some(text);

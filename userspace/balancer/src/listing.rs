@@ -19,7 +19,9 @@ pub enum Found {
 /// Reads a listing.
 #[must_use]
 pub fn read(text: &[u8], place: &Place) -> Found {
-    let Ok(listing) = serde_json::from_slice::<Value>(text) else { return Found::Foreign("the listing is no JSON") };
+    let Ok(listing) = serde_json::from_slice::<Value>(text) else {
+        return Found::Foreign("the listing is no JSON");
+    };
     let Some(entries) = listing.get("nftables").and_then(Value::as_array) else {
         return Found::Foreign("the listing has no entries");
     };
@@ -88,7 +90,8 @@ fn slot(element: &Value, kernel: &mut Kernel) -> Option<()> {
     let parts = element.pointer("/0/concat")?.as_array()?;
     let slot = usize::try_from(parts.get(3)?.as_u64()?).ok()?;
     let to = element.pointer("/1/concat")?.as_array()?;
-    let backend = SocketAddrV4::new(to.first()?.as_str()?.parse().ok()?, u16::try_from(to.get(1)?.as_u64()?).ok()?);
+    let backend =
+        SocketAddrV4::new(to.first()?.as_str()?.parse().ok()?, u16::try_from(to.get(1)?.as_u64()?).ok()?);
     kernel.slots.insert((key(parts)?, slot), backend);
     Some(())
 }

@@ -15,7 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// It is not there or cannot be started.
-    #[error("{tool} cannot be started: {reason}; install it (Debian: nftables, iproute2) to have virtual addresses")]
+    #[error(
+        "{tool} cannot be started: {reason}; install it (Debian: nftables, iproute2) to have virtual addresses"
+    )]
     Missing {
         /// Which.
         tool: String,
@@ -124,7 +126,9 @@ impl Tools {
     /// # Errors
     /// [`ToolError`].
     pub async fn route(&self, range: &str, source: &str) -> Result<(), ToolError> {
-        run(&self.ip, &["-4", "route", "replace", "local", range, "dev", "lo", "src", source], None).await.map(drop)
+        run(&self.ip, &["-4", "route", "replace", "local", range, "dev", "lo", "src", source], None)
+            .await
+            .map(drop)
     }
 
     /// Takes the route away; one that is not there is no error.

@@ -166,7 +166,9 @@ async fn cluster(config: &Config, shared: &Shared, shutdown: &Shutdown) -> Resul
         match Component::start(config.component.clone(), shutdown) {
             Ok(component) => break component,
             // Lookups are answered meanwhile; ending the process would stop them.
-            Err(error) => tracing::warn!(%error, "without a certificate there is no news; answering what is known"),
+            Err(error) => {
+                tracing::warn!(%error, "without a certificate there is no news; answering what is known")
+            }
         }
         if !shutdown.sleep(Duration::from_secs(1)).await {
             return Ok(());

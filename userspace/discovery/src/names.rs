@@ -14,7 +14,8 @@ const LABEL: usize = 63;
 #[must_use]
 pub fn label(text: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let mut out: String = text.trim_matches(|c: char| !c.is_ascii_alphanumeric()).chars().map(plain).collect();
+    let mut out: String =
+        text.trim_matches(|c: char| !c.is_ascii_alphanumeric()).chars().map(plain).collect();
     out.truncate(LABEL);
     out.truncate(out.trim_end_matches('-').len());
     out

@@ -53,10 +53,11 @@ impl FromStr for Range {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(base, bits)| Some((base.parse().ok()?, bits.parse().ok()?)));
-        parts
-            .and_then(|(base, bits)| Self::new(base, bits))
-            .ok_or_else(|| format!("\"{text}\" is no range of addresses: write it as 11.0.0.0/16, with 8 to 30 fixed bits"))
+        let parts =
+            text.split_once('/').and_then(|(base, bits)| Some((base.parse().ok()?, bits.parse().ok()?)));
+        parts.and_then(|(base, bits)| Self::new(base, bits)).ok_or_else(|| {
+            format!("\"{text}\" is no range of addresses: write it as 11.0.0.0/16, with 8 to 30 fixed bits")
+        })
     }
 }
 
@@ -92,7 +93,10 @@ impl Assigner {
 
     /// Remembers what was given out earlier. What lies outside the range or is taken is left out.
     pub fn remember(&mut self, name: &str, address: Ipv4Addr) {
-        if self.range.contains(address) && !self.owner.contains_key(&address) && !self.by_name.contains_key(name) {
+        if self.range.contains(address)
+            && !self.owner.contains_key(&address)
+            && !self.by_name.contains_key(name)
+        {
             self.by_name.insert(name.to_owned(), address);
             self.owner.insert(address, name.to_owned());
         }
@@ -108,7 +112,9 @@ impl Assigner {
             return None;
         }
         let first = u32::try_from(names::hash(name) % u64::from(count)).unwrap_or(0);
-        let free = (0..count).map(|n| self.range.nth(first + n)).find(|address| !self.owner.contains_key(address))?;
+        let free = (0..count)
+            .map(|n| self.range.nth(first + n))
+            .find(|address| !self.owner.contains_key(address))?;
         self.remember(name, free);
         Some(free)
     }

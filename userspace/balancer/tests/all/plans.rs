@@ -70,7 +70,10 @@ fn carried_out(before: &Kernel, script: &str) -> Kernel {
                 "delete element ip t vips" => assert!(kernel.vips.remove(&key(left)).is_some(), "{element}"),
                 "add element ip t vips" => {
                     let count = right.strip_prefix("goto spread_").unwrap().parse().unwrap();
-                    assert!(kernel.chains.contains(&count) && kernel.vips.insert(key(left), count).is_none(), "{element}");
+                    assert!(
+                        kernel.chains.contains(&count) && kernel.vips.insert(key(left), count).is_none(),
+                        "{element}"
+                    );
                 }
                 "delete element ip t slots" | "add element ip t slots" => {
                     let (vip, slot) = left.rsplit_once(" . ").unwrap();
@@ -117,7 +120,8 @@ add element ip t vips { tcp . 11.0.0.1 . 80 : goto spread_1 }
     assert_eq!(world.tell(&end).as_deref(), Some(want));
     assert_eq!(world.kernel.chains, BTreeSet::from([1, 2]), "chains stay for the next one");
 
-    let foreign = line(false, RANGE, &[("12.0.0.1", 80, &["10.0.0.2:9000"]), ("11.0.0.3", 0, &["10.0.0.2:9000"])]);
+    let foreign =
+        line(false, RANGE, &[("12.0.0.1", 80, &["10.0.0.2:9000"]), ("11.0.0.3", 0, &["10.0.0.2:9000"])]);
     assert_eq!(world.tell(&foreign), None, "addresses outside the range are none of ours");
 }
 
@@ -148,7 +152,8 @@ fn random_histories_end_right() {
     let mut world = World::new();
     for _ in 0..3000 {
         let address = format!("11.0.0.{}", 1 + random(4));
-        let backends: Vec<String> = (0..6).filter(|_| random(2) == 0).map(|n| format!("10.0.0.{n}:9000")).collect();
+        let backends: Vec<String> =
+            (0..6).filter(|_| random(2) == 0).map(|n| format!("10.0.0.{n}:9000")).collect();
         let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
         let whole = random(20) == 0;
         world.tell(&line(whole, RANGE, &[(&address, 80, &backends)]));
@@ -165,8 +170,18 @@ fn random_histories_end_right() {
 #[test]
 fn strange_listings_are_foreign() {
     let place = place("t", RANGE);
-    for text in ["", "{}", "[]", r#"{"nftables": 3}"#, r#"{"nftables": []}"#, r#"{"nftables": [{"map": {"name": "vips", "elem": [3]}}]}"#] {
+    for text in [
+        "",
+        "{}",
+        "[]",
+        r#"{"nftables": 3}"#,
+        r#"{"nftables": []}"#,
+        r#"{"nftables": [{"map": {"name": "vips", "elem": [3]}}]}"#,
+    ] {
         assert!(matches!(read(text.as_bytes(), &place), Found::Foreign(_)), "{text}");
     }
-    assert!(skeleton(&place).starts_with("add table ip t\ndelete table ip t\n"), "made anew in one transaction");
+    assert!(
+        skeleton(&place).starts_with("add table ip t\ndelete table ip t\n"),
+        "made anew in one transaction"
+    );
 }

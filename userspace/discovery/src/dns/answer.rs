@@ -320,12 +320,19 @@ fn fill(
     Ok(count)
 }
 
-fn push<N: ToName>(answers: &mut AnswerBuilder<Out>, owner: N, data: &Data, site: &Site) -> Result<(), PushError> {
+fn push<N: ToName>(
+    answers: &mut AnswerBuilder<Out>,
+    owner: N,
+    data: &Data,
+    site: &Site,
+) -> Result<(), PushError> {
     let (class, ttl) = (Class::IN, ttl(site));
     match data {
         Data::A(address) => answers.push((owner, class, ttl, A::new(*address))),
         Data::Aaaa(address) => answers.push((owner, class, ttl, Aaaa::new(*address))),
-        Data::Srv { target, port } => answers.push((owner, class, ttl, Srv::new(0, 0, *port, dns_name(target)))),
+        Data::Srv { target, port } => {
+            answers.push((owner, class, ttl, Srv::new(0, 0, *port, dns_name(target))))
+        }
     }
 }
 

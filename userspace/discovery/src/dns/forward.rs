@@ -39,7 +39,8 @@ impl Forwarder {
     /// Asks these, but never `own`.
     #[must_use]
     pub fn new(resolvers: Vec<SocketAddr>, own: IpAddr) -> Self {
-        let others: Vec<SocketAddr> = resolvers.into_iter().filter(|one| one.ip() != own).take(MOST).collect();
+        let others: Vec<SocketAddr> =
+            resolvers.into_iter().filter(|one| one.ip() != own).take(MOST).collect();
         Self { resolvers: others.into(), out: Arc::new(Semaphore::new(OUT)) }
     }
 
@@ -98,7 +99,8 @@ fn question(message: &[u8]) -> Option<&[u8]> {
 
 /// Whether this answers the query: the number, the bit that says so, the same question.
 fn answers(answer: &[u8], number: [u8; 2], query: &[u8]) -> bool {
-    let named = answer.first_chunk::<2>() == Some(&number) && answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
+    let named =
+        answer.first_chunk::<2>() == Some(&number) && answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
     let same = match (question(answer), question(query)) {
         (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
         // Some resolvers leave the question out of an error.

@@ -86,7 +86,21 @@ impl Core {
         published.extend(masters.clone());
         let away = BTreeSet::new();
         let (agents, frameworks, tasks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { epoch, generation: 0, range, agents, away, frameworks, tasks, kept, addresses, askers, asked, masters, published }
+        Self {
+            epoch,
+            generation: 0,
+            range,
+            agents,
+            away,
+            frameworks,
+            tasks,
+            kept,
+            addresses,
+            askers,
+            asked,
+            masters,
+            published,
+        }
     }
 
     /// Everything, as the first step of the epoch or for a replica that missed one.
@@ -122,8 +136,12 @@ impl Core {
             }
             Some(event::Type::AgentAdded) => {
                 if let Some(added) = &event.agent_added {
+                    let id = added.agent.agent_info.id.as_ref().map_or("", |id| id.value.as_str());
+                    // A new agent has no tasks yet; one that was here before brings some.
+                    if self.away.contains(id) || added.agent.reregistered_time.is_some() {
+                        next = Next::Resubscribe;
+                    }
                     touched.extend(self.add_agent(&added.agent));
-                    next = Next::Resubscribe;
                 }
             }
             Some(event::Type::AgentRemoved) => {
@@ -139,7 +157,8 @@ impl Core {
                 }
             }
             Some(event::Type::FrameworkRemoved) => {
-                if let Some(id) = event.framework_removed.as_ref().and_then(|e| e.framework_info.id.as_ref()) {
+                if let Some(id) = event.framework_removed.as_ref().and_then(|e| e.framework_info.id.as_ref())
+                {
                     touched.extend(self.remove_framework(&id.value));
                 }
             }
@@ -230,7 +249,9 @@ impl Core {
         self.away.remove(id);
         let mut gone: Vec<String> =
             self.tasks.iter().filter(|(_, task)| task.agent == id).map(|(key, _)| key.clone()).collect();
-        gone.extend(self.kept.iter().filter(|(_, agent)| Some(**agent) == address).map(|(key, _)| key.clone()));
+        gone.extend(
+            self.kept.iter().filter(|(_, agent)| Some(**agent) == address).map(|(key, _)| key.clone()),
+        );
         for key in &gone {
             self.forget(key);
         }
@@ -240,14 +261,17 @@ impl Core {
 
     fn add_framework(&mut self, info: &mesos::FrameworkInfo) -> Vec<String> {
         let Some(id) = info.id.as_ref().map(|id| id.value.clone()) else { return Vec::new() };
-        let web = info.webui_url.as_deref().and_then(|url| url.split_once("://")).map_or("", |(_, rest)| rest);
+        let web =
+            info.webui_url.as_deref().and_then(|url| url.split_once("://")).map_or("", |(_, rest)| rest);
         let host = info.hostname.as_deref().and_then(|host| host.parse().ok()).map(|address| (address, 0));
         let place = place(web.split('/').next().unwrap_or_default()).or(host);
         let framework = Framework { name: info.name.clone(), place };
         let renamed = self.frameworks.get(&id).is_none_or(|old| old.name != framework.name);
         let mut touched = vec![format!("framework/{id}")];
         if renamed {
-            touched.extend(self.tasks.iter().filter(|(_, task)| task.framework == id).map(|(key, _)| key.clone()));
+            touched.extend(
+                self.tasks.iter().filter(|(_, task)| task.framework == id).map(|(key, _)| key.clone()),
+            );
         }
         self.frameworks.insert(id, framework);
         touched
@@ -347,7 +371,11 @@ impl Core {
             "framework" => {
                 let framework = self.frameworks.get(id)?;
                 let (address, port) = framework.place?;
-                Some(Fact::Framework { name: names::domain(&framework.name.replace('/', "-")), address, port })
+                Some(Fact::Framework {
+                    name: names::domain(&framework.name.replace('/', "-")),
+                    address,
+                    port,
+                })
             }
             "task" => {
                 if self.kept.contains_key(key) {

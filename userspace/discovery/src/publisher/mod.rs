@@ -75,10 +75,10 @@ async fn follow(
             Some(ended) = deaths.recv() => core.ended(&ended.framework, &ended.task),
             () = tokio::time::sleep_until(anew.unwrap_or_else(Instant::now)), if anew.is_some() => return,
         };
-        if let Some(delta) = delta {
-            if to.send(delta).await.is_err() {
-                return;
-            }
+        if let Some(delta) = delta
+            && to.send(delta).await.is_err()
+        {
+            return;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the publisher keeps of a task, taken out of Mesos' messages, and the fact that it makes of it.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use plenum_api::mesos::{self, TaskState};
 
@@ -26,6 +26,9 @@ struct Port {
     port: feed::Port,
     vips: Vec<(Wanted, u16)>,
 }
+
+/// Gives the address and, if it has one, the name of what a task asks for; none if it was refused.
+pub(super) type Addresses<'a> = &'a dyn Fn(&Wanted) -> Option<(Ipv4Addr, Option<String>)>;
 
 /// Whether a task in this state has ended for good.
 pub(super) fn is_terminal(state: TaskState) -> bool {
@@ -115,7 +118,7 @@ impl Known {
         &self,
         framework: &str,
         agent: IpAddr,
-        addresses: &dyn Fn(&Wanted) -> Option<(std::net::Ipv4Addr, Option<String>)>,
+        addresses: Addresses<'_>,
     ) -> Option<feed::Fact> {
         if !self.found() {
             return None;
@@ -123,7 +126,8 @@ impl Known {
         let container: Vec<IpAddr> = self.container.iter().copied().filter(|ip| *ip != agent).collect();
         let mut serves = Vec::new();
         for port in self.ports.iter().filter(|_| self.takes()) {
-            let to = if port.port.inside { container.iter().copied().find(IpAddr::is_ipv4) } else { Some(agent) };
+            let to =
+                if port.port.inside { container.iter().copied().find(IpAddr::is_ipv4) } else { Some(agent) };
             let Some(IpAddr::V4(to)) = to else { continue };
             for (wanted, number) in &port.vips {
                 let Some((address, name)) = addresses(wanted) else { continue };
@@ -160,18 +164,23 @@ fn protocol(name: Option<&String>) -> Option<Protocol> {
 fn ports(given: &[mesos::Port]) -> Vec<Port> {
     let mut out = Vec::new();
     for port in given {
-        let (Ok(number), Some(protocol)) = (u16::try_from(port.number), protocol(port.protocol.as_ref())) else {
+        let (Ok(number), Some(protocol)) = (u16::try_from(port.number), protocol(port.protocol.as_ref()))
+        else {
             continue;
         };
         if number == 0 {
             continue;
         }
         let labels = port.labels.as_ref().map(|labels| labels.labels.as_slice()).unwrap_or_default();
-        let scope = labels.iter().find(|label| label.key == "network-scope").and_then(|label| label.value.as_deref());
+        let scope =
+            labels.iter().find(|label| label.key == "network-scope").and_then(|label| label.value.as_deref());
         let asks = labels.iter().filter(|label| names::is_vip_key(&label.key));
         let vips = asks.filter_map(|label| names::wanted(label.value.as_deref()?)).collect();
         let name = port.name.as_deref().map(names::label).filter(|name| !name.is_empty());
-        out.push(Port { port: feed::Port { number, protocol, name, inside: scope == Some("container") }, vips });
+        out.push(Port {
+            port: feed::Port { number, protocol, name, inside: scope == Some("container") },
+            vips,
+        });
     }
     out
 }

@@ -104,7 +104,8 @@ impl Replica {
     pub fn apply(&mut self, delta: Delta) -> Result<BTreeSet<VipKey>, Missed> {
         let mut touched = BTreeSet::new();
         if let Some(whole) = delta.whole {
-            let gone: Vec<String> = self.facts.keys().filter(|key| !whole.contains_key(*key)).cloned().collect();
+            let gone: Vec<String> =
+                self.facts.keys().filter(|key| !whole.contains_key(*key)).cloned().collect();
             for (key, fact) in whole {
                 self.set(&key, Some(fact), &mut touched);
             }

@@ -66,11 +66,8 @@ fn srv(target: String, port: u16) -> Data {
 
 fn master(key: &str, address: IpAddr, port: u16, leads: bool, out: &mut Vec<Record>) {
     let number = key.strip_prefix("master/").unwrap_or("0");
-    let mut names = vec![
-        format!("master.{MESOS}"),
-        format!("master{number}.{MESOS}"),
-        format!("master.{DCOS}"),
-    ];
+    let mut names =
+        vec![format!("master.{MESOS}"), format!("master{number}.{MESOS}"), format!("master.{DCOS}")];
     if leads {
         names.extend([format!("leader.{MESOS}"), format!("leader.{DCOS}")]);
         for protocol in ["tcp", "udp"] {
@@ -94,7 +91,9 @@ fn task(task: &Task, out: &mut Vec<Record>) {
     let own = if task.container.is_empty() { std::slice::from_ref(&task.agent) } else { &task.container[..] };
     let on_host = task.ports.iter().any(|port| !port.inside);
     let auto = if on_host { std::slice::from_ref(&task.agent) } else { own };
-    for (kind, addresses) in [("autoip", auto), ("agentip", std::slice::from_ref(&task.agent)), ("containerip", own)] {
+    for (kind, addresses) in
+        [("autoip", auto), ("agentip", std::slice::from_ref(&task.agent)), ("containerip", own)]
+    {
         for address in addresses {
             out.push((format!("{name}.{framework}.{kind}.{DCOS}"), (*address).into()));
         }

@@ -89,7 +89,8 @@ async fn feed(stream: UnixStream, shared: &Shared, range: Range) {
                 }
                 let replica = shared.read();
                 let (epoch, generation) = replica.step();
-                let mut line = Tables { epoch, generation, whole: false, range, tables: vec![], gone: vec![] };
+                let mut line =
+                    Tables { epoch, generation, whole: false, range, tables: vec![], gone: vec![] };
                 for key in keys {
                     match replica.vip(&key) {
                         Some(table) => line.tables.push(table),

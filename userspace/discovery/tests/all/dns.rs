@@ -44,7 +44,7 @@ async fn server(shared: Shared, resolvers: Vec<SocketAddr>, shutdown: &Shutdown)
     at
 }
 
-async fn dig(at: SocketAddr, question: &str) -> String {
+pub async fn dig(at: SocketAddr, question: &str) -> String {
     let question = question.to_owned();
     let asked = tokio::task::spawn_blocking(move || {
         Command::new("dig")
@@ -52,7 +52,8 @@ async fn dig(at: SocketAddr, question: &str) -> String {
             .args(question.split(' '))
             .output()
     });
-    String::from_utf8(asked.await.unwrap().expect("dig (Debian: bind9-dnsutils) is installed").stdout).unwrap()
+    String::from_utf8(asked.await.unwrap().expect("dig (Debian: bind9-dnsutils) is installed").stdout)
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,7 +84,8 @@ async fn dig_is_answered() {
     let soa = dig(at, "+short mesos SOA").await;
     assert!(soa.starts_with("ns1.mesos. root.ns1.mesos. "), "{soa}");
     let srv = dig(at, "_web._web-shop._tcp.marathon.mesos SRV").await;
-    for want in ["ANSWER: 3", "ADDITIONAL: 4", " SRV\t0 0 9002 web-shop-", "flags: qr aa rd ra", "udp: 1232"] {
+    for want in ["ANSWER: 3", "ADDITIONAL: 4", " SRV\t0 0 9002 web-shop-", "flags: qr aa rd ra", "udp: 1232"]
+    {
         assert!(srv.contains(want), "{want}: {srv}");
     }
     for (question, want) in [
@@ -172,11 +174,17 @@ fn hostile_packets() {
             if let Outcome::Reply(reply) = answer(packet, &replica, &site(), transport) {
                 assert!(reply.len() >= 12 && reply[..2] == packet[..2] && reply[2] & 0x80 != 0);
                 assert!(transport == Transport::Tcp || reply.len() <= 1232);
-                assert_eq!(answer(&reply, &replica, &site(), transport), Outcome::Drop, "an answer gets no answer");
+                assert_eq!(
+                    answer(&reply, &replica, &site(), transport),
+                    Outcome::Drop,
+                    "an answer gets no answer"
+                );
             }
         }
     };
-    let Outcome::Reply(good) = answer(&query, &replica, &site(), Transport::Tcp) else { panic!("the query is good") };
+    let Outcome::Reply(good) = answer(&query, &replica, &site(), Transport::Tcp) else {
+        panic!("the query is good")
+    };
     assert_eq!((good[3] & 15, good[7]), (0, 20));
     for cut in 0..query.len() {
         ask(&query[..cut]);
@@ -212,7 +220,12 @@ async fn the_copy_survives() {
     let (shared, shutdown) = (Shared::new(Replica::default()), Shutdown::new());
     let keeping = tokio::spawn(disk::keep(shared.clone(), path.clone(), shutdown.clone()));
     let whole = filled(4).copy();
-    let delta = plenum_discovery::feed::Delta { epoch: 3, generation: 9, whole: Some(whole.facts.clone()), changes: vec![] };
+    let delta = plenum_discovery::feed::Delta {
+        epoch: 3,
+        generation: 9,
+        whole: Some(whole.facts.clone()),
+        changes: vec![],
+    };
     assert!(shared.apply(delta));
     tokio::time::timeout(Duration::from_secs(10), async {
         while !path.exists() {

@@ -1,6 +1,8 @@
 //! Tests of discovery: scripts of events, DNS over real sockets, a publisher on a real stream.
+#![allow(clippy::unwrap_used)]
 
 mod dns;
 mod events;
 mod publisher;
+mod role;
 mod stream;

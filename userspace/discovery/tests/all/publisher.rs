@@ -75,14 +75,25 @@ fn the_life_of_a_task() {
     assert_eq!(world.backends(), ["10.0.0.1:9000", "10.0.0.2:9100"]);
 
     let srv = world.data("_web._web-shop._tcp.marathon.mesos");
-    assert!(srv.contains("port: 9000") && srv.contains("port: 9100") && srv.contains("-s1.marathon.mesos"), "{srv}");
+    assert!(
+        srv.contains("port: 9000") && srv.contains("port: 9100") && srv.contains("-s1.marathon.mesos"),
+        "{srv}"
+    );
     assert!(world.data("_web-shop._tcp.marathon.slave.mesos").contains("port: 9101"));
     assert_eq!(world.data("web-shop.marathon.autoip.dcos.thisdcos.directory"), "A(10.0.0.1) A(10.0.0.2)");
-    assert_eq!(world.data("web-shop.marathon.containerip.dcos.thisdcos.directory"), "A(10.0.0.1) A(10.0.0.2)");
-    assert!(world.replica.find("_tcp.marathon.mesos").exists() && world.data("_tcp.marathon.mesos").is_empty());
+    assert_eq!(
+        world.data("web-shop.marathon.containerip.dcos.thisdcos.directory"),
+        "A(10.0.0.1) A(10.0.0.2)"
+    );
+    assert!(
+        world.replica.find("_tcp.marathon.mesos").exists() && world.data("_tcp.marathon.mesos").is_empty()
+    );
 
     assert_eq!(world.tell(updated("one", "TASK_RUNNING", Some(false))), 1);
-    assert_eq!((world.backends(), world.data(web)), (vec!["10.0.0.2:9100".to_owned()], "A(10.0.0.2)".to_owned()));
+    assert_eq!(
+        (world.backends(), world.data(web)),
+        (vec!["10.0.0.2:9100".to_owned()], "A(10.0.0.2)".to_owned())
+    );
     world.tell(updated("one", "TASK_RUNNING", Some(true)));
     assert_eq!(world.tell(updated("two", "TASK_KILLING", Some(true))), 1);
     assert_eq!(world.backends(), ["10.0.0.1:9000"], "a leaving back end gets nothing new");
@@ -110,6 +121,9 @@ fn a_new_master_that_knows_nothing_takes_nothing_away() {
     let back = event(json!({"type": "AGENT_ADDED", "agent_added": {"agent": agent(0)}}));
     let (delta, next) = world.core.event(&back);
     assert_eq!((delta, next), (None, Next::Resubscribe));
+    let new = event(json!({"type": "AGENT_ADDED", "agent_added": {"agent": agent(4)}}));
+    assert_eq!(world.core.event(&new).1, Next::GoOn, "a new agent brings nothing");
+    world.replica.apply(world.core.whole()).unwrap();
     // Its task had ended meanwhile; the other agent is still away.
     world.tell(snapshot(&[0], &[1], vec![]));
     assert_eq!(world.backends(), ["10.0.0.2:9000"]);
@@ -148,7 +162,10 @@ fn addresses_by_number_and_ports_inside_a_container() {
         .map(|vip| format!("{} {:?} {:?}", vip.protocol.as_str(), vip.name, vip.backends))
         .collect();
     assert_eq!(vips, ["tcp None [9.0.2.3:80]", "udp Some(\"dns.marathon\") [9.0.2.3:53]"]);
-    assert_eq!(world.data("web-shop.marathon.containerip.dcos.thisdcos.directory"), "A(9.0.2.3) Aaaa(fd01:b::3)");
+    assert_eq!(
+        world.data("web-shop.marathon.containerip.dcos.thisdcos.directory"),
+        "A(9.0.2.3) Aaaa(fd01:b::3)"
+    );
     assert_eq!(world.data("web-shop.marathon.autoip.dcos.thisdcos.directory"), "A(9.0.2.3) Aaaa(fd01:b::3)");
     assert_eq!(world.data("web-shop.marathon.agentip.dcos.thisdcos.directory"), "A(10.0.0.1)");
     assert!(world.data("_web-shop._udp.marathon.mesos").contains("port: 53"));
