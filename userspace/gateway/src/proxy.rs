@@ -1,0 +1,389 @@
+//! One relay: finds where its target answers, sends the request, tries elsewhere when nobody is there, and hands the reply back as it comes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use parking_lot::Mutex;
+use plenum_base::client::{CallBody, Client, ClientError};
+use plenum_base::service::Shutdown;
+
+use crate::answers::Failure;
+use crate::body::Lent;
+use crate::clients::Clients;
+use crate::directory::Directory;
+use crate::headers::{self, Naming, Origin};
+use crate::route::{Relay, Target};
+use crate::table::order;
+use crate::upgrade;
+
+/// How long an instance that was not there is tried last.
+const SUSPECT: Duration = Duration::from_secs(10);
+/// Replies that broke off before they began: so many for one request whose repetition does no harm.
+const BREAKS: u32 = 3;
+/// Waiting between rounds, unless something changes.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longer than any call: the watch over progress ends calls, not the client's own deadline.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Bounds of a relay.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// From the request's end to the reply's head.
+    pub head: Duration,
+    /// The same for agents and installed services, and how long a request's body may pause.
+    pub stall: Duration,
+    /// How long a target that cannot be reached is waited for.
+    pub patience: Duration,
+    /// Bytes of a body to a component.
+    pub body: u64,
+    /// Bytes of a body to an installed service.
+    pub service_body: u64,
+    /// Whether installed services see their callers' tokens.
+    pub tokens_to_services: bool,
+}
+
+/// Addresses of the components, without a slash at the end.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Identity.
+    pub identity: String,
+    /// The master.
+    pub master: String,
+    /// The service scheduler.
+    pub services: String,
+    /// The catalog.
+    pub catalog: String,
+    /// Discovery.
+    pub discovery: String,
+}
+
+/// Relays requests.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Clients.
+    pub clients: Clients,
+    /// Components.
+    pub addresses: Addresses,
+    /// What is known of services, agents and frameworks.
+    pub directory: Arc<Directory>,
+    /// Bounds.
+    pub bounds: Bounds,
+    /// Ends what was upgraded.
+    pub shutdown: Shutdown,
+    suspects: Mutex<HashMap<String, Instant>>,
+}
+
+/// What comes with a request.
+#[derive(Debug)]
+pub struct Asked {
+    /// The head, as received.
+    pub parts: Parts,
+    /// The body, whole.
+    pub body: Body,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The Authorization header to pass on, already checked.
+    pub authorization: Option<HeaderValue>,
+}
+
+/// One place to try.
+struct Place {
+    client: Client,
+    /// Scheme and authority.
+    base: String,
+    /// For remembering that nobody was there.
+    id: String,
+}
+
+/// How an attempt failed.
+enum Miss {
+    /// Nothing was sent.
+    Connect,
+    /// Something was sent, and no reply began.
+    Broken,
+    /// Time is up.
+    Late,
+    /// The request cannot be formed.
+    Unformed,
+}
+
+impl Proxy {
+    /// Makes one.
+    pub fn new(
+        clients: Clients,
+        addresses: Addresses,
+        directory: Arc<Directory>,
+        bounds: Bounds,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { clients, addresses, directory, bounds, shutdown, suspects: Mutex::default() }
+    }
+
+    /// Relays a request. `again` decides anew where a changed table may change the target.
+    ///
+    /// # Errors
+    /// What to tell the caller.
+    pub async fn relay(
+        &self,
+        asked: Asked,
+        first: Relay,
+        again: impl Fn() -> Option<Relay>,
+    ) -> Result<Response, Failure> {
+        let foreign = matches!(first.target, Target::Service { .. } | Target::Framework(_));
+        let limit = if foreign { self.bounds.service_body } else { self.bounds.body };
+        if asked.body.size_hint().lower() > limit {
+            return Err(too_large(limit));
+        }
+        let websocket = foreign || matches!(first.target, Target::Agent(_));
+        let mut head = asked.parts;
+        let wants = websocket && head.method == Method::GET && headers::wants_websocket(&head.headers);
+        let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| wants);
+        headers::to_upstream(&mut head.headers, &asked.origin);
+        let mut run = Run {
+            proxy: self,
+            body: Lent::new(asked.body, limit),
+            limit,
+            head,
+            origin: asked.origin,
+            authorization: asked.authorization.filter(|value| !foreign || self.may_see(value)),
+            upgrade,
+            until: Instant::now() + self.bounds.patience,
+            breaks: 0,
+        };
+        let mut changes = self.directory.changes();
+        let mut relay = first;
+        loop {
+            changes.mark_unchanged();
+            if let Some(response) = run.round(&relay).await? {
+                return Ok(response);
+            }
+            if Instant::now() >= run.until {
+                return Err(Failure::unreachable(&name(&relay.target)));
+            }
+            // A target that comes back, or another instance of it, is noticed at once; everything else is looked at again soon.
+            let _ = tokio::time::timeout(PAUSE, changes.changed()).await;
+            if let Some(newer) = again() {
+                relay = newer;
+            }
+        }
+    }
+
+    /// A secret that lasts is nobody's but the cluster's; tokens end by themselves.
+    fn may_see(&self, authorization: &HeaderValue) -> bool {
+        let basic =
+            authorization.as_bytes().get(..6).is_some_and(|word| word.eq_ignore_ascii_case(b"basic "));
+        self.bounds.tokens_to_services && !basic
+    }
+
+    /// Where to try, in order.
+    async fn places(
+        &self,
+        target: &Target,
+        with_credentials: bool,
+        caller: &str,
+    ) -> Result<Vec<Place>, Failure> {
+        let one = |client: &Client, base: &str| {
+            Ok(vec![Place { client: client.clone(), base: base.to_owned(), id: base.to_owned() }])
+        };
+        match target {
+            Target::Identity => one(self.clients.identity.of(with_credentials), &self.addresses.identity),
+            Target::Master => one(self.clients.master.of(with_credentials), &self.addresses.master),
+            Target::Services => one(self.clients.services.of(with_credentials), &self.addresses.services),
+            Target::Catalog => one(self.clients.catalog.of(with_credentials), &self.addresses.catalog),
+            Target::Discovery => one(self.clients.discovery.of(with_credentials), &self.addresses.discovery),
+            Target::Framework(origin) => one(&self.clients.foreign, origin),
+            Target::Agent(id) => match self.directory.agent(id).await {
+                Ok(Some(address)) => one(self.clients.agent.of(with_credentials), &address),
+                Ok(None) => {
+                    let message =
+                        format!("the master knows no agent {id}; `plenum node list` shows those it knows");
+                    Err(Failure::new(StatusCode::NOT_FOUND, "NO_AGENT", message))
+                }
+                // The master is away: the round ends without a place, and the next one asks again.
+                Err(_) => Ok(Vec::new()),
+            },
+            Target::Service { secure, instances, .. } => {
+                let mut instances = instances.clone();
+                let now = Instant::now();
+                let suspects = self.suspects.lock();
+                order(&mut instances, caller, |one| suspects.get(&one.id).is_some_and(|until| now < *until));
+                let scheme = if *secure { "https" } else { "http" };
+                let place = |one: crate::table::Instance| Place {
+                    client: self.clients.foreign.clone(),
+                    base: match one.host.contains(':') {
+                        true => format!("{scheme}://[{}]:{}", one.host, one.port),
+                        false => format!("{scheme}://{}:{}", one.host, one.port),
+                    },
+                    id: one.id,
+                };
+                Ok(instances.into_iter().map(place).collect())
+            }
+        }
+    }
+
+    fn suspect(&self, id: &str) {
+        let now = Instant::now();
+        let mut suspects = self.suspects.lock();
+        suspects.retain(|_, until| now < *until);
+        suspects.insert(id.to_owned(), now + SUSPECT);
+    }
+}
+
+/// One request's way through the places.
+struct Run<'a> {
+    proxy: &'a Proxy,
+    head: Parts,
+    body: Lent,
+    limit: u64,
+    origin: Origin,
+    authorization: Option<HeaderValue>,
+    upgrade: Option<OnUpgrade>,
+    until: Instant,
+    breaks: u32,
+}
+
+impl Run<'_> {
+    /// Tries each place once; `None` when nobody was there.
+    async fn round(&mut self, relay: &Relay) -> Result<Option<Response>, Failure> {
+        let caller = self.origin.remote.map(|ip| ip.to_string()).unwrap_or_default();
+        let places = self.proxy.places(&relay.target, self.authorization.is_some(), &caller).await?;
+        let who = name(&relay.target);
+        for place in places {
+            let missed = match self.attempt(relay, &place).await {
+                Ok(response) => return self.finish(relay, &place, response).map(Some),
+                Err(missed) => missed,
+            };
+            if self.body.too_large() {
+                return Err(too_large(self.limit));
+            }
+            match missed {
+                Miss::Late if self.body.ended() => return Err(Failure::late(&who)),
+                Miss::Late => {
+                    let message = "the request's body stopped arriving; send it again";
+                    return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", message));
+                }
+                Miss::Unformed => {
+                    let message = "the address cannot be passed on as it is; check its characters";
+                    return Err(Failure::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
+                }
+                Miss::Broken if !self.may_repeat() => return Err(Failure::broken(&who)),
+                Miss::Broken => self.breaks += 1,
+                Miss::Connect => {}
+            }
+            self.proxy.suspect(&place.id);
+            if let Target::Agent(id) = &relay.target {
+                self.proxy.directory.forget_agent(id);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether sending it once more does no harm.
+    fn may_repeat(&self) -> bool {
+        let safe = matches!(self.head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        safe && self.body.is_whole() && self.breaks < BREAKS
+    }
+
+    async fn attempt(&self, relay: &Relay, place: &Place) -> Result<http::Response<Incoming>, Miss> {
+        let query = self.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let uri: Uri = format!("{}{}{query}", place.base, relay.path).parse().map_err(|_| Miss::Unformed)?;
+        let mut request = Request::new(CallBody::new(self.body.clone()));
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.head.headers.clone();
+        if let Some(value) = &self.authorization {
+            request.headers_mut().insert(http::header::AUTHORIZATION, value.clone());
+        }
+        if self.upgrade.is_some() {
+            upgrade::ask(request.headers_mut());
+        }
+        self.body.touch_clock();
+        let slow = matches!(relay.target, Target::Agent(_) | Target::Service { .. } | Target::Framework(_));
+        let bounds = &self.proxy.bounds;
+        let call = place.client.forward(request, FAR);
+        tokio::pin!(call);
+        loop {
+            let allowed = if slow || !self.body.ended() { bounds.stall } else { bounds.head };
+            let left = allowed.saturating_sub(self.body.quiet());
+            if left.is_zero() {
+                return Err(Miss::Late);
+            }
+            // Looked at again at the shorter bound, since the body may end meanwhile.
+            match tokio::time::timeout(left.min(bounds.head), &mut call).await {
+                Err(_) => {}
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(ClientError::Transport { connect: true, .. })) => return Err(Miss::Connect),
+                Ok(Err(ClientError::Deadline { .. })) => return Err(Miss::Late),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a relay broke before its reply");
+                    return Err(Miss::Broken);
+                }
+            }
+        }
+    }
+
+    /// The reply as the caller sees it.
+    fn finish(
+        &mut self,
+        relay: &Relay,
+        place: &Place,
+        mut response: http::Response<Incoming>,
+    ) -> Result<Response, Failure> {
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let client_side = self.upgrade.take();
+        let protocol = response.headers().get(http::header::UPGRADE).cloned();
+        let naming = Naming {
+            authority: place.base.split_once("://").map_or("", |(_, authority)| authority),
+            host: self.origin.host.as_ref().and_then(|host| host.to_str().ok()),
+            public: &relay.public,
+            private: &relay.private,
+            may_log_in: relay.target == Target::Identity,
+        };
+        headers::to_client(response.headers_mut(), &naming);
+        *response.version_mut() = Version::default();
+        if !upgraded {
+            return Ok(response.map(Body::new));
+        }
+        match (client_side, protocol) {
+            (Some(client_side), Some(protocol)) => {
+                let server_side = hyper::upgrade::on(&mut response);
+                upgrade::agree(response.headers_mut(), protocol);
+                tokio::spawn(upgrade::splice(client_side, server_side, self.proxy.shutdown.clone()));
+                Ok(response.map(|_| Body::empty()))
+            }
+            // Nobody asked for it: what follows is in no protocol that the caller knows.
+            _ => Err(Failure::broken(&name(&relay.target))),
+        }
+    }
+}
+
+fn too_large(limit: u64) -> Failure {
+    let message = format!("the body may have at most {limit} bytes");
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
+}
+
+/// A target in words.
+fn name(target: &Target) -> String {
+    match target {
+        Target::Identity => "identity".to_owned(),
+        Target::Master => "the master".to_owned(),
+        Target::Services => "the service scheduler".to_owned(),
+        Target::Catalog => "the catalog".to_owned(),
+        Target::Discovery => "discovery".to_owned(),
+        Target::Agent(id) => format!("the agent {id}"),
+        Target::Framework(origin) => format!("the framework at {origin}"),
+        Target::Service { key, instances, .. } if instances.is_empty() => {
+            format!("the service {key} (none of its instances is running)")
+        }
+        Target::Service { key, .. } => format!("the service {key}"),
+    }
+}

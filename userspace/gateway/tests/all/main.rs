@@ -1,0 +1,7 @@
+//! The gateway over real sockets on loopback, in front of components and services that the tests play.
+
+mod callers;
+mod fixture;
+mod hostile;
+mod relays;
+mod services;
