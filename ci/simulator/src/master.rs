@@ -140,7 +140,7 @@ impl World {
                 cluster_id: Some(CLUSTER.to_owned()),
                 program_version: None,
             };
-            self.to_agent(conn, MasterMessage { kind: Some(master_message::Kind::Hello(hello)) });
+            self.order(conn, MasterMessage { kind: Some(master_message::Kind::Hello(hello)) });
             let identity: Arc<str> = Arc::from(format!("key of agent {agent}"));
             let peer = Peer { identity, address: Arc::from(format!("10.0.0.{agent}:40000")) };
             return self.master_feed(Event::AgentConnected { conn: id, peer });
@@ -253,7 +253,7 @@ impl World {
         match effect {
             Effect::ToAgent { conn, message } => {
                 self.registered_is_durable(&message)?;
-                self.to_agent(conn.0, *message);
+                self.order(conn.0, *message);
             }
             Effect::CloseAgent { conn } => {
                 if let Some((agent, _)) = self.master.conns.remove(&conn.0) {
@@ -261,7 +261,7 @@ impl World {
                     self.at(at, Happens::CutAtAgent { agent, conn: conn.0 });
                 }
             }
-            Effect::ToFramework { stream, event } => self.to_framework(stream.0, *event)?,
+            Effect::ToFramework { stream, event } => self.announce(stream.0, *event)?,
             Effect::CloseStream { stream } => {
                 self.seen.stream_closed(stream.0);
                 if let Some(framework) = self.master.streams.remove(&stream.0) {
@@ -294,7 +294,7 @@ impl World {
         }
     }
 
-    fn to_agent(&mut self, conn: u64, message: MasterMessage) {
+    fn order(&mut self, conn: u64, message: MasterMessage) {
         if !self.master.conns.contains_key(&conn) {
             return;
         }
@@ -317,7 +317,7 @@ impl World {
         *last
     }
 
-    fn to_framework(&mut self, stream: u64, event: scheduler::Event) -> Result<(), Violation> {
+    fn announce(&mut self, stream: u64, event: scheduler::Event) -> Result<(), Violation> {
         let Some(framework) = self.master.streams.get(&stream).copied() else { return Ok(()) };
         match event.r#type() {
             Type::Subscribed => {

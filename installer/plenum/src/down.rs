@@ -65,7 +65,11 @@ pub fn stop_roles(places: &Places) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("the components did not stop within {} s; see {}", PATIENCE.as_secs(), places.state.join("log").display());
+            bail!(
+                "the components did not stop within {} s; see {}",
+                PATIENCE.as_secs(),
+                places.state.join("log").display()
+            );
         }
     }
     Ok(())

@@ -25,7 +25,9 @@ struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Start a datacenter of one node on this machine
-    #[command(after_help = "Examples:\n  plenum up                     stay in the foreground\n  plenum up --detach            leave it running\n  plenum up --instance second   a second one beside the first")]
+    #[command(
+        after_help = "Examples:\n  plenum up                     stay in the foreground\n  plenum up --detach            leave it running\n  plenum up --instance second   a second one beside the first"
+    )]
     Up(up::Up),
     /// Stop it
     #[command(after_help = "Examples:\n  plenum down\n  plenum down --purge   forget everything")]

@@ -63,7 +63,8 @@ impl Settings for AgentFile {}
 /// The container runtime of an instance.
 pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
     let shim = crate::shim::lay_down(&file.component.data)?;
-    let config = RuntimeConfig::new(file.component.instance.as_str(), shim, file.agent.run_dir.join("containers"));
+    let config =
+        RuntimeConfig::new(file.component.instance.as_str(), shim, file.agent.run_dir.join("containers"));
     NativeRuntime::new(config).context("the container runtime")
 }
 

@@ -41,9 +41,12 @@ pub fn run(up: &Up) -> Result<()> {
     let places = bases.open(&up.instance)?;
     places.create().with_context(|| format!("the folder {} cannot be made", places.state.display()))?;
     if !places.root {
-        progress.note("without root: no isolation and no limits for tasks, no virtual addresses, DNS on port 1053");
+        progress.note(
+            "without root: no isolation and no limits for tasks, no virtual addresses, DNS on port 1053",
+        );
     }
-    let running = Reports::ask(&Settings::control(&places.run), Request::Status, Duration::from_secs(2)).is_ok();
+    let running =
+        Reports::ask(&Settings::control(&places.run), Request::Status, Duration::from_secs(2)).is_ok();
     if running {
         progress.step("already running");
     } else {
@@ -132,7 +135,9 @@ fn watch(places: &Places, progress: &mut Progress) -> Result<Report> {
 fn explain(failed: &str, report: &Report) -> String {
     let role = report.roles.iter().find(|role| failed.starts_with(&role.role));
     match role {
-        Some(role) => format!("{failed}\nits log is {}; the last lines:\n{}", role.log, progress::tail(&role.log, 8)),
+        Some(role) => {
+            format!("{failed}\nits log is {}; the last lines:\n{}", role.log, progress::tail(&role.log, 8))
+        }
         None => failed.to_owned(),
     }
 }
@@ -168,5 +173,7 @@ pub fn status(instance: &Instance) -> Result<Report> {
         .and_then(|mut reports| reports.next())
         .ok()
         .flatten()
-        .with_context(|| format!("the instance {instance} is not running; start it with `plenum up --instance {instance}`"))
+        .with_context(|| {
+            format!("the instance {instance} is not running; start it with `plenum up --instance {instance}`")
+        })
 }
