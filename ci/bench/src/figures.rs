@@ -31,6 +31,12 @@ impl Figures {
         self.push(name.into(), value, unit, Some(mark), Some(value <= mark));
     }
 
+    /// A figure that should be at least its mark.
+    #[cfg(feature = "kernel")]
+    pub fn at_least(&mut self, name: impl Into<String>, value: f64, unit: &str, mark: f64) {
+        self.push(name.into(), value, unit, Some(mark), Some(value >= mark));
+    }
+
     /// A figure that should be exactly its mark.
     pub fn exactly(&mut self, name: impl Into<String>, value: f64, unit: &str, mark: f64) {
         self.push(name.into(), value, unit, Some(mark), Some(value == mark));
