@@ -9,15 +9,34 @@ use crate::fixture::World;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_enters_without_credentials() {
     let world = World::new().await;
-    let paths = ["/mesos/state", "/service/marathon/v2/apps", "/metadata", "/pkgpanda/active.buildinfo.full.json", "/acs/api/v1/users",
-        "/package/search", "/agent/S1/state", "/service/x/", "/net/v1/vips", "/system/health/v1", "/nothing"];
+    let paths = [
+        "/mesos/state",
+        "/service/marathon/v2/apps",
+        "/metadata",
+        "/pkgpanda/active.buildinfo.full.json",
+        "/acs/api/v1/users",
+        "/package/search",
+        "/agent/S1/state",
+        "/service/x/",
+        "/net/v1/vips",
+        "/system/health/v1",
+        "/nothing",
+    ];
     for path in paths {
-        for headers in [&[][..], &[("authorization", "token=wrong")], &[("cookie", "dcos-acs-auth-cookie=wrong")],
-            &[("authorization", "Basic bm86bm8=")], &[("authorization", "gibberish")]] {
+        for headers in [
+            &[][..],
+            &[("authorization", "token=wrong")],
+            &[("cookie", "dcos-acs-auth-cookie=wrong")],
+            &[("authorization", "Basic bm86bm8=")],
+            &[("authorization", "gibberish")],
+        ] {
             let (status, headers, body) = world.ask(Method::GET, path, headers).await;
             assert_eq!(status, 401, "{path}");
             assert_eq!(headers["www-authenticate"], "oauthjwt");
-            assert!(headers["content-type"].to_str().unwrap().starts_with("text/html") && body.contains("/login?then="));
+            assert!(
+                headers["content-type"].to_str().unwrap().starts_with("text/html")
+                    && body.contains("/login?then=")
+            );
         }
     }
     let (status, headers, body) = world.ask(Method::HEAD, "/pkgpanda/active.buildinfo.full.json", &[]).await;
@@ -42,15 +61,22 @@ async fn every_kind_of_credentials_opens() {
         let headers = &told["headers"];
         let expected = if *name == "cookie" { format!("token={token}") } else { value.clone() };
         assert_eq!(headers["authorization"][0], expected);
-        assert_eq!(headers.get("cookie").map(|c| &c[0]), (*name == "cookie").then(|| Value::from("a=1; b=2")).as_ref());
+        assert_eq!(
+            headers.get("cookie").map(|c| &c[0]),
+            (*name == "cookie").then(|| Value::from("a=1; b=2")).as_ref()
+        );
         assert_eq!(headers["x-real-ip"][0], "127.0.0.1");
-        assert_eq!((&headers["x-forwarded-proto"][0], &headers["host"][0]), (&"http".into(), &world.http.to_string().into()));
+        assert_eq!(
+            (&headers["x-forwarded-proto"][0], &headers["host"][0]),
+            (&"http".into(), &world.http.to_string().into())
+        );
     }
     // A page of another site must not use a visitor's cookie.
     let cookie = format!("dcos-acs-auth-cookie={token}");
     let own = format!("http://{}", world.http);
     for (origin, status) in [("https://evil.example", 401), (own.as_str(), 200)] {
-        let asked = world.ask(Method::POST, "/mesos/api/v1", &[("cookie", &cookie), ("origin", origin)]).await;
+        let asked =
+            world.ask(Method::POST, "/mesos/api/v1", &[("cookie", &cookie), ("origin", origin)]).await;
         assert_eq!(asked.0, status, "{origin}");
     }
 }
@@ -58,16 +84,28 @@ async fn every_kind_of_credentials_opens() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_addresses_need_nothing_and_show_no_certificate() {
     let world = World::new().await;
-    for (path, reached) in [("/acs/api/v1/auth/login", "/acs/api/v1/auth/login"), ("/dcos-metadata/ui-config.json", "/acs/api/v1/uiconfig")] {
+    for (path, reached) in [
+        ("/acs/api/v1/auth/login", "/acs/api/v1/auth/login"),
+        ("/dcos-metadata/ui-config.json", "/acs/api/v1/uiconfig"),
+    ] {
         // An old token beside a login hinders nobody, and proves nothing either.
         let (status, _, body) = world.ask(Method::POST, path, &[("authorization", "token=old")]).await;
         assert_eq!(status, 200);
         let told: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((&told["role"], &told["uri"], &told["peer"]), (&"identity".into(), &reached.into(), &Value::Null));
+        assert_eq!(
+            (&told["role"], &told["uri"], &told["peer"]),
+            (&"identity".into(), &reached.into(), &Value::Null)
+        );
         assert!(told["headers"].get("authorization").is_none());
     }
-    for (path, part) in [("/", "Plenum"), ("/login", "password"), ("/assets/gateway.js", "auth/login"), ("/assets/gateway.css", "body"),
-        ("/ca/dcos-ca.crt", "BEGIN CERTIFICATE"), ("/dcos-metadata/dcos-version.json", "\"dcos-variant\":\"open\"")] {
+    for (path, part) in [
+        ("/", "Plenum"),
+        ("/login", "password"),
+        ("/assets/gateway.js", "auth/login"),
+        ("/assets/gateway.css", "body"),
+        ("/ca/dcos-ca.crt", "BEGIN CERTIFICATE"),
+        ("/dcos-metadata/dcos-version.json", "\"dcos-variant\":\"open\""),
+    ] {
         let (status, _, body) = world.ask(Method::GET, path, &[]).await;
         assert!(status == 200 && body.contains(part), "{path}: {status} {body}");
         assert!(!body.contains("PRIVATE"));
@@ -92,7 +130,8 @@ async fn documents_tell_what_clients_read() {
     let ca = world.ask(Method::GET, "/ca/dcos-ca.crt", &[]).await.2;
     let secure = Client::with_ca(&ca).unwrap();
     for address in [world.https, world.http] {
-        let reply = secure.get(&format!("https://localhost:{}/dcos-metadata/dcos-version.json", address.port()));
+        let reply =
+            secure.get(&format!("https://localhost:{}/dcos-metadata/dcos-version.json", address.port()));
         let version: Value = reply.send().await.unwrap().json().await.unwrap();
         assert_eq!(version["version"], "2.2.0");
     }
@@ -128,6 +167,9 @@ async fn plain_http_may_be_sent_on_to_tls() {
     let port = world.https.port();
     assert_eq!(status, 301);
     let location = headers["location"].to_str().unwrap();
-    assert!(location.starts_with("https://127.0.0.1") && location.ends_with("/mesos/state?x=1"), "{location} {port}");
+    assert!(
+        location.starts_with("https://127.0.0.1") && location.ends_with("/mesos/state?x=1"),
+        "{location} {port}"
+    );
     assert_eq!(world.ask(Method::POST, "/mesos/api/v1", &[]).await.0, 308);
 }

@@ -112,10 +112,15 @@ async fn echo(State(role): State<&'static str>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let conn = parts.extensions.get::<ConnInfo>().unwrap();
     let peer = conn.peer.as_ref().map(|peer| peer.name.role.clone());
-    let headers: BTreeMap<String, Vec<String>> = parts.headers.keys().map(|name| {
-        let values = parts.headers.get_all(name).iter().map(|v| v.to_str().unwrap_or("?").to_owned()).collect();
-        (name.to_string(), values)
-    }).collect();
+    let headers: BTreeMap<String, Vec<String>> = parts
+        .headers
+        .keys()
+        .map(|name| {
+            let values =
+                parts.headers.get_all(name).iter().map(|v| v.to_str().unwrap_or("?").to_owned()).collect();
+            (name.to_string(), values)
+        })
+        .collect();
     let Ok(body) = body.collect().await else { return http::StatusCode::BAD_REQUEST.into_response() };
     let body = body.to_bytes();
     let told = json!({"role": role, "method": parts.method.as_str(), "uri": parts.uri.to_string(), "peer": peer,
@@ -138,13 +143,17 @@ async fn scheduler(State(state): State<Scheduler>, request: Request) -> Response
             let body = Body::from_stream(first.chain(frames).map(Ok::<_, std::convert::Infallible>));
             Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
         }
-        "/v2/apps" if request.uri().query().is_some_and(|query| query.contains("label=DCOS_SERVICE_NAME")) => {
+        "/v2/apps"
+            if request.uri().query().is_some_and(|query| query.contains("label=DCOS_SERVICE_NAME")) =>
+        {
             axum::Json(json!({"apps": state.apps.lock().values().collect::<Vec<_>>()})).into_response()
         }
-        path if path.starts_with("/v2/apps/") => match state.apps.lock().get(path.strip_prefix("/v2/apps").unwrap()) {
-            Some(app) => axum::Json(json!({"app": app})).into_response(),
-            None => http::StatusCode::NOT_FOUND.into_response(),
-        },
+        path if path.starts_with("/v2/apps/") => {
+            match state.apps.lock().get(path.strip_prefix("/v2/apps").unwrap()) {
+                Some(app) => axum::Json(json!({"app": app})).into_response(),
+                None => http::StatusCode::NOT_FOUND.into_response(),
+            }
+        }
         _ => echo(State("services"), request).await,
     }
 }
@@ -183,15 +192,18 @@ impl World {
             serve(server, &shutdown).await
         };
         let agent = played("agent", echo_router("agent")).await;
-        let mut config = Config { head_seconds: 1, stall_seconds: 2, patience_seconds: 1, ..Config::default() };
+        let mut config =
+            Config { head_seconds: 1, stall_seconds: 2, patience_seconds: 1, ..Config::default() };
         let base = |address: SocketAddr| format!("https://{address}");
         config.component.identity = base(played("identity", echo_router("identity")).await);
         config.master = base(played("master", Router::new().fallback(master).with_state(agent)).await);
-        config.services = base(played("services", Router::new().fallback(scheduler).with_state(state.clone())).await);
+        config.services =
+            base(played("services", Router::new().fallback(scheduler).with_state(state.clone())).await);
         config.catalog = base(played("catalog", echo_router("catalog")).await);
         config.discovery = base(played("discovery", echo_router("discovery")).await);
         config.component.policy = policy;
-        (config.component.ca, config.component.certificate, config.component.key) = (files.ca, files.cert, files.key);
+        (config.component.ca, config.component.certificate, config.component.key) =
+            (files.ca, files.cert, files.key);
         config.component.plain = Plain::Loopback;
         change(&mut config);
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -208,7 +220,12 @@ impl World {
         self.ask(http::Method::GET, path, &[("authorization", &format!("token={}", self.token))]).await
     }
 
-    pub async fn ask(&self, method: http::Method, path: &str, headers: &[(&str, &str)]) -> (u16, http::HeaderMap, String) {
+    pub async fn ask(
+        &self,
+        method: http::Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, http::HeaderMap, String) {
         let mut call = self.client.call(method, &format!("http://{}{path}", self.http)).deadline(SOON);
         for (name, value) in headers {
             call = call.header(name.parse().unwrap(), value);
@@ -232,8 +249,14 @@ impl World {
 
     /// An installed service with instances at these addresses.
     pub fn install(&self, name: &str, at: &[SocketAddr]) {
-        let tasks: Vec<Value> = at.iter().enumerate().map(|(n, address)| json!({"id": format!("{name}.{n}"),
-            "state": "TASK_RUNNING", "host": address.ip().to_string(), "ports": [address.port()]})).collect();
+        let tasks: Vec<Value> = at
+            .iter()
+            .enumerate()
+            .map(|(n, address)| {
+                json!({"id": format!("{name}.{n}"),
+            "state": "TASK_RUNNING", "host": address.ip().to_string(), "ports": [address.port()]})
+            })
+            .collect();
         self.scheduler.set(json!({"id": format!("/{name}"), "tasks": tasks, "networks": [{"mode": "host"}],
             "labels": {"DCOS_SERVICE_NAME": name, "DCOS_SERVICE_SCHEME": "http", "DCOS_SERVICE_PORT_INDEX": "0"}}));
     }

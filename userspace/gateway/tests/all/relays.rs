@@ -22,7 +22,11 @@ async fn paths_and_queries_reach_their_components() {
         ("/service/marathon/v2/queue//a/b", "services", "/v2/queue//a/b"),
         ("/marathon/v2/info", "services", "/v2/info"),
         ("/slave/S1/slave%281%29/state", "agent", "/slave%281%29/state"),
-        ("/agent/S1/files/read.json?path=/a%20b&offset=-1", "agent", "/files/read.json?path=/a%20b&offset=-1"),
+        (
+            "/agent/S1/files/read.json?path=/a%20b&offset=-1",
+            "agent",
+            "/files/read.json?path=/a%20b&offset=-1",
+        ),
         ("/package/search", "catalog", "/package/search"),
         ("/cosmos/service/describe", "catalog", "/service/describe"),
         ("/capabilities", "catalog", "/capabilities"),
@@ -52,9 +56,12 @@ async fn streams_pass_piece_by_piece() {
         });
         let first = futures_util::stream::once(async { "data: 0\n\n" });
         let body = Body::from_stream(first.chain(pieces).map(Ok::<_, std::convert::Infallible>));
-        std::future::ready(Response::builder().header("content-type", "text/event-stream").body(body).unwrap())
+        std::future::ready(
+            Response::builder().header("content-type", "text/event-stream").body(body).unwrap(),
+        )
     };
-    let address = world.play(Router::new().route("/events", axum::routing::get(stream)).fallback(async || "{}")).await;
+    let address =
+        world.play(Router::new().route("/events", axum::routing::get(stream)).fallback(async || "{}")).await;
     world.install("stream", &[address]);
     world.installed("/service/stream/").await;
     let url = format!("http://{}/service/stream/events", world.http);
@@ -70,7 +77,10 @@ async fn streams_pass_piece_by_piece() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_have_a_limit_with_and_without_a_length() {
     let world = World::with(false, |config| config.body_bytes = 1000).await;
-    let head = format!("POST /package/search HTTP/1.1\r\nHost: h\r\nAuthorization: token={}\r\nConnection: close\r\n", world.token);
+    let head = format!(
+        "POST /package/search HTTP/1.1\r\nHost: h\r\nAuthorization: token={}\r\nConnection: close\r\n",
+        world.token
+    );
     let chunk = format!("258\r\n{}\r\n", "x".repeat(0x258));
     let cases = [
         (format!("Content-Length: 600\r\n\r\n{}", "x".repeat(600)), "\"bytes\":600"),
@@ -105,7 +115,10 @@ async fn silence_has_an_end() {
     assert!(began.elapsed() < Duration::from_secs(10));
     // A body that stops arriving.
     let mut raw = Raw::to(world.http).await;
-    let head = format!("POST /package/search HTTP/1.1\r\nHost: h\r\nAuthorization: token={}\r\nContent-Length: 9\r\n\r\nx", world.token);
+    let head = format!(
+        "POST /package/search HTTP/1.1\r\nHost: h\r\nAuthorization: token={}\r\nContent-Length: 9\r\n\r\nx",
+        world.token
+    );
     raw.send(head).await;
     raw.until("408").await;
 }
@@ -117,9 +130,13 @@ async fn an_absent_component_is_named_and_waited_for() {
     drop(free);
     let world = World::with(false, |config| config.catalog = format!("http://{address}")).await;
     let (status, headers, body) = world.get("/package/search").await;
-    assert!(status == 503 && headers.contains_key("retry-after") && body.contains("the catalog"), "{status} {body}");
+    assert!(
+        status == 503 && headers.contains_key("retry-after") && body.contains("the catalog"),
+        "{status} {body}"
+    );
     let token = format!("token={}", world.token);
-    let page = world.ask(Method::GET, "/package/x", &[("authorization", &token), ("accept", "text/html")]).await;
+    let page =
+        world.ask(Method::GET, "/package/x", &[("authorization", &token), ("accept", "text/html")]).await;
     assert!(page.0 == 503 && page.2.contains("<h1>") && page.2.contains("the catalog"));
     let health = world.told("/system/health/v1").await;
     let catalog = health["units"].as_array().unwrap().iter().find(|unit| unit["name"] == "catalog").unwrap();
@@ -132,7 +149,8 @@ async fn an_absent_component_is_named_and_waited_for() {
     });
     let patient = patient.await;
     let url = format!("http://{}/package/search", patient.http);
-    let call = patient.client.post(&url).header(http::header::AUTHORIZATION, &format!("token={}", patient.token));
+    let call =
+        patient.client.post(&url).header(http::header::AUTHORIZATION, &format!("token={}", patient.token));
     let waiting = tokio::spawn(call.json(&serde_json::json!({"query": "x"})).deadline(SOON).send());
     let began = TcpListener::bind(address).await.unwrap();
     let shutdown = plenum_base::service::Shutdown::new();
@@ -159,7 +177,9 @@ async fn a_broken_reply_is_asked_for_again_only_where_that_does_no_harm() {
             let post = head[..read].starts_with(b"POST");
             if !post && count % 2 == 0 {
                 use tokio::io::AsyncWriteExt;
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+                    .await;
             }
         }
     });

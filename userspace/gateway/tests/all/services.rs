@@ -20,7 +20,8 @@ async fn a_service_is_there_as_soon_as_it_is_installed() {
     let (status, headers, _) = world.get("/service/shop?q").await;
     assert_eq!((status, headers["location"].as_bytes()), (301, &b"/service/shop/?q"[..]));
     // A password is nobody's but the cluster's.
-    let (status, _, body) = world.ask(Method::GET, "/service/shop/", &[("authorization", "Basic c3Bhcms6czNjcmV0")]).await;
+    let (status, _, body) =
+        world.ask(Method::GET, "/service/shop/", &[("authorization", "Basic c3Bhcms6czNjcmV0")]).await;
     assert!(status == 200 && !body.contains("Basic"), "{body}");
     // None of its instances runs: a while of waiting, then a word that says so.
     world.install("shop", &[]);
@@ -49,10 +50,16 @@ async fn a_framework_is_found_by_name_and_id() {
 async fn redirects_and_cookies_come_back_translated() {
     let world = World::new().await;
     let reply = || async {
-        let headers = [("location", "/next?x=1"), ("set-cookie", "dcos-acs-auth-cookie=evil"), ("connection", "close, x-hop"), ("x-hop", "1")];
+        let headers = [
+            ("location", "/next?x=1"),
+            ("set-cookie", "dcos-acs-auth-cookie=evil"),
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+        ];
         (StatusCode::FOUND, headers).into_response()
     };
-    let address = world.play(Router::new().route("/go", axum::routing::get(reply)).fallback(async || "1")).await;
+    let address =
+        world.play(Router::new().route("/go", axum::routing::get(reply)).fallback(async || "1")).await;
     world.install("web", &[address]);
     world.installed("/service/web/").await;
     let (status, headers, _) = world.get("/service/web/go").await;
@@ -75,9 +82,14 @@ async fn the_death_of_an_instance_is_not_seen() {
     world.installed("/service/many/").await;
     for n in 0..20 {
         let url = format!("http://{}/service/many/", world.http);
-        let call = world.client.post(&url).header(http::header::AUTHORIZATION, &format!("token={}", world.token));
+        let call =
+            world.client.post(&url).header(http::header::AUTHORIZATION, &format!("token={}", world.token));
         let told: serde_json::Value = call.json(&n).send().await.unwrap().json().await.unwrap();
-        assert_eq!((&told["role"], &told["start"]), (&"living".into(), &n.to_string().into()), "also with a body");
+        assert_eq!(
+            (&told["role"], &told["start"]),
+            (&"living".into(), &n.to_string().into()),
+            "also with a body"
+        );
     }
     // One that takes connections and drops them: only what does no harm twice is asked of another.
     let dropping = TcpListener::bind("127.0.0.1:0").await.unwrap();

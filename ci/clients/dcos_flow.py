@@ -1,0 +1,181 @@
+"""The original command line `dcos` (Python, dcoscli 0.6.1) against the gateway: clusters, logging in and out, and what it reads.
+
+usage: dcos_flow.py GATEWAY_URL USER PASSWORD-FILE [HTTPS_URL]
+Without HTTPS_URL the gateway's TLS port is the one beside its plain one (80 and 443, 8081 and 8443).
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from urllib.parse import urlsplit
+
+from flow import Flow, equal
+
+URL = sys.argv[1].rstrip("/")
+USER, PASSWORD_FILE = sys.argv[2], os.path.abspath(sys.argv[3])
+PARTS = urlsplit(URL)
+SECURE = sys.argv[4] if len(sys.argv) > 4 else f"https://{PARTS.hostname}:{ {80: 443, 8081: 8443}.get(PARTS.port or 80, 443) }"
+CLIENT = os.path.join(os.path.dirname(sys.executable), "dcos")
+HOME = tempfile.mkdtemp(prefix="dcos-flow-")
+flow = Flow("dcos")
+
+
+def environment(home):
+    """Nothing of the caller's: neither an earlier cluster nor a proxy."""
+    bin_folder = os.path.dirname(sys.executable)
+    return {
+        "HOME": home,
+        "DCOS_DIR": os.path.join(home, ".dcos"),
+        "PATH": f"{bin_folder}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "NO_PROXY": "*",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def dcos(*arguments, home=HOME, code=0):
+    """Runs the client, compares its exit code, and returns what it printed."""
+    done = subprocess.run(
+        [CLIENT, *arguments], env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False
+    )
+    shown = f"dcos {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    equal(done.returncode, code, f"exit code of {shown}")
+    assert "Traceback" not in done.stderr, shown
+    return done.stdout + done.stderr
+
+
+def contains(text, *words):
+    for word in words:
+        assert word in text, f"{word!r} is not in {text!r}"
+
+
+def attached(home=HOME):
+    clusters = json.loads(dcos("cluster", "list", "--json", home=home))
+    equal(len(clusters), 1, "clusters")
+    return clusters[0]
+
+
+def setup(url, *options, home=HOME):
+    dcos("cluster", "setup", url, f"--username={USER}", f"--password-file={PASSWORD_FILE}", *options, home=home)
+    cluster = attached(home)
+    equal(cluster["url"].rstrip("/"), url.rstrip("/"), "the cluster's address")
+    # The client forgets clusters whose id has another form.
+    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", cluster["cluster_id"]), cluster
+    return cluster
+
+
+def in_home(name, body):
+    """Runs `body` with a home of its own."""
+    home = os.path.join(HOME, name)
+    os.makedirs(home)
+    return body(home)
+
+
+def with_ca(home):
+    """Takes the CA's certificate from the gateway as an operator would, then trusts it from the first request on."""
+    path = os.path.join(home, "ca.pem")
+    import urllib.request
+
+    with urllib.request.urlopen(f"{URL}/ca/dcos-ca.crt", timeout=10) as reply, open(path, "wb") as file:
+        file.write(reply.read())
+    setup(SECURE, f"--ca-certs={path}", home=home)
+    contains(dcos("config", "show", home=home), path)
+
+
+def with_fetched_ca(home):
+    setup(SECURE, "--no-check", home=home)
+    contains(dcos("config", "show", home=home), "dcos_ca.crt")
+
+
+def without_trust(home):
+    """A CA that is not the cluster's: the client must refuse."""
+    path = os.path.join(home, "other.pem")
+    subject = ["-subj", "/CN=somebody else"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", os.devnull, "-out", path, *subject],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    options = [f"--username={USER}", f"--password-file={PASSWORD_FILE}", f"--ca-certs={path}"]
+    dcos("cluster", "setup", SECURE, *options, home=home, code=1)
+
+
+def wrong_password(home):
+    path = os.path.join(home, "password")
+    with open(path, "w", encoding="ascii") as file:
+        file.write("not-the-password")
+    dcos("cluster", "setup", URL, f"--username={USER}", f"--password-file={path}", home=home, code=1)
+    equal(json.loads(dcos("cluster", "list", "--json", home=home)), [], "clusters after a refused login")
+
+
+def providers():
+    found = json.loads(dcos("auth", "list-providers", "--json"))
+    methods = [one["client-method"] for one in found.values()]
+    assert "dcos-usercredential-post-receive-authtoken" in methods, found
+
+
+def logged_out():
+    dcos("auth", "logout")
+    assert "dcos_acs_token" not in dcos("config", "show"), "the token is still there"
+    # Nobody can be asked for a password here, so the command must fail, not wait.
+    dcos("marathon", "app", "list", code=1)
+
+
+def log_in():
+    dcos("auth", "login", f"--username={USER}", f"--password-file={PASSWORD_FILE}")
+    contains(dcos("config", "show"), "dcos_acs_token")
+    dcos("marathon", "app", "list")
+
+
+def wrong_login():
+    dcos("auth", "login", f"--username={USER}", "--password=not-the-password", code=1)
+
+
+def nodes():
+    listed = json.loads(dcos("node", "--json"))
+    assert [one for one in listed if one.get("id") or one.get("type")], listed
+
+
+def services():
+    names = [one["name"] for one in json.loads(dcos("service", "--json"))]
+    assert "marathon" in names, names
+
+
+def about():
+    found = json.loads(dcos("marathon", "about"))
+    equal((found["name"], found["elected"]), ("marathon", True), "name, elected")
+
+
+def hello():
+    found = json.loads(dcos("package", "search", "hello", "--json"))
+    assert "hello" in [one["name"] for one in found["packages"]], found
+
+
+try:
+    flow.step("cluster setup over plain HTTP", lambda: setup(URL))
+    flow.step("--version", lambda: contains(dcos("--version"), "dcoscli.version=0.6.1", "dcos.version=2.2"))
+    flow.step("auth list-providers", providers)
+    flow.step("config show", lambda: contains(dcos("config", "show"), f"core.dcos_url {URL}", "cluster.name"))
+    flow.step("cluster list: attached and available", lambda: equal(attached()["status"], "AVAILABLE", "status"))
+    flow.step("marathon about", about)
+    flow.step("marathon app list", lambda: dcos("marathon", "app", "list"))
+    flow.step("service", services)
+    flow.step("node", nodes)
+    flow.step("package search hello", hello)
+    flow.step("logout; a command fails", logged_out)
+    flow.step("login; the command works", log_in)
+    flow.step("login with a wrong password: exit code 1", wrong_login)
+    flow.step("cluster setup with a wrong password: exit code 1, no cluster", lambda: in_home("wrong", wrong_password))
+    flow.step("cluster setup over TLS with the CA given", lambda: in_home("ca", with_ca))
+    flow.step("cluster setup over TLS with the CA fetched", lambda: in_home("fetched", with_fetched_ca))
+    flow.step("cluster setup over TLS with another CA: exit code 1", lambda: in_home("other", without_trust))
+    flow.step("cluster remove", lambda: (dcos("cluster", "remove", "--all"), equal(json.loads(dcos("cluster", "list", "--json")), [], "clusters"))[1])
+finally:
+    shutil.rmtree(HOME, ignore_errors=True)
+flow.end()
