@@ -43,9 +43,7 @@ impl Contexts {
     /// This user's: `$XDG_CONFIG_HOME/plenum/contexts`, or `~/.config/plenum/contexts`. `PLENUM_CONFIG_BASE` moves the first part.
     #[must_use]
     pub fn of_this_user() -> Self {
-        let env = |key: &str| {
-            std::env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute())
-        };
+        let env = |key: &str| std::env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = env("PLENUM_CONFIG_BASE")
             .or_else(|| env("XDG_CONFIG_HOME").map(|path| path.join("plenum")))
             .or_else(|| env("HOME").map(|path| path.join(".config/plenum")))
@@ -140,7 +138,9 @@ impl Contexts {
             return Session::new(instance.as_str(), &context.url, &context.ca, context.token.as_deref());
         }
         match url {
-            Some(url) if checked_url(url)?.starts_with("http://") => Session::new(instance.as_str(), url, "", None),
+            Some(url) if checked_url(url)?.starts_with("http://") => {
+                Session::new(instance.as_str(), url, "", None)
+            }
             Some(url) => Err(CliError::NotLoggedIn(format!(
                 "nothing is known of {url}; run `plenum login --instance {instance} --url {url}`"
             ))),

@@ -36,7 +36,9 @@ pub enum CliError {
         hint: String,
     },
     /// The answer is not one that such a cluster gives.
-    #[error("the answer of {url} is not understood ({reason}); is this the address of a gateway? See `plenum status`")]
+    #[error(
+        "the answer of {url} is not understood ({reason}); is this the address of a gateway? See `plenum status`"
+    )]
     Answer {
         /// The address.
         url: String,
@@ -125,9 +127,7 @@ impl From<ClientError> for CliError {
                 Self::Answer { url: clean(&url), reason: format!("it has more than {limit} bytes") }
             }
             ClientError::Status { status, body, .. } => Self::refusal(status, body.as_bytes()),
-            ClientError::Content { url, reason } => {
-                Self::Answer { url: clean(&url), reason: clean(&reason) }
-            }
+            ClientError::Content { url, reason } => Self::Answer { url: clean(&url), reason: clean(&reason) },
         }
     }
 }
@@ -244,11 +244,7 @@ mod tests {
                 r#"{"message":"Object is not valid","details":[{"path":"/cpus","errors":["is negative","is odd"]}]}"#,
                 "Object is not valid (422)\n  /cpus: is negative; is odd",
             ),
-            (
-                400,
-                r#"{"message":"Invalid JSON","details":"line 1"}"#,
-                "Invalid JSON (400)\n  line 1",
-            ),
+            (400, r#"{"message":"Invalid JSON","details":"line 1"}"#, "Invalid JSON (400)\n  line 1"),
             (
                 409,
                 r#"{"message":"App is locked","deployments":[{"id":"D1"},{}]}"#,

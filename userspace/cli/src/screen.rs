@@ -72,8 +72,14 @@ impl Screen {
     ///
     /// # Errors
     /// [`CliError::Local`] where YAML cannot say it.
-    pub fn form<T: Serialize>(&self, output: Output, value: &T, table: impl FnOnce() -> Table) -> Result<String> {
-        let local = |error: &dyn std::fmt::Display| CliError::Local(format!("the result cannot be written: {error}"));
+    pub fn form<T: Serialize>(
+        &self,
+        output: Output,
+        value: &T,
+        table: impl FnOnce() -> Table,
+    ) -> Result<String> {
+        let local =
+            |error: &dyn std::fmt::Display| CliError::Local(format!("the result cannot be written: {error}"));
         Ok(match output {
             Output::Json => serde_json::to_string_pretty(value).map_err(|e| local(&e))? + "\n",
             Output::Yaml => {

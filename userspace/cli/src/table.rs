@@ -169,7 +169,11 @@ mod tests {
     fn table() -> Table {
         let mut table = Table::new(&["ID", "STATE", "NOTE"], &["VERSION"], "nothing here");
         table.row(vec!["/web".into(), Cell::toned("healthy", Tone::Good), "-".into(), "v1".into()]);
-        table.row(vec!["/a/long/name/ö".into(), Cell::toned("waiting", Tone::Busy), "no offer has come yet".into()]);
+        table.row(vec![
+            "/a/long/name/ö".into(),
+            Cell::toned("waiting", Tone::Busy),
+            "no offer has come yet".into(),
+        ]);
         table
     }
 

@@ -20,6 +20,8 @@ use crate::text::clean;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(30);
+/// Bytes of a text that are read.
+const TEXT: usize = 1 << 20;
 /// Bytes of a refusal that are read.
 const REFUSAL: usize = 256 * 1024;
 
@@ -75,7 +77,9 @@ impl Session {
         let url = checked_url(url)?;
         let client = if ca.is_empty() { Client::plain() } else { Client::with_ca(ca) };
         let client = client.map_err(|error| {
-            CliError::Local(format!("the cluster's CA certificate cannot be used: {error}; run `plenum login` again"))
+            CliError::Local(format!(
+                "the cluster's CA certificate cannot be used: {error}; run `plenum login` again"
+            ))
         })?;
         let client = match token {
             Some(token) => client.with_credentials(Credentials::Token(token.to_owned())),
@@ -166,6 +170,15 @@ impl Session {
     }
 
     /// GETs JSON.
+    /// Asks for a text behind the gateway, such as a page of an installed service.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let reply = self.call(Method::GET, path).send().await?.success().await?;
+        Ok(String::from_utf8_lossy(&reply.bytes_up_to(TEXT).await?).into_owned())
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let call = self.call(Method::GET, path).header(ACCEPT, "application/json");
         let reply = self.send(call).await?;
@@ -222,7 +235,9 @@ mod tests {
         ] {
             assert_eq!(checked_url(given).unwrap(), want);
         }
-        for bad in ["http://h.example", "ftp://h", "", "https://h/path", "https://u:p@h", "https://h b", "https://"] {
+        for bad in
+            ["http://h.example", "ftp://h", "", "https://h/path", "https://u:p@h", "https://h b", "https://"]
+        {
             assert!(matches!(checked_url(bad), Err(CliError::Usage(_))), "{bad}");
         }
     }

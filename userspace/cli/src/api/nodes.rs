@@ -211,7 +211,8 @@ impl Session {
     /// [`CliError`].
     pub async fn tasks(&self) -> Result<Vec<ClusterTask>> {
         let state: State = self.get("/mesos/state").await?;
-        let host = |id: &str| state.slaves.iter().find(|node| node.id == id).map(|node| node.hostname.clone());
+        let host =
+            |id: &str| state.slaves.iter().find(|node| node.id == id).map(|node| node.hostname.clone());
         let mut all = Vec::new();
         for framework in state.frameworks.into_iter().chain(state.completed_frameworks) {
             let ended = framework.completed_tasks.into_iter().map(|task| (task, true));
@@ -252,6 +253,20 @@ impl Session {
     /// [`CliError`].
     pub async fn file_piece(&self, file: &Place, offset: u64, length: u64) -> Result<String> {
         Ok(self.read(file, &format!("offset={offset}&length={length}")).await?.data)
+    }
+
+    /// The paths of what is in a folder of a node.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn folder(&self, agent: &str, path: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Entry {
+            path: String,
+        }
+        let at = format!("/agent/{}/files/browse?path={}", encode(agent, false), encode(path, true));
+        let entries: Vec<Entry> = self.get(&at).await?;
+        Ok(entries.into_iter().map(|entry| entry.path).collect())
     }
 
     async fn read(&self, file: &Place, query: &str) -> Result<Piece> {

@@ -126,7 +126,12 @@ struct Repositories {
 
 /// An object without the members that are null.
 fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
-    members.into_iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.to_owned(), v)).collect::<Map<_, _>>().into()
+    members
+        .into_iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(k, v)| (k.to_owned(), v))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 impl Session {

@@ -1,0 +1,160 @@
+//! Waiting for a deployment, with progress: instances healthy of instances wanted, and what holds it up.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::{Instant, sleep};
+
+use crate::api::Session;
+use crate::api::apps::App;
+use crate::error::{CliError, Result};
+use crate::screen::Screen;
+use crate::text::clean;
+
+/// How often the cluster is asked.
+const PERIOD: Duration = Duration::from_millis(500);
+/// After so long without progress the reason is asked for.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Whether to wait for a change to come about.
+#[derive(Args, Debug, Clone)]
+pub struct Waiting {
+    /// Wait until the change has come about (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
+    /// Return once the change is accepted
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Give up waiting after so many seconds; the change goes on
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: u64,
+}
+
+impl Waiting {
+    fn deadline(&self) -> Instant {
+        // A year stands for ever; more would not fit a clock.
+        Instant::now() + Duration::from_secs(self.timeout.min(365 * 24 * 3600))
+    }
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Everything runs as wanted.
+    Running,
+    /// The app is gone.
+    Gone,
+}
+
+/// What one look at an app says.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// It has come about; a sentence for people.
+    Done(String),
+    /// Not yet; a line of progress.
+    Busy(String),
+}
+
+/// Waits until an app is as wanted, or gone, and tells the outcome; with `--no-wait` says how to follow.
+pub(crate) async fn until(
+    session: &Session,
+    id: &str,
+    goal: Goal,
+    waiting: &Waiting,
+    screen: &mut Screen,
+) -> Result<String> {
+    let id = format!("/{}", id.trim_matches('/'));
+    if waiting.no_wait {
+        return Ok(format!("accepted; follow it with `plenum app show {id} --watch`\n"));
+    }
+    let deadline = waiting.deadline();
+    let (mut last, mut moved, mut blocker) = (String::new(), Instant::now(), None);
+    loop {
+        let app = match session.app(&id).await {
+            Ok(app) => Some(app),
+            Err(error) if error.status() == Some(404) => None,
+            // Components restart; what was accepted goes on meanwhile.
+            Err(CliError::Unreachable(_)) if Instant::now() < deadline => {
+                screen.progress("the cluster does not answer; trying again")?;
+                sleep(PERIOD).await;
+                continue;
+            }
+            Err(error) if error.status().is_some_and(|s| s >= 500) && Instant::now() < deadline => {
+                sleep(PERIOD).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let line = match look(&id, app.as_ref(), goal)? {
+            Seen::Done(text) => return Ok(text),
+            Seen::Busy(line) => line,
+        };
+        if line != last {
+            (last, moved, blocker) = (line, Instant::now(), None);
+        } else if goal == Goal::Running && moved.elapsed() > PATIENCE {
+            moved = Instant::now();
+            blocker = session.why(&id).await.ok().and_then(|why| why.blocker).map(|text| clean(&text));
+        }
+        let shown = blocker.as_ref().map_or_else(|| last.clone(), |blocker| format!("{last}: {blocker}"));
+        if Instant::now() >= deadline {
+            return Err(CliError::Unfinished(format!(
+                "{shown}, after {} s of waiting; the change goes on. See `plenum app why {id}` and `plenum app logs {id}`",
+                waiting.timeout
+            )));
+        }
+        screen.progress(&shown)?;
+        sleep(PERIOD).await;
+    }
+}
+
+/// What an app says about a goal.
+fn look(id: &str, app: Option<&App>, goal: Goal) -> Result<Seen> {
+    let Some(app) = app else {
+        return match goal {
+            Goal::Gone => Ok(Seen::Done(format!("{id} is removed\n"))),
+            Goal::Running => Err(CliError::Unfinished(format!("{id} was removed by somebody else"))),
+        };
+    };
+    let (good, all) = (app.good(), app.instances);
+    let word = if app.health_checks.is_empty() { "running" } else { "healthy" };
+    match goal {
+        Goal::Gone if app.deployments.is_empty() => Err(CliError::Unfinished(format!(
+            "the removal of {id} was cancelled: no deployment is under way; repeat it with `plenum app remove {id}`"
+        ))),
+        Goal::Gone => {
+            Ok(Seen::Busy(format!("{id}: {} instances to end", app.tasks_running + app.tasks_staged)))
+        }
+        Goal::Running if app.settled() => Ok(Seen::Done(format!("{id}: {good} of {all} instances {word}\n"))),
+        Goal::Running => Ok(Seen::Busy(format!("{id}: {good} of {all} instances {word}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn app(value: serde_json::Value) -> App {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn looks_tell_how_far_it_is() {
+        let busy = app(
+            json!({"id": "/a", "instances": 3, "tasksRunning": 3, "tasksHealthy": 1, "healthChecks": [{}], "deployments": [{"id": "D"}]}),
+        );
+        assert_eq!(
+            look("/a", Some(&busy), Goal::Running).unwrap(),
+            Seen::Busy("/a: 1 of 3 instances healthy".into())
+        );
+        assert_eq!(look("/a", Some(&busy), Goal::Gone).unwrap(), Seen::Busy("/a: 3 instances to end".into()));
+        let done = app(json!({"id": "/a", "instances": 2, "tasksRunning": 2, "deployments": null}));
+        assert_eq!(
+            look("/a", Some(&done), Goal::Running).unwrap(),
+            Seen::Done("/a: 2 of 2 instances running\n".into())
+        );
+        assert!(matches!(look("/a", Some(&done), Goal::Gone), Err(CliError::Unfinished(_))));
+        assert_eq!(look("/a", None, Goal::Gone).unwrap(), Seen::Done("/a is removed\n".into()));
+        assert!(matches!(look("/a", None, Goal::Running), Err(CliError::Unfinished(_))));
+    }
+}
