@@ -34,7 +34,9 @@ pub fn run(down: &Down) -> Result<()> {
     }
     let places = bases.open(&down.instance)?;
     stop_roles(&places)?;
-    stop_tasks(&places)?;
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio.block_on(stop_tasks(&places))?;
+    tokio.block_on(remove_network(&places));
     if down.purge {
         remove(&places.state)?;
         remove(&places.run)?;
@@ -76,19 +78,28 @@ pub fn stop_roles(places: &Places) -> Result<()> {
 }
 
 /// Ends every task: their shims outlive the agent on purpose, so that only this ends them.
-fn stop_tasks(places: &Places) -> Result<()> {
+async fn stop_tasks(places: &Places) -> Result<()> {
     let file = AgentFile::at(places, Choices::default());
     if !file.agent.run_dir.join("containers").exists() {
         return Ok(());
     }
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio.block_on(async {
-        let runtime = roles::runtime(&file)?;
-        for container in runtime.recover().await? {
-            if let Err(error) = runtime.destroy(&container.id).await {
-                eprintln!("the container {} could not be ended: {error}", container.id);
-            }
+    let runtime = roles::runtime(&file)?;
+    for container in runtime.recover().await? {
+        if let Err(error) = runtime.destroy(&container.id).await {
+            eprintln!("the container {} could not be ended: {error}", container.id);
         }
-        Ok(())
-    })
+    }
+    Ok(())
+}
+
+/// Takes the virtual addresses out of the Linux kernel.
+async fn remove_network(places: &Places) {
+    if !places.root {
+        return;
+    }
+    let config = plenum_balancer::Config::at(places);
+    let tools = plenum_balancer::Tools { nft: config.nft, ip: config.ip };
+    if let Err(error) = plenum_balancer::purge(&tools, &config.table, config.range).await {
+        eprintln!("the virtual addresses could not be removed: {error}");
+    }
 }

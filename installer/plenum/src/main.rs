@@ -1,6 +1,7 @@
 //! `plenum`: one binary with every role of the datacenter, the supervisor of a single machine, and the verbs of the command line. This file
 //! only tells them apart.
 
+mod demo;
 mod down;
 mod hello;
 mod roles;
@@ -41,6 +42,8 @@ enum Command {
     #[command(hide = true)]
     Hello(hello::Hello),
     #[command(flatten)]
+    Verb(plenum_cli::Verb),
+    #[command(flatten)]
     Role(RoleCommand),
 }
 
@@ -59,9 +62,18 @@ enum RoleCommand {
     /// Run the role services: long-running services
     #[command(hide = true)]
     Services(RoleArguments),
+    /// Run the role discovery: names and DNS
+    #[command(hide = true)]
+    Discovery(RoleArguments),
+    /// Run the role balancer: virtual addresses
+    #[command(hide = true)]
+    Balancer(RoleArguments),
     /// Run the role catalog: packages
     #[command(hide = true)]
     Catalog(RoleArguments),
+    /// Run the role gateway: the front door
+    #[command(hide = true)]
+    Gateway(RoleArguments),
 }
 
 impl RoleCommand {
@@ -71,7 +83,10 @@ impl RoleCommand {
             Self::Master(arguments) => (Role::Master, arguments),
             Self::Agent(arguments) => (Role::Agent, arguments),
             Self::Services(arguments) => (Role::Services, arguments),
+            Self::Discovery(arguments) => (Role::Discovery, arguments),
+            Self::Balancer(arguments) => (Role::Balancer, arguments),
             Self::Catalog(arguments) => (Role::Catalog, arguments),
+            Self::Gateway(arguments) => (Role::Gateway, arguments),
         }
     }
 }
@@ -119,6 +134,7 @@ fn main() -> ExitCode {
         }
         Command::Supervise(supervise) => up::supervise(&supervise.instance),
         Command::Hello(hello) => hello::run(&hello),
+        Command::Verb(verb) => return plenum_cli::run(&verb, <Arguments as clap::CommandFactory>::command),
         Command::Role(command) => {
             let (role, arguments) = command.parts();
             return roles::run(role, arguments);
@@ -145,4 +161,14 @@ fn print_status(status: &Status) -> anyhow::Result<()> {
         println!("{:<12} {:<11} {pid:>8} {:>9}  {}", role.role, role.condition, role.restarts, role.log);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Arguments::command().debug_assert();
+    }
 }

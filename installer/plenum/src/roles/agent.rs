@@ -35,6 +35,8 @@ impl AgentFile {
             ip: places.node().to_string(),
             hostname: places.node().to_string(),
             port: places.address(Role::Agent).port(),
+            // A resolver's port cannot be said in resolv.conf: without root, containers use the machine's resolvers.
+            dns: if places.root { vec![places.dns().ip().to_string()] } else { Vec::new() },
             task_path: task_path(),
             require_executor_token: !choices.open,
             ..Default::default()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use plenum_base::config::{self, Settings, Sources};
 use plenum_base::places::{Places, Role};
 use plenum_base::service;
@@ -28,7 +28,16 @@ pub struct Choices {
 }
 
 /// The roles of a single machine, in the order in which they are started; they wait for each other by themselves.
-pub const ROLES: [Role; 5] = [Role::Identity, Role::Master, Role::Agent, Role::Services, Role::Catalog];
+pub const ROLES: [Role; 8] = [
+    Role::Identity,
+    Role::Master,
+    Role::Agent,
+    Role::Services,
+    Role::Discovery,
+    Role::Balancer,
+    Role::Catalog,
+    Role::Gateway,
+];
 
 /// How a role is run by hand or by the supervisor.
 #[derive(clap::Args, Debug)]
@@ -98,7 +107,21 @@ pub fn settings(places: &Places, role: Role, choices: Choices) -> Result<String>
             config.component.open = choices.open;
             text(&config)
         }
-        other => Err(anyhow!("the role {other} is not part of this release")),
+        Role::Discovery => {
+            let mut config = plenum_discovery::Config::at(places);
+            config.component.open = choices.open;
+            text(&config)
+        }
+        Role::Balancer => {
+            let mut config = plenum_balancer::Config::at(places);
+            config.component.open = choices.open;
+            text(&config)
+        }
+        Role::Gateway => {
+            let mut config = plenum_gateway::Config::at(places);
+            config.component.open = choices.open;
+            text(&config)
+        }
     }
 }
 
@@ -129,10 +152,18 @@ pub fn run(role: Role, arguments: &RoleArguments) -> ExitCode {
             let log = config.component.log.clone();
             service::run(role.as_str(), &log, GRACE, |shutdown| plenum_catalog::run(config, shutdown))
         }),
-        other => {
-            eprintln!("the role {other} is not part of this release");
-            ExitCode::from(2)
-        }
+        Role::Discovery => with(role, arguments, |config: plenum_discovery::Config| {
+            let log = config.component.log.clone();
+            service::run(role.as_str(), &log, GRACE, |shutdown| plenum_discovery::run(config, shutdown))
+        }),
+        Role::Balancer => with(role, arguments, |config: plenum_balancer::Config| {
+            let log = config.component.log.clone();
+            service::run(role.as_str(), &log, GRACE, |shutdown| plenum_balancer::run(config, shutdown))
+        }),
+        Role::Gateway => with(role, arguments, |config: plenum_gateway::Config| {
+            let log = config.component.log.clone();
+            service::run(role.as_str(), &log, GRACE, |shutdown| plenum_gateway::run(config, shutdown))
+        }),
     }
 }
 
@@ -160,6 +191,8 @@ pub fn check(role: Role, arguments: &RoleArguments) -> Result<(), config::Config
         Role::Agent => load::<AgentFile>(role, arguments).map(drop),
         Role::Services => load::<plenum_services::Config>(role, arguments).map(drop),
         Role::Catalog => load::<plenum_catalog::Config>(role, arguments).map(drop),
-        _ => Ok(()),
+        Role::Discovery => load::<plenum_discovery::Config>(role, arguments).map(drop),
+        Role::Balancer => load::<plenum_balancer::Config>(role, arguments).map(drop),
+        Role::Gateway => load::<plenum_gateway::Config>(role, arguments).map(drop),
     }
 }

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use plenum_base::places::{Bases, Instance, Places};
+use plenum_cli::api::Session;
+use plenum_cli::context::{Context as Login, Contexts};
 
-use crate::down;
 use crate::roles::{self, Choices};
 use crate::supervise::control::{Report, Reports, Request};
 use crate::supervise::{self, Settings};
+use crate::{demo, down};
 use progress::Progress;
 
 /// Everything serves within this time, or `up` gives up.
@@ -29,6 +31,9 @@ pub struct Up {
     /// Return once everything serves, and leave it running.
     #[arg(long)]
     pub detach: bool,
+    /// Then install the package hello and ask it by name, by its virtual address and through the gateway.
+    #[arg(long)]
+    pub demo: bool,
     /// Let callers without credentials in: for trying old clients, on a machine that nobody else can reach.
     #[arg(long)]
     pub open: bool,
@@ -45,6 +50,7 @@ pub fn run(up: &Up) -> Result<()> {
             "without root: no isolation and no limits for tasks, no virtual addresses, DNS on port 1053",
         );
     }
+    let mut password = None;
     let running =
         Reports::ask(&Settings::control(&places.run), Request::Status, Duration::from_secs(2)).is_ok();
     if running {
@@ -53,9 +59,10 @@ pub fn run(up: &Up) -> Result<()> {
         let first = prepare(&places, Choices { open: up.open })?;
         progress.step("certificates and settings");
         start_supervisor(&places)?;
-        if let Some(password) = first {
+        if let Some(password) = &first {
             progress.note(&format!("the user admin has the password {password} — it is not shown again"));
         }
+        password = first;
     }
     let report = match watch(&places, &mut progress) {
         Ok(report) => report,
@@ -65,11 +72,29 @@ pub fn run(up: &Up) -> Result<()> {
         }
     };
     progress.step(&format!("instance {} is up: {} components", report.instance, report.roles.len()));
+    if let Some(password) = password {
+        remember(&places, &password)?;
+    }
+    if up.demo {
+        demo::run(&places, &progress)?;
+    }
     if up.detach {
         return Ok(());
     }
     progress.note("Ctrl-C stops it; `plenum up --detach` would leave it running");
     stay(&places)
+}
+
+/// Logs the first account in, so that the command line works at once for whoever started the instance.
+fn remember(places: &Places, password: &str) -> Result<()> {
+    let ca = std::fs::read_to_string(places.ca()).context("the cluster's CA certificate")?;
+    let url = format!("https://{}", places.gateway_tls());
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let login = Session::login(places.instance.as_str(), &url, &ca, "admin", password);
+    let (_, token) = tokio.block_on(login).context("the first login")?;
+    let context = Login { url, ca, token: Some(token), user: Some("admin".to_owned()) };
+    Contexts::of_this_user().save(&places.instance, &context).context("the login cannot be kept")?;
+    Ok(())
 }
 
 /// Makes what is missing and writes the roles' settings. Gives the first account's password where one was made.

@@ -169,7 +169,6 @@ impl Session {
         })
     }
 
-    /// GETs JSON.
     /// Asks for a text behind the gateway, such as a page of an installed service.
     ///
     /// # Errors
@@ -179,6 +178,7 @@ impl Session {
         Ok(String::from_utf8_lossy(&reply.bytes_up_to(TEXT).await?).into_owned())
     }
 
+    /// GETs JSON.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let call = self.call(Method::GET, path).header(ACCEPT, "application/json");
         let reply = self.send(call).await?;
