@@ -108,11 +108,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), BalancerError
     let (to, lines) = mpsc::channel(64);
     tokio::spawn(keeper::follow(config.socket.clone(), to, shutdown.clone()));
     let keeping = tokio::spawn(keeper.run(lines, shutdown.clone()));
+    let mut said = false;
     let component = loop {
         match Component::start(config.component.clone(), &shutdown) {
             Ok(component) => break component,
             // The tables are kept meanwhile; ending the process would stop that.
-            Err(error) => tracing::warn!(%error, "without a certificate nobody is told the status"),
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::warn!(%error, "without a certificate nobody is told the status; waiting for one");
+            }
+            Err(_) => {}
         }
         if !shutdown.sleep(Duration::from_secs(1)).await {
             return Ok(());

@@ -162,13 +162,15 @@ fn serve_dns(config: &Config, shared: &Shared, shutdown: &Shutdown) -> std::io::
 
 /// What needs a certificate: the master's stream and the HTTP API.
 async fn cluster(config: &Config, shared: &Shared, shutdown: &Shutdown) -> Result<(), DiscoveryError> {
+    let mut said = false;
     let component = loop {
         match Component::start(config.component.clone(), shutdown) {
             Ok(component) => break component,
             // Lookups are answered meanwhile; ending the process would stop them.
-            Err(error) => {
-                tracing::warn!(%error, "without a certificate there is no news; answering what is known")
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::warn!(%error, "without a certificate there is no news; answering what is known, waiting for one");
             }
+            Err(_) => {}
         }
         if !shutdown.sleep(Duration::from_secs(1)).await {
             return Ok(());

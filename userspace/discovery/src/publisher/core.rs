@@ -438,6 +438,13 @@ impl Core {
         Some(Delta { epoch: self.epoch, generation: self.generation, whole: None, changes })
     }
 
+    /// Whether something is kept for an agent that the master only remembers. The stream does not tell when the master gives such an agent
+    /// up, so that one has to look again.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// The range from which names get their addresses.
     #[must_use]
     pub fn range(&self) -> Range {

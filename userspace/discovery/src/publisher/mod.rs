@@ -16,6 +16,9 @@ use crate::feed::Delta;
 /// Agents that come back one after another cost one new subscription in this time.
 const GATHER: Duration = Duration::from_millis(300);
 
+/// While agents are only remembered by the master, it is asked anew this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// A death that somebody saw before the master told it.
 #[derive(Debug, Clone)]
 pub struct Ended {
@@ -59,8 +62,13 @@ async fn follow(
                 Some(Happening::Event(event)) => {
                     connected.send_if_modified(|now| !std::mem::replace(now, true));
                     let (delta, next) = core.event(&event);
-                    if next == Next::Resubscribe {
-                        anew.get_or_insert_with(|| Instant::now() + GATHER);
+                    let look = match next {
+                        Next::Resubscribe => Some(GATHER),
+                        Next::GoOn => core.waits().then_some(LOOK_AGAIN),
+                    };
+                    if let Some(after) = look {
+                        let at = Instant::now() + after;
+                        anew = Some(anew.map_or(at, |set| set.min(at)));
                     }
                     delta
                 }
