@@ -34,6 +34,13 @@ pub struct Global {
     pub output: Output,
 }
 
+impl Global {
+    /// The address that was given. An empty environment variable is none.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.url.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
 /// The verbs. Each carries its [`Global`], so that they do not get in the way of other verbs beside them.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
@@ -45,7 +52,7 @@ pub enum Verb {
         global: Global,
         /// Its own arguments.
         #[command(flatten)]
-        arguments: login::Login,
+        arguments: login::LoginArguments,
     },
     /// Forget a login
     #[command(after_help = "Examples:\n  plenum logout\n  plenum logout --instance lab")]
@@ -142,7 +149,7 @@ pub async fn execute(
     contexts: &Contexts,
     screen: &mut Screen,
 ) -> Result<()> {
-    let session = |global: &Global| contexts.session(&global.instance, global.url.as_deref());
+    let session = |global: &Global| contexts.session(&global.instance, global.url());
     match verb {
         Verb::Login { global, arguments } => login::login(contexts, global, arguments, screen).await,
         Verb::Logout { global } => login::logout(contexts, global, screen),

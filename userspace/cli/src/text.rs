@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn amounts_are_short() {
-        assert_eq!([number(0.1), number(2.0), number(0.0625)], ["0.1", "2", "0.063"]);
+        assert_eq!([number(0.1), number(2.0), number(0.0626)], ["0.1", "2", "0.063"]);
         assert_eq!(
             [mebibytes(32.0), mebibytes(1536.0), mebibytes(2_097_152.0), mebibytes(0.0)],
             ["32M", "1.5G", "2T", "0M"]

@@ -46,8 +46,9 @@ pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
 /// # Errors
 /// [`CliError::Usage`].
 pub fn checked_url(url: &str) -> Result<String> {
-    let url = url.trim().trim_end_matches('/');
+    let url = url.trim();
     let full = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
+    let full = full.trim_end_matches('/').to_owned();
     let parsed: http::Uri = full
         .parse()
         .map_err(|_| CliError::Usage(format!("{} is no address; use https://HOST[:PORT]", clean(url))))?;

@@ -20,7 +20,7 @@ The password is never an argument, since other users can see those.";
 
 /// Arguments of `plenum login`.
 #[derive(Args, Debug)]
-pub struct Login {
+pub struct LoginArguments {
     /// The account; asked for where it is missing
     #[arg(long, short, value_name = "NAME")]
     pub username: Option<String>,
@@ -38,12 +38,12 @@ pub struct Login {
 pub(crate) async fn login(
     contexts: &Contexts,
     global: &Global,
-    login: &Login,
+    login: &LoginArguments,
     screen: &mut Screen,
 ) -> Result<()> {
     let instance = &global.instance;
-    let known = contexts.known(instance, global.url.as_deref())?;
-    let url = match (&global.url, &known) {
+    let known = contexts.known(instance, global.url())?;
+    let url = match (global.url(), &known) {
         (Some(url), _) => checked_url(url)?,
         (None, Some(context)) => checked_url(&context.url)?,
         (None, None) => {
@@ -73,7 +73,12 @@ pub(crate) async fn login(
 }
 
 /// The CA certificate to trust.
-async fn authority(login: &Login, known: Option<&Context>, url: &str, screen: &mut Screen) -> Result<String> {
+async fn authority(
+    login: &LoginArguments,
+    known: Option<&Context>,
+    url: &str,
+    screen: &mut Screen,
+) -> Result<String> {
     if let Some(file) = &login.ca_file {
         let ca = verbs::read_file(file, screen)?;
         trust::fingerprint(&ca).map_err(|_| CliError::Usage(format!("{file} holds no PEM certificate")))?;
@@ -117,7 +122,7 @@ async fn ask_trust(url: &str, screen: &mut Screen) -> Result<String> {
     ))
 }
 
-fn user(login: &Login, known: Option<&Context>, screen: &mut Screen) -> Result<String> {
+fn user(login: &LoginArguments, known: Option<&Context>, screen: &mut Screen) -> Result<String> {
     if let Some(user) = &login.username {
         return Ok(user.clone());
     }
@@ -130,7 +135,7 @@ fn user(login: &Login, known: Option<&Context>, screen: &mut Screen) -> Result<S
     Ok(if typed.is_empty() { before } else { typed.to_owned() })
 }
 
-fn password(login: &Login, user: &str, screen: &mut Screen) -> Result<String> {
+fn password(login: &LoginArguments, user: &str, screen: &mut Screen) -> Result<String> {
     let password = if login.password_stdin {
         screen.read_line()?
     } else if screen.asks {

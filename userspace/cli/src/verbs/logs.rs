@@ -26,6 +26,7 @@ const LONGEST: usize = 64 * 1024;
 
 /// How much of a file, and which.
 #[derive(Args, Debug, Clone)]
+#[group(id = "logs-choice")]
 pub struct Logs {
     /// Go on with what is added
     #[arg(long, short)]
