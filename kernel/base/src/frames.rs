@@ -6,6 +6,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// The largest frame of the private protocols, in bytes.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
 
+/// Room while nothing of a frame is there: enough for most frames, and kept by every idle connection.
+const IDLE: usize = 256;
+/// Room for more of a frame.
+const MORE: usize = 4096;
+
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -48,8 +53,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = self.split()? {
                 return Ok(Some(frame));
             }
-            // Room grows with what arrives: an announced length alone allocates nothing.
-            self.buffer.reserve(4096);
+            // Room grows with what arrives: an announced length alone allocates nothing, and who waits for a next frame waits with little.
+            self.buffer.reserve(if self.buffer.is_empty() { IDLE } else { MORE });
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Truncated) };
             }

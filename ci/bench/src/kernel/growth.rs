@@ -22,6 +22,8 @@ pub struct Row {
     pub framework_cpu: f64,
     /// Memory of the master for an idle agent, in KiB.
     pub agent_kib: f64,
+    /// Of that, what is in use on the heap.
+    pub agent_heap_kib: f64,
     /// Memory of the master for a live task, in KiB.
     pub task_kib: f64,
     /// Agents registered a second.
@@ -93,6 +95,7 @@ mod tests {
             agents_cpu: 1.0,
             framework_cpu: 1.0,
             agent_kib: 1.0,
+            agent_heap_kib: 1.0,
             task_kib: 1.0,
             registrations: 1.0,
         };

@@ -96,7 +96,8 @@ impl Load {
             Some(Happening::Subscribed { .. }) => {}
             other => bail!("the master did not take the framework: {other:?}"),
         }
-        let resources = Resources::parse("cpus:0.05;mem:32", "*").map_err(|e| anyhow::anyhow!("{e}"))?.to_mesos();
+        let resources =
+            Resources::parse("cpus:0.05;mem:32", "*").map_err(|e| anyhow::anyhow!("{e}"))?.to_mesos();
         Ok(Self {
             scheduler,
             events,
@@ -127,7 +128,8 @@ impl Load {
         let mut calls: Calls<'_> = FuturesUnordered::new();
         while p.acknowledged < count {
             self.call(&scheduler, &mut p, &mut calls);
-            let due = p.due().filter(|_| p.launched < count && p.accepting < ACCEPTS && !self.offers.is_empty());
+            let due =
+                p.due().filter(|_| p.launched < count && p.accepting < ACCEPTS && !self.offers.is_empty());
             let pause = async {
                 match due {
                     Some(due) => sleep_until(due).await,
@@ -198,7 +200,8 @@ impl Load {
 
     fn task(&self, agent_id: AgentId) -> TaskInfo {
         let id = format!("bench.{:08}", self.launched);
-        let command = CommandInfo { value: Some("sleep 1000".into()), shell: Some(true), ..Default::default() };
+        let command =
+            CommandInfo { value: Some("sleep 1000".into()), shell: Some(true), ..Default::default() };
         TaskInfo {
             name: "bench".into(),
             task_id: id.as_str().into(),

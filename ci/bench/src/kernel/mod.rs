@@ -19,7 +19,9 @@ use roles::Cluster;
 
 pub use roles::role;
 
-/// Tasks a second at 10,000 agents, at least.
+/// The number of agents that the marks are for.
+const MARKED: u32 = 10_000;
+/// Tasks a second, at least.
 const TASKS: f64 = 2_000.0;
 /// Processor time of the master for a task, in µs, at most.
 const CPU: f64 = 400.0;
@@ -65,16 +67,15 @@ pub fn run(quick: bool) -> Result<Figures> {
     }
     growth::print(&rows);
     let mut figures = Figures::new("kernel");
-    for (n, row) in rows.iter().enumerate() {
-        report(&mut figures, row, n + 1 == rows.len());
+    for row in &rows {
+        report(&mut figures, row);
     }
     Ok(figures)
 }
 
-/// The marks are for the largest size.
-fn report(figures: &mut Figures, row: &Row, marked: bool) {
+fn report(figures: &mut Figures, row: &Row) {
     let at = |what: &str| format!("{what} at {} agents", row.agents);
-    if marked {
+    if row.agents == MARKED {
         figures.at_least(at("tasks"), row.throughput, "1/s", TASKS);
         figures.at_most(at("master CPU per task"), row.master_cpu, "µs", CPU);
         figures.at_most(at("memory per idle agent"), row.agent_kib, "KiB", AGENT);
@@ -94,6 +95,7 @@ fn report(figures: &mut Figures, row: &Row, marked: bool) {
             "KiB",
         );
     }
+    figures.note(at("heap in use per idle agent"), row.agent_heap_kib, "KiB");
     figures.note(at("latency p50, paced"), row.paced.0, "ms");
     figures.note(at("latency p99, paced"), row.paced.1, "ms");
     figures.note(at("latency p50, full"), row.full.0, "ms");
@@ -106,19 +108,25 @@ fn report(figures: &mut Figures, row: &Row, marked: bool) {
 fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
     let mut cluster = Cluster::start()?;
     std::thread::sleep(SETTLE);
+    let heap_empty = cluster.trim()?;
     let empty = memory(cluster.master.id())?;
     let began = Instant::now();
     cluster.register(size.agents)?;
     let registering = began.elapsed();
     std::thread::sleep(SETTLE);
     let idle = memory(cluster.master.id())?;
+    let heap_idle = cluster.trim()?;
     eprintln!("{} agents registered in {:.1} s", size.agents, registering.as_secs_f64());
 
     let (paced, before, full, cpu) = runtime.block_on(async {
         let mut load = Load::connect(cluster.http).await?;
+        // The first offers are of all agents at once.
+        load.quiet(SETTLE).await?;
         let paced = load.launch(size.paced, Some(size.rate)).await?;
         load.launch(size.first.saturating_sub(size.paced), None).await?;
         load.quiet(SETTLE).await?;
+        // What the tasks need is not to hide in what others have left.
+        cluster.trim()?;
         let before = memory(cluster.master.id())?;
         let cpu = cluster.cpu()?;
         let full = load.launch(size.last.saturating_sub(size.first), None).await?;
@@ -126,6 +134,7 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
         load.quiet(SETTLE).await?;
         anyhow::Ok((paced, before, full, cpu))
     })?;
+    let heap = cluster.trim()?;
     let after = memory(cluster.master.id())?;
     let counts = cluster.counts()?;
     eprintln!(
@@ -134,6 +143,17 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
         full.took.as_secs_f64(),
         counts.repeated,
         counts.lost
+    );
+    eprintln!(
+        "master, MiB: empty {}, with idle agents {} (heap {}), {} tasks {}, {} tasks {} (heap {})",
+        empty >> 20,
+        idle >> 20,
+        heap_idle >> 20,
+        size.first,
+        before >> 20,
+        size.last,
+        after >> 20,
+        heap >> 20
     );
     anyhow::ensure!(counts.lost == 0, "{} agents lost their connection", counts.lost);
     anyhow::ensure!(counts.started == size.last as u64, "the agents started {} tasks", counts.started);
@@ -151,6 +171,7 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
         agents_cpu: each(cpu.agents),
         framework_cpu: each(cpu.framework),
         agent_kib: kib(idle, empty, f64::from(size.agents)),
+        agent_heap_kib: kib(heap_idle, heap_empty, f64::from(size.agents)),
         task_kib: kib(after, before, full.tasks as f64),
         registrations: f64::from(size.agents) / registering.as_secs_f64(),
     })

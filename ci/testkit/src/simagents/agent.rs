@@ -142,7 +142,8 @@ impl SimAgent {
                 out.push(Say::StatusUpdate(first.update.clone()));
             }
         }
-        let due = |task: &Task| task.updates.front().map(|first| first.again).into_iter().chain(task.ends).min();
+        let due =
+            |task: &Task| task.updates.front().map(|first| first.again).into_iter().chain(task.ends).min();
         self.next = self.tasks.values().filter_map(due).min();
     }
 
@@ -190,8 +191,10 @@ impl SimAgent {
         self.updates += 1;
         // Unique in the fleet, and different after each update.
         let uuid = (u128::from(self.number) << 64 | u128::from(self.updates)).to_be_bytes();
-        let address =
-            IpAddress { ip_address: Some(format!("10.0.{}.{}", self.number >> 8 & 255, self.number & 255)), ..Default::default() };
+        let address = IpAddress {
+            ip_address: Some(format!("10.0.{}.{}", self.number >> 8 & 255, self.number & 255)),
+            ..Default::default()
+        };
         let network = NetworkInfo { ip_addresses: vec![address], ..Default::default() };
         let container = ContainerStatus {
             container_id: Some(format!("{id}.{:x}", self.updates).as_str().into()),

@@ -41,6 +41,20 @@ pub(crate) struct Door {
     pub shutdown: Shutdown,
 }
 
+type Stream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// An agent that may speak.
+struct Greeted {
+    /// Fingerprint of its key.
+    identity: Arc<str>,
+    reader: FrameReader<ReadHalf<Stream>>,
+    writer: FrameWriter<WriteHalf<Stream>>,
+    /// Who owns the state.
+    handle: Handle,
+    /// What came along with the hello.
+    rest: Vec<AgentMessage>,
+}
+
 /// Why a connection ended before its time.
 #[derive(Debug, thiserror::Error)]
 enum DoorError {
@@ -94,6 +108,29 @@ impl Door {
         address: String,
         slot: tokio::sync::OwnedSemaphorePermit,
     ) -> Result<(), DoorError> {
+        // On its own, since what a handshake needs is much, and what stays of it is little.
+        let Some(greeted) = Box::pin(self.welcome(stream)).await? else { return Ok(()) };
+        drop(slot);
+        let Greeted { identity, reader, writer, handle, rest } = greeted;
+        let conn = handle.conn();
+        let (sender, waiting) = queue();
+        let peer = Peer { identity, address: address.into() };
+        if handle.send(Input::AgentOpened(conn, peer, sender)).await.is_err() {
+            return Ok(());
+        }
+        let ended = async {
+            tokio::select! {
+                ended = read(&handle, conn, reader, rest) => ended,
+                ended = write(&handle, writer, waiting) => ended,
+            }
+        }
+        .await;
+        let _ = handle.send(Input::AgentClosed(conn)).await;
+        ended
+    }
+
+    /// Handshake and hello; nothing when the agent left or was sent away.
+    async fn welcome(&self, stream: TcpStream) -> Result<Option<Greeted>, DoorError> {
         // Small messages leave at once.
         let _ = stream.set_nodelay(true);
         let mut stream = timeout(GREETING, TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream))
@@ -113,26 +150,8 @@ impl Door {
         let (reader, writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader, MAX_FRAME);
         let mut writer = FrameWriter::new(writer, MAX_FRAME);
-        let (handle, rest) = match self.greet(&mut reader, &mut writer).await? {
-            Some(greeted) => greeted,
-            None => return Ok(()),
-        };
-        drop(slot);
-        let conn = handle.conn();
-        let (sender, waiting) = queue();
-        let peer = Peer { identity, address: address.into() };
-        if handle.send(Input::AgentOpened(conn, peer, sender)).await.is_err() {
-            return Ok(());
-        }
-        let ended = async {
-            tokio::select! {
-                ended = read(&handle, conn, reader, rest) => ended,
-                ended = write(&handle, writer, waiting) => ended,
-            }
-        }
-        .await;
-        let _ = handle.send(Input::AgentClosed(conn)).await;
-        ended
+        let greeted = self.greet(&mut reader, &mut writer).await?;
+        Ok(greeted.map(|(handle, rest)| Greeted { identity, reader, writer, handle, rest }))
     }
 
     /// The hello of both sides. Returns who owns the state, and what came along with the hello; nothing when the agent was sent away.
@@ -237,18 +256,62 @@ async fn write<W: AsyncWrite + Unpin>(
             let _ = timeout(GREETING, writer.close()).await;
             return Ok(());
         }
-        let mut messages = Vec::new();
-        let mut size = 0;
-        for message in batches.drain(..).flatten() {
-            let length = prost::Message::encoded_len(&message);
-            if size + length > FRAME && !messages.is_empty() {
-                send(&mut writer, handle.term, std::mem::take(&mut messages)).await?;
-                size = 0;
-            }
-            size += length;
-            messages.push(message);
+        for bytes in frames(handle.term, &mut batches) {
+            timeout(WRITE, writer.send(&bytes)).await.map_err(|_| DoorError::Slow)??;
         }
-        send(&mut writer, handle.term, messages).await?;
         batches.shrink_to(4);
+    }
+}
+
+/// Messages in as few frames as their sizes allow, encoded. Apart from `write`, because a message is large as a value, and what is alive
+/// where a task waits is memory of every idle connection.
+fn frames(term: u64, batches: &mut Vec<Vec<MasterMessage>>) -> Vec<Vec<u8>> {
+    let mut frames = Vec::with_capacity(1);
+    let mut messages = Vec::new();
+    let mut size = 0;
+    let mut finish = |messages: Vec<MasterMessage>| {
+        let mut bytes = Vec::new();
+        encode_protobuf_into(&MasterFrame { term, messages }, &mut bytes);
+        frames.push(bytes);
+    };
+    for message in batches.drain(..).flatten() {
+        let length = prost::Message::encoded_len(&message);
+        if size + length > FRAME && !messages.is_empty() {
+            finish(std::mem::take(&mut messages));
+            size = 0;
+        }
+        size += length;
+        messages.push(message);
+    }
+    if !messages.is_empty() {
+        finish(messages);
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use plenum_api::internal::FrameworkMessage;
+
+    use super::*;
+
+    #[test]
+    fn large_messages_are_cut_into_frames_in_order() {
+        let message = |n: u8, size: usize| MasterMessage {
+            kind: Some(master_message::Kind::FrameworkMessage(FrameworkMessage {
+                framework_id: "f".into(),
+                executor_id: "e".into(),
+                data: vec![n; size].into(),
+            })),
+        };
+        let mut batches = vec![vec![message(0, 8), message(1, FRAME)], vec![message(2, 8), message(3, 8)]];
+        let all: Vec<MasterMessage> = batches.iter().flatten().cloned().collect();
+        let frames: Vec<MasterFrame> =
+            frames(7, &mut batches).iter().map(|bytes| decode_protobuf(bytes).expect("a frame")).collect();
+        assert_eq!(
+            frames.iter().map(|f| (f.term, f.messages.len())).collect::<Vec<_>>(),
+            [(7, 1), (7, 1), (7, 2)]
+        );
+        assert_eq!(frames.into_iter().flat_map(|f| f.messages).collect::<Vec<_>>(), all);
     }
 }
