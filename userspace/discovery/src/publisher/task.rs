@@ -80,8 +80,11 @@ impl Known {
 
     /// A status of it, in order.
     fn hear(&mut self, status: &mesos::TaskStatus) {
-        // Each status says whether the task is healthy; one that does not say so is from before the first check.
-        self.healthy = status.healthy;
+        // A running task that says nothing of its health is as healthy as it was: its agent may have restarted and not checked yet.
+        let runs = state(status.state) == TaskState::TaskRunning;
+        if status.healthy.is_some() || !runs {
+            self.healthy = status.healthy;
+        }
         let networks = status.container_status.iter().flat_map(|status| &status.network_infos);
         let addresses: Vec<IpAddr> = networks
             .flat_map(|network| &network.ip_addresses)

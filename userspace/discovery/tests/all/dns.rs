@@ -35,9 +35,14 @@ fn site() -> Site {
 }
 
 async fn server(shared: Shared, resolvers: Vec<SocketAddr>, shutdown: &Shutdown) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let at = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(at).await.unwrap();
+    let (udp, tcp, at) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = udp.local_addr().unwrap();
+        // The port may be taken for the other transport.
+        if let Ok(tcp) = TcpListener::bind(at).await {
+            break (udp, tcp, at);
+        }
+    };
     let server = Server::new(shared, site(), Forwarder::new(resolvers, [127, 0, 0, 2].into()));
     tokio::spawn(server.clone().udp(udp, shutdown.clone()));
     tokio::spawn(server.tcp(tcp, shutdown.clone()));

@@ -69,6 +69,8 @@ fn the_life_of_a_task() {
     world.tell(updated("one", "TASK_RUNNING", Some(true)));
     assert_eq!(world.backends(), ["10.0.0.1:9000"]);
 
+    assert_eq!(world.tell(updated("one", "TASK_RUNNING", None)), 0, "no news of its health is no bad news");
+
     world.tell(added(task("two", 1, 9100, "TASK_RUNNING")));
     world.tell(updated("two", "TASK_RUNNING", Some(true)));
     assert_eq!(world.data(web), "A(10.0.0.1) A(10.0.0.2)");
