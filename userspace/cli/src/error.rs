@@ -78,6 +78,12 @@ impl CliError {
         }
     }
 
+    /// Whether it may be otherwise in a moment: a component that restarts.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_)) || self.status().is_some_and(|status| status >= 500)
+    }
+
     /// The same refusal with another next step; other errors stay as they are.
     #[must_use]
     pub fn or_else_try(mut self, on: u16, next: &str) -> Self {

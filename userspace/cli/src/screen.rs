@@ -90,6 +90,18 @@ impl Screen {
         })
     }
 
+    /// Prints how something went: a sentence for people, a value for programs.
+    ///
+    /// # Errors
+    /// As for [`Screen::form`] and [`Screen::print`].
+    pub fn outcome(&mut self, output: Output, value: &serde_json::Value, sentence: &str) -> Result<()> {
+        let text = match output {
+            Output::Table | Output::Wide => format!("{sentence}\n"),
+            Output::Json | Output::Yaml => self.form(output, value, || Table::new(&[], &[], ""))?,
+        };
+        self.print(&text)
+    }
+
     /// How tables look here.
     #[must_use]
     pub fn look(&self, output: Output) -> Look {

@@ -1,6 +1,7 @@
 //! `plenum app`: the verbs about apps, and how apps look in tables.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::wait::{Goal, Waiting, until};
 use super::{deploy, logs, now, view, why};
@@ -166,7 +167,7 @@ pub(crate) async fn run(
             change.map_err(|error| error.or_else_try(409, LOCKED))?;
             settle(session, output, id, waiting, screen).await
         }
-        AppVerb::Remove { id, yes, waiting } => remove(session, id, *yes, waiting, screen).await,
+        AppVerb::Remove { id, yes, waiting } => remove(session, output, (id, *yes), waiting, screen).await,
         AppVerb::Logs { id, logs } => logs::of_app(session, id, logs, screen).await,
         AppVerb::Why { id, watch } => {
             view(screen, *watch, async |screen| {
@@ -202,8 +203,8 @@ pub(crate) async fn settle(
 
 async fn remove(
     session: &Session,
-    id: &str,
-    yes: bool,
+    output: Output,
+    (id, yes): (&str, bool),
     waiting: &Waiting,
     screen: &mut Screen,
 ) -> Result<()> {
@@ -212,9 +213,10 @@ async fn remove(
     if screen.asks && !yes && !screen.agrees(&question)? {
         return Err(CliError::Local("nothing was removed".to_owned()));
     }
-    session.remove(&app.id, true).await?;
+    let change = session.remove(&app.id, true).await?;
     let text = until(session, &app.id, Goal::Gone, waiting, screen).await?;
-    screen.print(&text)
+    let value = json!({"id": app.id, "deploymentId": change.deployment_id, "removed": !waiting.no_wait});
+    screen.outcome(output, &value, text.trim_end())
 }
 
 /// How an app is, in a word.
@@ -240,7 +242,7 @@ fn what(app: &App) -> String {
     clean(image.or(cmd).unwrap_or("-"))
 }
 
-fn list_table(apps: &[App], now: i64) -> Table {
+pub(crate) fn list_table(apps: &[App], now: i64) -> Table {
     let head = ["ID", "CONDITION", "RUNNING", "HEALTHY", "CPUS", "MEM", "CHANGED"];
     let mut table = Table::new(
         &head,
@@ -352,7 +354,6 @@ fn show_text(app: &App, screen: &Screen, output: Output, now: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn apps() -> Vec<App> {
         serde_json::from_value(json!([

@@ -66,11 +66,20 @@ pub(crate) async fn run(
     if let [id] = ids.as_slice() {
         return app::settle(session, output, id, waiting, screen).await;
     }
+    let mut apps = Vec::new();
     for id in &ids {
         let text = until(session, id, Goal::Running, waiting, screen).await?;
-        screen.print(&text)?;
+        if matches!(output, Output::Table | Output::Wide) {
+            screen.print(&text)?;
+        } else {
+            apps.push(session.app(id).await?);
+        }
     }
-    Ok(())
+    if matches!(output, Output::Table | Output::Wide) {
+        return Ok(());
+    }
+    let text = screen.form(output, &apps, || app::list_table(&apps, super::now()))?;
+    screen.print(&text)
 }
 
 /// Takes a document apart.

@@ -1,6 +1,7 @@
 //! `plenum login` and `plenum logout`.
 
 use clap::Args;
+use serde_json::json;
 
 use crate::Global;
 use crate::api::{Session, checked_url};
@@ -69,7 +70,8 @@ pub(crate) async fn login(
     let (_, token) = done?;
     let context = Context { url: url.clone(), ca, token: Some(token), user: Some(user.clone()) };
     contexts.save(instance, &context)?;
-    screen.print(&format!("logged in to {url} as {user}\n"))
+    let value = json!({"instance": instance, "url": url, "user": user});
+    screen.outcome(global.output, &value, &format!("logged in to {url} as {user}"))
 }
 
 /// The CA certificate to trust.
@@ -154,12 +156,13 @@ fn password(login: &LoginArguments, user: &str, screen: &mut Screen) -> Result<S
 pub(crate) fn logout(contexts: &Contexts, global: &Global, screen: &mut Screen) -> Result<()> {
     let instance = &global.instance;
     // The address and the authority stay known, so that the next login needs no questions about trust.
-    match contexts.load(instance)? {
+    let (url, sentence) = match contexts.load(instance)? {
         Some(context) if context.token.is_some() => {
             let url = context.url.clone();
             contexts.save(instance, &Context { token: None, ..context })?;
-            screen.print(&format!("logged out of {url}\n"))
+            (Some(url.clone()), format!("logged out of {url}"))
         }
-        _ => screen.print(&format!("there was no login for {instance}\n")),
-    }
+        _ => (None, format!("there was no login for {instance}")),
+    };
+    screen.outcome(global.output, &json!({"instance": instance, "url": url}), &sentence)
 }

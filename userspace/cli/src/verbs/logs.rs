@@ -110,9 +110,12 @@ pub(crate) async fn of_task(session: &Session, id: &str, logs: &Logs, screen: &m
             clean(&task.id)
         )));
     }
+    if !logs.follow {
+        return Ok(());
+    }
     let mut ended = task.completed;
     let mut round: u32 = 0;
-    while logs.follow {
+    loop {
         look(session, &mut tails, screen).await?;
         if ended {
             return Ok(());
@@ -126,15 +129,13 @@ pub(crate) async fn of_task(session: &Session, id: &str, logs: &Logs, screen: &m
             ended = !tasks.iter().any(|other| other.id == task.id && !other.completed);
         }
     }
-    Ok(())
 }
 
 /// An answer, or nothing where a component is away for the moment.
 fn patient<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(CliError::Unreachable(_)) => Ok(None),
-        Err(error) if error.status().is_some_and(|status| status >= 500) => Ok(None),
+        Err(error) if error.may_pass() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -278,20 +279,18 @@ async fn drain(session: &Session, tail: &mut Tail, size: u64, screen: &mut Scree
 fn emit(tail: &mut Tail, text: &str, screen: &mut Screen) -> Result<()> {
     let Some((label, colour)) = &tail.label else { return screen.print(text) };
     tail.partial.push_str(text);
-    let mut out = String::new();
-    let style = colour.on_default();
-    while let Some(end) =
-        tail.partial.find('\n').or((tail.partial.len() > LONGEST).then(|| tail.partial.len() - 1))
-    {
-        let rest = tail.partial.split_off((end + 1).min(tail.partial.len()));
-        let line = std::mem::replace(&mut tail.partial, rest);
-        let line = line.trim_end_matches('\n');
-        if screen.colour {
-            out.push_str(&format!("{style}{label}{style:#} | {line}\n"));
-        } else {
-            out.push_str(&format!("{label} | {line}\n"));
-        }
-    }
+    let all = std::mem::take(&mut tail.partial);
+    let whole = match all.rfind('\n') {
+        Some(end) => end.saturating_add(1),
+        None if all.len() > LONGEST => all.len(),
+        None => 0,
+    };
+    // Behind an ASCII character, or at an end: a boundary in any case.
+    let (lines, rest) = all.split_at(whole);
+    rest.clone_into(&mut tail.partial);
+    let style = if screen.colour { colour.on_default() } else { anstyle::Style::new() };
+    let lines = lines.split_terminator('\n').map(|line| format!("{style}{label}{style:#} | {line}\n"));
+    let out: String = lines.collect();
     if out.is_empty() { Ok(()) } else { screen.print(&out) }
 }
 

@@ -34,7 +34,15 @@ pub(crate) async fn view(
 ) -> Result<()> {
     let mut last = String::new();
     loop {
-        let text = draw(screen).await?;
+        let text = match draw(screen).await {
+            // What was there once comes back.
+            Err(error) if watch && !last.is_empty() && error.may_pass() => {
+                screen.note(&error.to_string())?;
+                tokio::time::sleep(WATCH).await;
+                continue;
+            }
+            drawn => drawn?,
+        };
         if !watch {
             return screen.print(&text);
         }

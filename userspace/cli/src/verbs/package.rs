@@ -242,11 +242,7 @@ async fn uninstall(
         error.or_else_try(400, "`plenum package list` shows what is installed; --app-id ID chooses one of several, --all takes them all")
     })?;
     for one in gone.iter().filter(|one| !waiting.no_wait && !one.app_id.is_empty()) {
-        match until(session, &one.app_id, Goal::Gone, waiting, screen).await {
-            // It may be on its way without a deployment of its own.
-            Ok(_) => {}
-            Err(error) => return Err(error),
-        }
+        until(session, &one.app_id, Goal::Uninstalled, waiting, screen).await?;
     }
     if !matches!(output, Output::Table | Output::Wide) {
         let text = screen.form(output, &gone, || search_table(&[]))?;

@@ -42,8 +42,10 @@ impl Waiting {
 pub(crate) enum Goal {
     /// Everything runs as wanted.
     Running,
-    /// The app is gone.
+    /// The app is gone, by a deployment of its own.
     Gone,
+    /// The app is gone, whoever removes it and however.
+    Uninstalled,
 }
 
 /// What one look at an app says.
@@ -74,12 +76,8 @@ pub(crate) async fn until(
             Ok(app) => Some(app),
             Err(error) if error.status() == Some(404) => None,
             // Components restart; what was accepted goes on meanwhile.
-            Err(CliError::Unreachable(_)) if Instant::now() < deadline => {
+            Err(error) if error.may_pass() && Instant::now() < deadline => {
                 screen.progress("the cluster does not answer; trying again")?;
-                sleep(PERIOD).await;
-                continue;
-            }
-            Err(error) if error.status().is_some_and(|s| s >= 500) && Instant::now() < deadline => {
                 sleep(PERIOD).await;
                 continue;
             }
@@ -111,7 +109,7 @@ pub(crate) async fn until(
 fn look(id: &str, app: Option<&App>, goal: Goal) -> Result<Seen> {
     let Some(app) = app else {
         return match goal {
-            Goal::Gone => Ok(Seen::Done(format!("{id} is removed\n"))),
+            Goal::Gone | Goal::Uninstalled => Ok(Seen::Done(format!("{id} is removed\n"))),
             Goal::Running => Err(CliError::Unfinished(format!("{id} was removed by somebody else"))),
         };
     };
@@ -121,8 +119,9 @@ fn look(id: &str, app: Option<&App>, goal: Goal) -> Result<Seen> {
         Goal::Gone if app.deployments.is_empty() => Err(CliError::Unfinished(format!(
             "the removal of {id} was cancelled: no deployment is under way; repeat it with `plenum app remove {id}`"
         ))),
-        Goal::Gone => {
-            Ok(Seen::Busy(format!("{id}: {} instances to end", app.tasks_running + app.tasks_staged)))
+        Goal::Gone | Goal::Uninstalled => {
+            let left = app.tasks_running.saturating_add(app.tasks_staged);
+            Ok(Seen::Busy(format!("{id}: {left} instances to end")))
         }
         Goal::Running if app.settled() => Ok(Seen::Done(format!("{id}: {good} of {all} instances {word}\n"))),
         Goal::Running => Ok(Seen::Busy(format!("{id}: {good} of {all} instances {word}"))),
@@ -154,6 +153,7 @@ mod tests {
             Seen::Done("/a: 2 of 2 instances running\n".into())
         );
         assert!(matches!(look("/a", Some(&done), Goal::Gone), Err(CliError::Unfinished(_))));
+        assert!(matches!(look("/a", Some(&done), Goal::Uninstalled), Ok(Seen::Busy(_))));
         assert_eq!(look("/a", None, Goal::Gone).unwrap(), Seen::Done("/a is removed\n".into()));
         assert!(matches!(look("/a", None, Goal::Running), Err(CliError::Unfinished(_))));
     }

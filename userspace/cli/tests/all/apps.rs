@@ -65,6 +65,29 @@ async fn a_deployment_is_sent_and_waited_for() {
 }
 
 #[tokio::test]
+async fn groups_and_lists_are_deployed_at_once() {
+    let world = World::start().await;
+    let change = json!({"deploymentId": "D1", "version": "v"});
+    world.gateway.answer("PUT /service/marathon/v2/groups", 200, &change);
+    world.gateway.answer("PUT /service/marathon/v2/apps", 200, &change);
+    for id in ["shop/web", "shop/db"] {
+        let app = json!({"app": {"id": format!("/{id}"), "instances": 1, "tasksRunning": 1}});
+        world.gateway.answer(&format!("GET /service/marathon/v2/apps/{id}"), 200, &app);
+    }
+    let group = json!({"id": "/shop", "apps": [{"id": "web", "cmd": "x"}, {"id": "db", "cmd": "x"}]});
+    let outcome = world.typed(&["app", "deploy", "-"], &group.to_string(), false).await;
+    assert_eq!(
+        outcome.out, "/shop/web: 1 of 1 instances running\n/shop/db: 1 of 1 instances running\n",
+        "{outcome:?}"
+    );
+    let sent = world.gateway.seen().into_iter().find(|seen| seen.line.starts_with("PUT")).unwrap();
+    assert_eq!((sent.line.as_str(), sent.json()), ("PUT /service/marathon/v2/groups?force=false", group));
+    let list = json!([{"id": "/shop/web", "cmd": "x"}, {"id": "shop/db", "cmd": "x"}]);
+    let shape = world.typed(&["app", "deploy", "-", "-o", "json"], &list.to_string(), false).await.json();
+    assert_eq!((&shape[0]["id"], &shape[1]["tasksRunning"]), (&json!("/shop/web"), &json!(1)));
+}
+
+#[tokio::test]
 async fn progress_is_drawn_on_terminals_only() {
     let world = World::start().await;
     let at = "GET /service/marathon/v2/apps/web";
@@ -115,6 +138,17 @@ async fn removing_asks_a_person_and_waits_until_it_is_gone() {
     world.gateway.answer(at, 404, &json!({"message": "App '/web' does not exist"}));
     let done = world.run(&["app", "rm", "/web"]).await;
     assert_eq!((done.code, done.out.as_str()), (0, "/web is removed\n"), "{done:?}");
+    let other = "GET /service/marathon/v2/apps/other";
+    world.gateway.answer(
+        "DELETE /service/marathon/v2/apps/other",
+        200,
+        &json!({"deploymentId": "D3", "version": "v"}),
+    );
+    world.gateway.answer(other, 200, &json!({"app": {"id": "/other"}}));
+    world.gateway.raw(other, 503, "");
+    world.gateway.answer(other, 404, &json!({"message": "App '/other' does not exist"}));
+    let shape = world.run(&["app", "rm", "other", "-o", "json"]).await.json();
+    assert_eq!(shape, json!({"id": "/other", "deploymentId": "D3", "removed": true}));
 }
 
 #[tokio::test]
