@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from urllib.parse import urlsplit
 
 from flow import Flow, equal
@@ -79,8 +80,6 @@ def in_home(name, body):
 def with_ca(home):
     """Takes the CA's certificate from the gateway as an operator would, then trusts it from the first request on."""
     path = os.path.join(home, "ca.pem")
-    import urllib.request
-
     with urllib.request.urlopen(f"{URL}/ca/dcos-ca.crt", timeout=10) as reply, open(path, "wb") as file:
         file.write(reply.read())
     setup(SECURE, f"--ca-certs={path}", home=home)
@@ -152,6 +151,11 @@ def about():
     equal((found["name"], found["elected"]), ("marathon", True), "name, elected")
 
 
+def removed():
+    dcos("cluster", "remove", "--all")
+    equal(json.loads(dcos("cluster", "list", "--json")), [], "clusters")
+
+
 def hello():
     found = json.loads(dcos("package", "search", "hello", "--json"))
     assert "hello" in [one["name"] for one in found["packages"]], found
@@ -175,7 +179,7 @@ try:
     flow.step("cluster setup over TLS with the CA given", lambda: in_home("ca", with_ca))
     flow.step("cluster setup over TLS with the CA fetched", lambda: in_home("fetched", with_fetched_ca))
     flow.step("cluster setup over TLS with another CA: exit code 1", lambda: in_home("other", without_trust))
-    flow.step("cluster remove", lambda: (dcos("cluster", "remove", "--all"), equal(json.loads(dcos("cluster", "list", "--json")), [], "clusters"))[1])
+    flow.step("cluster remove", removed)
 finally:
     shutil.rmtree(HOME, ignore_errors=True)
 flow.end()

@@ -279,8 +279,13 @@ impl Run<'_> {
                 Miss::Connect => {}
             }
             self.proxy.suspect(&place.id);
-            if let Target::Agent(id) = &relay.target {
-                self.proxy.directory.forget_agent(id);
+            // It may have moved: the master is asked again.
+            match &relay.target {
+                Target::Agent(id) => self.proxy.directory.forget_agent(id),
+                Target::Framework(_) => {
+                    self.proxy.directory.refresh_frameworks().await;
+                }
+                _ => {}
             }
         }
         Ok(None)

@@ -1,5 +1,7 @@
 //! The gateway over real sockets on loopback, in front of components and services that the tests play.
 
+#![allow(clippy::unwrap_used)]
+
 mod callers;
 mod fixture;
 mod hostile;

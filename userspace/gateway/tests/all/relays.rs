@@ -98,6 +98,26 @@ async fn bodies_have_a_limit_with_and_without_a_length() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_passes_while_it_arrives() {
+    let world = World::new().await;
+    let address = world.play(crate::fixture::echo_router("store")).await;
+    world.install("store", &[address]);
+    world.installed("/service/store/").await;
+    let size = 24 << 20;
+    let mut raw = Raw::to(world.http).await;
+    let token = &world.token;
+    raw.send(format!(
+        "PUT /service/store/x HTTP/1.1\r\nHost: h\r\nAuthorization: token={token}\r\nContent-Length: {size}\r\n\r\n"
+    ))
+    .await;
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..24 {
+        raw.send(&piece).await;
+    }
+    raw.until(&format!("\"bytes\":{size}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_has_an_end() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
