@@ -1,8 +1,9 @@
 //! The balancer's core: the kernel's tables and the wanted ones in, one nftables transaction out. Pure.
 //!
 //! Layout of a table: `vips` sends `protocol . address . port` to the chain `spread_N` for N back ends; that chain draws a slot below N and
-//! looks the back end up in `slots`, by `protocol . address . port . slot`. `numgen` takes only a constant modulus, hence one chain per
-//! distinct N; both maps are hashes, so that neither loading nor a lookup depends on how many virtual addresses there are.
+//! looks the back end up in `slots_tcp` or `slots_udp`, by `protocol . address . port . slot`. `numgen` takes only a constant modulus, hence
+//! one chain per distinct N; nft binds a map that gives ports to one transport, hence two maps of slots. All maps are hashes, so that neither
+//! loading nor a lookup depends on how many virtual addresses there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,6 +15,8 @@ use plenum_discovery::replica::socket::Tables;
 
 /// The most back ends of one virtual address; more are left out.
 pub const MOST: usize = 4096;
+
+const TRANSPORTS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// A virtual address: transport, address, port.
 pub type Key = (Protocol, Ipv4Addr, u16);
@@ -131,13 +134,18 @@ pub fn plan(
         };
         for (slot, to) in &held {
             if goal.get(*slot) != Some(to) {
-                changes.drop_slots.push(slot_key(key, *slot));
+                changes.drop_slots.entry(key.0).or_default().push(slot_key(key, *slot));
                 after.slots.remove(&(*key, *slot));
             }
         }
         for (slot, to) in goal.iter().enumerate() {
             if held.get(&slot) != Some(to) {
-                changes.add_slots.push(format!("{} : {} . {}", slot_key(key, slot), to.ip(), to.port()));
+                changes.add_slots.entry(key.0).or_default().push(format!(
+                    "{} : {} . {}",
+                    slot_key(key, slot),
+                    to.ip(),
+                    to.port()
+                ));
                 after.slots.insert((*key, slot), *to);
             }
         }
@@ -172,8 +180,8 @@ fn slot_key(key: &Key, slot: usize) -> String {
 struct Changes {
     chains: Vec<usize>,
     drop_vips: Vec<String>,
-    drop_slots: Vec<String>,
-    add_slots: Vec<String>,
+    drop_slots: BTreeMap<Protocol, Vec<String>>,
+    add_slots: BTreeMap<Protocol, Vec<String>>,
     add_vips: Vec<String>,
 }
 
@@ -184,25 +192,33 @@ impl Changes {
         for count in &self.chains {
             out.push_str(&spread(table, *count));
         }
-        for (what, map, elements) in [
-            ("delete", "vips", &self.drop_vips),
-            ("delete", "slots", &self.drop_slots),
-            ("add", "slots", &self.add_slots),
-            ("add", "vips", &self.add_vips),
-        ] {
+        let mut change = |what: &str, map: &str, elements: &[String]| {
             if !elements.is_empty() {
                 let _ = writeln!(out, "{what} element ip {table} {map} {{ {} }}", elements.join(", "));
             }
+        };
+        change("delete", "vips", &self.drop_vips);
+        for (what, slots) in [("delete", &self.drop_slots), ("add", &self.add_slots)] {
+            for (protocol, elements) in slots {
+                change(what, &format!("slots_{}", protocol.as_str()), elements);
+            }
         }
+        change("add", "vips", &self.add_vips);
         (!out.is_empty()).then_some(out)
     }
 }
 
 /// The chain that spreads over `count` back ends.
 fn spread(table: &str, count: usize) -> String {
-    format!(
-        "add chain ip {table} spread_{count}\nadd rule ip {table} spread_{count} dnat ip to meta l4proto . ip daddr . th dport . numgen random mod {count} map @slots\n"
-    )
+    let mut out = format!("add chain ip {table} spread_{count}\n");
+    for protocol in TRANSPORTS {
+        let _ = writeln!(
+            out,
+            "add rule ip {table} spread_{count} meta l4proto {0} dnat ip to meta l4proto . ip daddr . th dport . numgen random mod {count} map @slots_{0}",
+            protocol.as_str()
+        );
+    }
+    out
 }
 
 /// The table without any virtual address, made from nothing: the hooks, the maps, and what happens to connections to addresses of the range that
@@ -215,7 +231,8 @@ pub fn skeleton(place: &Place) -> String {
 delete table ip {table}
 table ip {table} {{
   map vips {{ type inet_proto . ipv4_addr . inet_service : verdict; }}
-  map slots {{ typeof meta l4proto . ip daddr . th dport . numgen random mod 2 : ip daddr . tcp dport; }}
+  map slots_tcp {{ typeof meta l4proto . ip daddr . th dport . numgen random mod 2 : ip daddr . tcp dport; }}
+  map slots_udp {{ typeof meta l4proto . ip daddr . th dport . numgen random mod 2 : ip daddr . udp dport; }}
   chain choose {{
     meta l4proto . ip daddr . th dport vmap @vips
     meta l4proto tcp reject with tcp reset

@@ -36,6 +36,9 @@ pub fn read(text: &[u8], place: &Place) -> Found {
             rules += 1;
             let chain = rule.get("chain").and_then(Value::as_str).unwrap_or_default();
             if let Some(count) = chain.strip_prefix("spread_").and_then(|count| count.parse().ok()) {
+                if !spreads(rule, count) {
+                    return Found::Foreign("a chain does not spread as it was made");
+                }
                 kernel.chains.insert(count);
             } else if matches!(chain, "arriving" | "leaving") && !names_range(rule, place) {
                 return Found::Foreign("the table is for another range of addresses");
@@ -46,7 +49,7 @@ pub fn read(text: &[u8], place: &Place) -> Found {
             for element in elements {
                 let taken = match map.get("name").and_then(Value::as_str) {
                     Some("vips") => vip(element, &mut kernel),
-                    Some("slots") => slot(element, &mut kernel),
+                    Some("slots_tcp" | "slots_udp") => slot(element, &mut kernel),
                     _ => None,
                 };
                 if taken.is_none() {
@@ -55,11 +58,19 @@ pub fn read(text: &[u8], place: &Place) -> Found {
             }
         }
     }
-    // Three hooks with a rule each, three rules that choose, one a spread.
-    if hooks != 3 || maps != 2 || rules != 6 + kernel.chains.len() {
+    // Three hooks with a rule each, three rules that choose, two a spread.
+    if hooks != 3 || maps != 3 || rules != 6 + 2 * kernel.chains.len() {
         return Found::Foreign("the table's chains are not as they were made");
     }
     Found::Ours(kernel)
+}
+
+/// Whether a rule draws one of `count` slots.
+fn spreads(rule: &Value, count: usize) -> bool {
+    let statements = rule.get("expr").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let map = statements.iter().find_map(|one| one.pointer("/dnat/addr/map"));
+    let drawn = map.and_then(|map| map.pointer("/key/concat/3/numgen/mod")).and_then(Value::as_u64);
+    drawn.is_some() && drawn == u64::try_from(count).ok()
 }
 
 fn names_range(rule: &Value, place: &Place) -> bool {

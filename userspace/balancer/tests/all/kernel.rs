@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use plenum_balancer::keeper::{self, Keeper, Status};
 use plenum_balancer::listing::{Found, read};
 use plenum_balancer::{Tools, purge};
 use plenum_base::service::Shutdown;
+use plenum_discovery::feed::Protocol;
 use plenum_discovery::replica::socket::Tables;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
@@ -226,6 +227,8 @@ async fn inside_connections() {
     kept.tell(line(false, RANGE, &[("11.7.0.1", 80, &[second])]), 4).await;
     assert_eq!(spread(VIP, 200).values().sum::<usize>(), 200);
 
+    datagrams(&mut kept).await;
+
     // The balancer goes; packets do not notice.
     kept.end().await;
     assert_eq!(spread(VIP, 20).len(), 1);
@@ -233,6 +236,41 @@ async fn inside_connections() {
     purge(&Tools::default(), "plenum_x", RANGE.parse().unwrap()).await.unwrap();
     assert!(Tools::default().list("plenum_x").await.unwrap().is_none());
     assert!(open(VIP).is_err());
+}
+
+/// UDP takes the same way: answers come from the virtual address, and what nobody serves is refused.
+async fn datagrams(kept: &mut Kept) {
+    let backend = UdpSocket::bind("127.88.7.1:9053").unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = backend.recv_from(&mut buffer) {
+            let _ = backend.send_to(&buffer[..length], from);
+        }
+    });
+    let mut table = line(false, RANGE, &[("11.7.0.1", 53, &["127.88.7.1:9053"])]);
+    table.tables[0].protocol = Protocol::Udp;
+    kept.tell(table.clone(), 5).await;
+    for (port, served) in [(53, true), (54, false)] {
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.connect(("11.7.0.1", port)).unwrap();
+        let mut buffer = [0; 64];
+        // A refused datagram is told by the call itself or by the next one.
+        match client.send(b"hello").and_then(|_| client.recv(&mut buffer)) {
+            Ok(length) => assert!(served && &buffer[..length] == b"hello"),
+            Err(error) => {
+                assert!(!served && error.kind() != std::io::ErrorKind::WouldBlock, "{port}: {error}")
+            }
+        }
+    }
+    table.tables[0].backends.clear();
+    kept.tell(table, 6).await;
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+    client.connect("11.7.0.1:53").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let refused = client.send(b"hello").and_then(|_| client.recv(&mut [0; 64])).unwrap_err();
+    assert_ne!(refused.kind(), std::io::ErrorKind::WouldBlock, "{refused}");
+    assert_eq!(spread(VIP, 5).len(), 1, "TCP on the same address is another table");
 }
 
 async fn listed(table: &str) -> Found {
@@ -255,8 +293,8 @@ async fn inside_comparing() {
 
     // A second life over the same kernel changes only what differs, and finds what somebody else broke.
     let tools = Tools::default();
-    tools.apply("delete element ip plenum_x slots { tcp . 11.7.0.1 . 80 . 1 }").await.unwrap();
-    tools.apply("add element ip plenum_x slots { tcp . 11.7.9.9 . 9 . 0 : 10.0.0.9 . 9 }").await.unwrap();
+    tools.apply("delete element ip plenum_x slots_tcp { tcp . 11.7.0.1 . 80 . 1 }").await.unwrap();
+    tools.apply("add element ip plenum_x slots_tcp { tcp . 11.7.9.9 . 9 . 0 : 10.0.0.9 . 9 }").await.unwrap();
     let mut kept = Kept::start("plenum_x", RANGE, "127.88.7.1");
     let status = kept.tell(line(true, RANGE, tables), 2).await;
     assert_eq!(status.transactions, 1);

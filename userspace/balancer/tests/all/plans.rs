@@ -75,7 +75,7 @@ fn carried_out(before: &Kernel, script: &str) -> Kernel {
                         "{element}"
                     );
                 }
-                "delete element ip t slots" | "add element ip t slots" => {
+                "delete element ip t slots_tcp" | "add element ip t slots_tcp" => {
                     let (vip, slot) = left.rsplit_once(" . ").unwrap();
                     let at = (key(vip), slot.parse().unwrap());
                     if head.starts_with("delete") {
@@ -97,8 +97,9 @@ fn golden_steps() {
     let mut world = World::new();
     let two = line(true, RANGE, &[("11.0.0.1", 80, &["10.0.0.1:9000", "10.0.0.2:9000"])]);
     let want = "add chain ip t spread_2
-add rule ip t spread_2 dnat ip to meta l4proto . ip daddr . th dport . numgen random mod 2 map @slots
-add element ip t slots { tcp . 11.0.0.1 . 80 . 0 : 10.0.0.1 . 9000, tcp . 11.0.0.1 . 80 . 1 : 10.0.0.2 . 9000 }
+add rule ip t spread_2 meta l4proto tcp dnat ip to meta l4proto . ip daddr . th dport . numgen random mod 2 map @slots_tcp
+add rule ip t spread_2 meta l4proto udp dnat ip to meta l4proto . ip daddr . th dport . numgen random mod 2 map @slots_udp
+add element ip t slots_tcp { tcp . 11.0.0.1 . 80 . 0 : 10.0.0.1 . 9000, tcp . 11.0.0.1 . 80 . 1 : 10.0.0.2 . 9000 }
 add element ip t vips { tcp . 11.0.0.1 . 80 : goto spread_2 }
 ";
     assert_eq!(world.tell(&two).as_deref(), Some(want));
@@ -107,16 +108,17 @@ add element ip t vips { tcp . 11.0.0.1 . 80 : goto spread_2 }
     // The first one leaves: the second takes its slot, and nothing else changes.
     let one = line(false, RANGE, &[("11.0.0.1", 80, &["10.0.0.2:9000"])]);
     let want = "add chain ip t spread_1
-add rule ip t spread_1 dnat ip to meta l4proto . ip daddr . th dport . numgen random mod 1 map @slots
+add rule ip t spread_1 meta l4proto tcp dnat ip to meta l4proto . ip daddr . th dport . numgen random mod 1 map @slots_tcp
+add rule ip t spread_1 meta l4proto udp dnat ip to meta l4proto . ip daddr . th dport . numgen random mod 1 map @slots_udp
 delete element ip t vips { tcp . 11.0.0.1 . 80 }
-delete element ip t slots { tcp . 11.0.0.1 . 80 . 0, tcp . 11.0.0.1 . 80 . 1 }
-add element ip t slots { tcp . 11.0.0.1 . 80 . 0 : 10.0.0.2 . 9000 }
+delete element ip t slots_tcp { tcp . 11.0.0.1 . 80 . 0, tcp . 11.0.0.1 . 80 . 1 }
+add element ip t slots_tcp { tcp . 11.0.0.1 . 80 . 0 : 10.0.0.2 . 9000 }
 add element ip t vips { tcp . 11.0.0.1 . 80 : goto spread_1 }
 ";
     assert_eq!(world.tell(&one).as_deref(), Some(want));
     let gone = Gone { protocol: Protocol::Tcp, address: [11, 0, 0, 1].into(), port: 80 };
     let end = Tables { gone: vec![gone], ..line(false, RANGE, &[]) };
-    let want = "delete element ip t vips { tcp . 11.0.0.1 . 80 }\ndelete element ip t slots { tcp . 11.0.0.1 . 80 . 0 }\n";
+    let want = "delete element ip t vips { tcp . 11.0.0.1 . 80 }\ndelete element ip t slots_tcp { tcp . 11.0.0.1 . 80 . 0 }\n";
     assert_eq!(world.tell(&end).as_deref(), Some(want));
     assert_eq!(world.kernel.chains, BTreeSet::from([1, 2]), "chains stay for the next one");
 
@@ -133,7 +135,7 @@ fn one_change_among_many_touches_one() {
     let all: Vec<(&str, u16, &[&str])> = addresses.iter().map(|a| (a.as_str(), 80, &backends[..])).collect();
     world.tell(&line(true, RANGE, &all));
     let script = world.tell(&line(false, RANGE, &[("11.0.1.7", 80, &backends[..2])])).unwrap();
-    assert_eq!(script.lines().count(), 5, "{script}");
+    assert_eq!(script.lines().count(), 6, "{script}");
     assert!(script.len() < 500 && !script.contains("11.0.1.8"), "{script}");
     let swapped = ["10.0.0.1:9000", "10.0.0.9:9000"];
     let script = world.tell(&line(false, RANGE, &[("11.0.1.7", 80, &swapped)])).unwrap();
