@@ -52,7 +52,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
 pub async fn run_on(config: Config, store: Arc<dyn Store>, shutdown: Shutdown) -> Result<(), RunError> {
     let store = own_part(&config, store);
     let directory = Arc::new(Directory::open(config, store).await?);
-    directory.publish().await?;
+    directory.publish_first().await?;
     let listener = sockets::tcp(SOCKET, directory.config.listen())?;
     let address = listener.local_addr()?;
     let router = api::router(Arc::clone(&directory), shutdown.clone());

@@ -76,6 +76,10 @@ impl From<DirectoryError> for IamError {
             DirectoryError::LastSuperuser => {
                 Self::new(StatusCode::BAD_REQUEST, "ERR_NO_MORE_SUPERUSERS", text)
             }
+            DirectoryError::Store(plenum_store::StoreError::Full { reason, .. }) => {
+                tracing::warn!(reason, "the store is full");
+                Self::unavailable("the disk that holds identity's records is full: free space, then try again")
+            }
             DirectoryError::Store(error) => {
                 tracing::warn!(%error, "the store refused");
                 Self::unavailable("the store cannot do this now; try again")

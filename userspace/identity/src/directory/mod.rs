@@ -17,7 +17,7 @@ use plenum_base::places::Places;
 use plenum_base::tls::{Identity, TlsError};
 use plenum_store::{Range, Revision, Store, StoreError, Txn};
 use serde::de::DeserializeOwned;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::audit::Audit;
 use crate::config::Config;
@@ -81,6 +81,8 @@ pub(crate) struct Directory {
     changing: Mutex<()>,
     /// The number of the policy on disk.
     published: watch::Sender<u64>,
+    /// Wakes the background task: a publication failed.
+    unpublished: Notify,
 }
 
 /// A record and the revision it has.
@@ -110,7 +112,7 @@ impl Directory {
         self.store.commit(txn).await?;
         // The change is durable: a policy that cannot be written now is written by the publisher's next round.
         if let Err(error) = self.publish_now().await {
-            tracing::error!(%error, "the policy could not be published; trying again");
+            self.publish_later(&error);
         }
         Ok(())
     }

@@ -10,11 +10,34 @@ use plenum_base::service::Shutdown;
 use super::{Directory, DirectoryError};
 use crate::records::{PolicyNumber, User};
 
+/// How often it is looked whether something is left to publish.
+const ROUND: Duration = Duration::from_secs(20);
+/// The same after a failure: a policy that lags behind keeps new accounts out.
+const RETRY: Duration = Duration::from_secs(1);
+
 impl Directory {
-    /// Publishes at a start: whatever a crash left undone is in the policy afterwards.
+    /// Publishes: whatever a crash left undone is in the policy afterwards.
     pub(crate) async fn publish(&self) -> Result<(), DirectoryError> {
         let _one = self.changing.lock().await;
         self.publish_now().await
+    }
+
+    /// Publishes at a start. Where there is a policy already, one that cannot be written (a full disk) keeps nobody from
+    /// logging in: the background task goes on trying.
+    pub(crate) async fn publish_first(&self) -> Result<(), DirectoryError> {
+        match self.publish().await {
+            Err(error) if self.places.policy().exists() => {
+                self.publish_later(&error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Leaves it to the background task.
+    pub(super) fn publish_later(&self, error: &DirectoryError) {
+        tracing::error!(%error, "the policy could not be published; trying again");
+        self.unpublished.notify_one();
     }
 
     /// Builds, signs and writes. The caller holds `changing`.
@@ -72,10 +95,24 @@ impl Directory {
 
     /// Renews identity's own certificate in time and publishes what a failure left unpublished, until `shutdown`.
     pub(crate) async fn keep_published(&self, shutdown: Shutdown) {
-        while shutdown.sleep(Duration::from_secs(20)).await {
-            if let Err(error) = self.catch_up().await {
-                tracing::error!(%error, "certificate or policy could not be brought up to date; trying again");
+        let mut pause = ROUND;
+        loop {
+            let wait = async {
+                // What just failed is not tried again at once.
+                if tokio::time::timeout(pause, self.unpublished.notified()).await.is_ok() {
+                    tokio::time::sleep(RETRY).await;
+                }
+            };
+            if shutdown.until(wait).await.is_none() {
+                return;
             }
+            pause = match self.catch_up().await {
+                Ok(()) => ROUND,
+                Err(error) => {
+                    tracing::error!(%error, "certificate or policy could not be brought up to date; trying again");
+                    RETRY
+                }
+            };
         }
     }
 

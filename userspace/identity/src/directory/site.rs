@@ -54,6 +54,7 @@ impl Directory {
             identity,
             changing: Mutex::new(()),
             published: watch::Sender::new(0),
+            unpublished: tokio::sync::Notify::new(),
         })
     }
 

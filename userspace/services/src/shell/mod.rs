@@ -3,11 +3,12 @@
 
 mod caller;
 mod persist;
+mod room;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plenum_api::mesos::{self, FrameworkInfo, framework_info};
 use plenum_api::{Millis, Now};
@@ -25,10 +26,14 @@ use crate::core::requests::{Kind, Reply, Request};
 use crate::core::{Core, Effect, Event, Notice, Settings, Write};
 use crate::wire;
 
+use room::Room;
+
 pub use persist::LoadError;
 
 /// How long a request may wait for its answer.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A life of the core that lasted so long was no failure to start.
+const LONG_LIFE: Duration = Duration::from_secs(10);
 /// Listeners that are so many events behind lose some.
 const EVENTS: usize = 8192;
 
@@ -100,6 +105,7 @@ pub struct Handle {
     to: mpsc::Sender<Message>,
     events: broadcast::Sender<Arc<Notice>>,
     tokens: Arc<AtomicU64>,
+    room: Room,
 }
 
 impl std::fmt::Debug for Message {
@@ -117,6 +123,8 @@ impl Handle {
     /// # Errors
     /// [`ApiError::Unavailable`] when the scheduler cannot answer now.
     pub async fn change(&self, kind: Kind, force: bool, uri: &str, client: &str) -> Result<Reply, ApiError> {
+        self.room.check().await?;
+        let gone = || self.room.refusal();
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
         let request = Request { token, kind, force, uri: uri.to_owned(), client: client.to_owned() };
         let (answer, answered) = oneshot::channel();
@@ -135,6 +143,7 @@ impl Handle {
         &self,
         look: impl FnOnce(&Core, Now) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
+        let gone = || self.room.refusal();
         let (answer, answered) = oneshot::channel();
         let look = Box::new(move |core: &Core, now: Now| {
             // The asker may have gone away.
@@ -160,16 +169,11 @@ impl Handle {
     }
 }
 
-fn gone() -> ApiError {
-    ApiError::Unavailable(
-        "the scheduler is being restarted, or its store does not answer: try again".to_owned(),
-    )
-}
-
 /// The scheduler, to be run.
 #[derive(Debug)]
 pub struct Engine {
     setup: Setup,
+    room: Room,
     store: Arc<dyn Store>,
     from: mpsc::Receiver<Message>,
     events: broadcast::Sender<Arc<Notice>>,
@@ -179,8 +183,9 @@ pub struct Engine {
 pub fn engine(setup: Setup, store: Arc<dyn Store>) -> (Handle, Engine) {
     let (to, from) = mpsc::channel(1024);
     let (events, _) = broadcast::channel(EVENTS);
-    let handle = Handle { to, events: events.clone(), tokens: Arc::default() };
-    (handle, Engine { setup, store, from, events })
+    let room = Room::new(Arc::clone(&store));
+    let handle = Handle { to, events: events.clone(), tokens: Arc::default(), room: room.clone() };
+    (handle, Engine { setup, room, store, from, events })
 }
 
 /// Why a life of the core ended.
@@ -198,9 +203,11 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the store's content cannot be used at the start. Later failures are waited out.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), EngineError> {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        // Readers wait meanwhile, so it stays short.
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         let mut first = true;
         loop {
+            let began = Instant::now();
             let core = match self.load().await {
                 Ok(core) => core,
                 Err(error) if first => return Err(error),
@@ -220,11 +227,14 @@ impl Engine {
                     tracing::warn!(%reason, "the master refused the framework; registering anew");
                     if reason.contains("removed") || reason.contains("completed") {
                         let forget = vec![vec![Write::Delete("framework".to_owned())]];
-                        if let Err(error) = persist::commit(&self.store, forget).await {
+                        if let Err(error) = persist::commit(&self.room, forget, false).await {
                             tracing::error!(%error, "the framework's id could not be forgotten");
                         }
                     }
                 }
+            }
+            if began.elapsed() > LONG_LIFE {
+                backoff.reset();
             }
             if !shutdown.sleep(backoff.delay()).await {
                 return Ok(());
@@ -249,8 +259,8 @@ impl Engine {
         let (effects, effects_out) = mpsc::unbounded_channel();
         let (broken_in, broken) = oneshot::channel();
         let caller = tokio::spawn(caller::run(scheduler.clone(), orders_out, failed_in));
-        let (store, events) = (Arc::clone(&self.store), self.events.clone());
-        let carrier = tokio::spawn(carry(store, events, orders, effects_out, broken_in));
+        let (room, events) = (self.room.clone(), self.events.clone());
+        let carrier = tokio::spawn(carry(room, events, orders, effects_out, broken_in));
         let life = Life {
             core,
             effects,
@@ -394,7 +404,7 @@ async fn until(tick: Option<Millis>) {
 
 /// Makes what must be durable durable, many parcels at once, then lets the rest go in order.
 async fn carry(
-    store: Arc<dyn Store>,
+    room: Room,
     events: broadcast::Sender<Arc<Notice>>,
     orders: mpsc::UnboundedSender<caller::Order>,
     mut parcels: mpsc::UnboundedReceiver<Parcel>,
@@ -419,7 +429,7 @@ async fn carry(
                 }
             }
         }
-        if let Err(error) = persist::commit(&store, commits).await {
+        if let Err(error) = persist::commit(&room, commits, !answers.is_empty()).await {
             // Dropping the answers tells those who wait.
             let _ = broken.send(error);
             return;

@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use plenum_base::retry::{self, Backoff};
 use plenum_store::{Op, Range, Store, StoreError, Txn};
+use tokio::time::Instant;
 use serde::{Deserialize, Serialize};
 
+use super::room::Room;
 use crate::core::Write;
 
 /// Values above this are stored in chunks.
@@ -20,6 +22,8 @@ const MOST_WRITES: usize = 95;
 const MOST_BYTES: usize = 700 * 1024;
 /// How long a commit is tried.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same for a full store while somebody waits for the answer.
+const PATIENCE_FULL: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, Deserialize)]
 struct Chunked {
@@ -88,61 +92,72 @@ fn chunk_name(set: &str, n: usize) -> String {
     format!("{set}/{n:06}")
 }
 
-/// Makes batches durable, each of them wholly or not at all, in as few transactions as may be.
+/// Makes batches durable, each of them wholly or not at all, in as few transactions as may be. `asked` is whether
+/// somebody waits: then a full store is not waited for.
 ///
 /// # Errors
 /// The store's last answer, after patience. What was written stays written.
-pub async fn commit(store: &Arc<dyn Store>, batches: Vec<Vec<Write>>) -> Result<(), StoreError> {
+pub async fn commit(room: &Room, batches: Vec<Vec<Write>>, asked: bool) -> Result<(), StoreError> {
+    let writer = Writer { room, hurry: asked.then(|| Instant::now() + PATIENCE_FULL) };
     let mut group: BTreeMap<String, Option<Bytes>> = BTreeMap::new();
     let mut bytes = 0usize;
     for batch in batches {
-        let batch = laid_down(store, batch).await?;
+        let batch = writer.laid_down(batch).await?;
         let size: usize = batch.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len)).sum();
         if !group.is_empty() && (group.len() + batch.len() > MOST_WRITES || bytes + size > MOST_BYTES) {
-            flush(store, std::mem::take(&mut group)).await?;
+            writer.flush(std::mem::take(&mut group)).await?;
             bytes = 0;
         }
         bytes += size;
         group.extend(batch);
     }
-    if group.is_empty() { Ok(()) } else { flush(store, group).await }
+    if group.is_empty() { Ok(()) } else { writer.flush(group).await }
 }
 
-/// The batch with its large values replaced by roots, whose chunks are durable.
-async fn laid_down(
-    store: &Arc<dyn Store>,
-    batch: Vec<Write>,
-) -> Result<Vec<(String, Option<Bytes>)>, StoreError> {
-    let mut out = Vec::with_capacity(batch.len());
-    for write in batch {
-        match write {
-            Write::Delete(key) => out.push((key, None)),
-            Write::Put(key, value) if value.len() <= CHUNK => out.push((key, Some(Bytes::from(value)))),
-            Write::Put(key, value) => {
-                let set = uuid::Uuid::new_v4().to_string();
-                let mut count = 0;
-                for part in value.chunks(CHUNK) {
-                    let key = format!("chunks/{}", chunk_name(&set, count));
-                    flush(store, [(key, Some(Bytes::copy_from_slice(part)))].into()).await?;
-                    count += 1;
+struct Writer<'a> {
+    room: &'a Room,
+    /// From when on a full store is final.
+    hurry: Option<Instant>,
+}
+
+impl Writer<'_> {
+    /// The batch with its large values replaced by roots, whose chunks are durable.
+    async fn laid_down(&self, batch: Vec<Write>) -> Result<Vec<(String, Option<Bytes>)>, StoreError> {
+        let mut out = Vec::with_capacity(batch.len());
+        for write in batch {
+            match write {
+                Write::Delete(key) => out.push((key, None)),
+                Write::Put(key, value) if value.len() <= CHUNK => out.push((key, Some(Bytes::from(value)))),
+                Write::Put(key, value) => {
+                    let set = uuid::Uuid::new_v4().to_string();
+                    let mut count = 0;
+                    for part in value.chunks(CHUNK) {
+                        let key = format!("chunks/{}", chunk_name(&set, count));
+                        self.flush([(key, Some(Bytes::copy_from_slice(part)))].into()).await?;
+                        count += 1;
+                    }
+                    let root = serde_json::to_vec(&Chunked { chunked: set, count }).unwrap_or_default();
+                    out.push((key, Some(Bytes::from(root))));
                 }
-                let root = serde_json::to_vec(&Chunked { chunked: set, count }).unwrap_or_default();
-                out.push((key, Some(Bytes::from(root))));
             }
         }
+        Ok(out)
     }
-    Ok(out)
-}
 
-async fn flush(store: &Arc<dyn Store>, group: BTreeMap<String, Option<Bytes>>) -> Result<(), StoreError> {
-    let ops = group.into_iter().map(|(key, value)| match value {
-        Some(value) => Op::Put { key, value, lease: None },
-        None => Op::Delete { key },
-    });
-    let txn = Txn { guards: Vec::new(), ops: ops.collect() };
-    let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    // Plain writes of the one owner: repeating them is harmless.
-    retry::within(PATIENCE, backoff, StoreError::is_retryable, || store.commit(txn.clone())).await.map(|_| ())
+    async fn flush(&self, group: BTreeMap<String, Option<Bytes>>) -> Result<(), StoreError> {
+        let ops = group.into_iter().map(|(key, value)| match value {
+            Some(value) => Op::Put { key, value, lease: None },
+            None => Op::Delete { key },
+        });
+        let txn = Txn { guards: Vec::new(), ops: ops.collect() };
+        let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let worth = |error: &StoreError| {
+            let late = self.hurry.is_some_and(|hurry| Instant::now() >= hurry);
+            error.is_retryable() && !(late && matches!(error, StoreError::Full { .. }))
+        };
+        // Plain writes of the one owner: repeating them is harmless.
+        retry::within(PATIENCE, backoff, worth, || self.room.commit(txn.clone())).await
+    }
 }
 
 #[cfg(test)]
@@ -154,15 +169,16 @@ mod tests {
     #[tokio::test]
     async fn large_values_are_chunked_and_old_chunks_swept() {
         let store: Arc<dyn Store> = Arc::new(Embedded::open_in_memory().await.unwrap());
+        let room = Room::new(store.clone());
         let large: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
         let put = |value: &[u8]| {
             vec![Write::Put("versions/a/1".to_owned(), value.to_vec()), Write::Put("b".to_owned(), vec![1])]
         };
-        commit(&store, vec![put(b"{}"), put(&large)]).await.unwrap();
+        commit(&room, vec![put(b"{}"), put(&large)], false).await.unwrap();
         let want = vec![("b".to_owned(), vec![1]), ("versions/a/1".to_owned(), large)];
         assert_eq!(load(&store).await.unwrap(), want);
         assert_eq!(store.range(Range::prefix("chunks/")).await.unwrap().entries.len(), 4);
-        commit(&store, vec![put(b"{}"), vec![Write::Delete("b".to_owned())]]).await.unwrap();
+        commit(&room, vec![put(b"{}"), vec![Write::Delete("b".to_owned())]], false).await.unwrap();
         assert_eq!(load(&store).await.unwrap(), [("versions/a/1".to_owned(), b"{}".to_vec())]);
         assert_eq!(store.range(Range::prefix("chunks/")).await.unwrap().entries.len(), 0);
     }
@@ -170,8 +186,9 @@ mod tests {
     #[tokio::test]
     async fn many_batches_are_split_where_the_store_ends() {
         let store: Arc<dyn Store> = Arc::new(Embedded::open_in_memory().await.unwrap());
+        let room = Room::new(store.clone());
         let batch = |n: usize| (0..40).map(|i| Write::Put(format!("k/{n}/{i:02}"), vec![0; 10])).collect();
-        commit(&store, (0..5).map(batch).collect()).await.unwrap();
+        commit(&room, (0..5).map(batch).collect(), false).await.unwrap();
         assert_eq!(load(&store).await.unwrap().len(), 200);
     }
 }
