@@ -159,10 +159,11 @@ fn find(tasks: &[ClusterTask], wanted: &str) -> Result<ClusterTask> {
         several => {
             let ids: Vec<String> = several.iter().take(5).map(|task| clean(&task.id)).collect();
             Err(CliError::Usage(format!(
-                "{} tasks are meant by {}: {}…; give more of the id",
+                "{} tasks are meant by {}; give more of the id: {}{}",
                 several.len(),
                 clean(wanted),
-                ids.join(", ")
+                ids.join(", "),
+                if several.len() > ids.len() { ", …" } else { "" }
             )))
         }
     }
@@ -346,7 +347,7 @@ mod tests {
         assert!(matches!(find(&tasks, "none"), Err(CliError::Usage(_))));
         let twice = [task("a.1", "a", false), task("a.2", "a", false)];
         let error = find(&twice, "a").unwrap_err().to_string();
-        assert!(error.contains("2 tasks are meant by a: a.1, a.2"), "{error}");
+        assert!(error.contains("2 tasks are meant by a; give more of the id: a.1, a.2"), "{error}");
     }
 
     #[test]

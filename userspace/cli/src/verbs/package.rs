@@ -10,7 +10,7 @@ use crate::api::Session;
 use crate::api::packages::{Found, Installation, Installed, Repository};
 use crate::error::{CliError, Result};
 use crate::screen::{Output, Screen};
-use crate::table::{Cell, Table};
+use crate::table::{Cell, Look, Table};
 use crate::text::{clean, clean_lines, plain};
 
 /// Shown by `plenum package --help`.
@@ -18,7 +18,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   plenum package search                         what there is
   plenum package describe hello                 what it is, its versions and options
   plenum package install hello                  install it and wait until it is healthy
-  plenum package install hello --set hello.instances=3 --app-id /hello-3
+  plenum package install hello --set service.instances=3 --app-id /hello-3
   plenum package uninstall hello";
 
 /// What to do with packages.
@@ -52,7 +52,7 @@ pub enum PackageVerb {
     },
     /// Install a package
     #[command(
-        after_help = "Examples:\n  plenum package install hello\n  plenum package install hello --version 1.0.0 --options options.yaml\n  plenum package install hello --set hello.instances=3"
+        after_help = "Examples:\n  plenum package install hello\n  plenum package install hello --version 1.0.0 --options options.yaml\n  plenum package install hello --set service.instances=3"
     )]
     Install {
         /// The package's name
@@ -149,7 +149,7 @@ pub(crate) async fn run(
                 .await
                 .map_err(|error| search_first(error, name))?;
             let text = match output {
-                Output::Table | Output::Wide => describe_text(&package),
+                Output::Table | Output::Wide => describe_text(&package, screen.look(output)),
                 _ => screen.form(output, &package, || search_table(&[]))?,
             };
             screen.print(&text)
@@ -275,7 +275,7 @@ fn gather(file: Option<&str>, set: &[String], screen: &mut Screen) -> Result<Opt
 
 /// Puts `a.b=value` into the options.
 fn put(options: &mut Map<String, Value>, text: &str) -> Result<()> {
-    let wrong = || CliError::Usage(format!("--set {text} is not KEY=VALUE, such as hello.instances=3"));
+    let wrong = || CliError::Usage(format!("--set {text} is not KEY=VALUE, such as service.instances=3"));
     let (key, value) = text.split_once('=').ok_or_else(wrong)?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     let mut path: Vec<&str> = key.split('.').collect();
@@ -342,7 +342,7 @@ fn repository_table(all: &[Repository]) -> Table {
     table
 }
 
-fn describe_text(package: &Map<String, Value>) -> String {
+fn describe_text(package: &Map<String, Value>, look: Look) -> String {
     let text = |key: &str| package.get(key).map(plain).unwrap_or_default();
     let mut out = format!("{} {}\n{}\n", text("name"), text("version"), text("description"));
     for (key, name) in [("maintainer", "maintainer"), ("website", "website"), ("scm", "source")] {
@@ -360,7 +360,7 @@ fn describe_text(package: &Map<String, Value>) -> String {
         let mut table = Table::new(&["OPTION", "TYPE", "DEFAULT", "DESCRIPTION"], &[], "no options");
         options("", schema, 0, &mut table);
         out.push('\n');
-        out.push_str(&table.render(crate::table::Look::default()));
+        out.push_str(&table.render(look));
     }
     out
 }
@@ -386,7 +386,6 @@ fn options(base: &str, schema: &Map<String, Value>, depth: usize, table: &mut Ta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Look;
     use serde_json::json;
 
     #[test]
@@ -434,7 +433,7 @@ mod tests {
                 "instances": {"type": "integer", "default": 1, "description": "How many"}, "odd": 3}}}}
         });
         assert_eq!(
-            describe_text(package.as_object().unwrap()),
+            describe_text(package.as_object().unwrap(), Look::default()),
             "hello 1.0.0\nA web service\nmaintainer: us\ntags: web, demo\n\nSmall.\nQuick.\n\n\
              OPTION           TYPE     DEFAULT  DESCRIPTION\nhello.instances  integer  1        How many\n"
         );

@@ -124,8 +124,18 @@ fn look(id: &str, app: Option<&App>, goal: Goal) -> Result<Seen> {
             Ok(Seen::Busy(format!("{id}: {left} instances to end")))
         }
         Goal::Running if app.settled() => Ok(Seen::Done(format!("{id}: {good} of {all} instances {word}\n"))),
-        Goal::Running => Ok(Seen::Busy(format!("{id}: {good} of {all} instances {word}"))),
+        Goal::Running => {
+            let failure = failed(app).map(|text| format!("; {text}")).unwrap_or_default();
+            Ok(Seen::Busy(format!("{id}: {good} of {all} instances {word}{failure}")))
+        }
     }
+}
+
+/// How an instance of the app's present version failed, if one did. Moments of one form compare as texts.
+fn failed(app: &App) -> Option<String> {
+    let failure = app.last_task_failure.as_ref().filter(|failure| failure.timestamp >= app.version)?;
+    let on = if failure.host.is_empty() { String::new() } else { format!(" on {}", clean(&failure.host)) };
+    Some(format!("the last one failed{on}: {}", clean(&failure.message)))
 }
 
 #[cfg(test)]
@@ -147,6 +157,17 @@ mod tests {
             Seen::Busy("/a: 1 of 3 instances healthy".into())
         );
         assert_eq!(look("/a", Some(&busy), Goal::Gone).unwrap(), Seen::Busy("/a: 3 instances to end".into()));
+        let mut sick = json!({"id": "/a", "instances": 1, "version": "2026-01-02T00:00:00.000Z",
+            "lastTaskFailure": {"host": "n1", "message": "exited with 3", "timestamp": "2026-01-02T00:00:01.000Z"}});
+        let text = "/a: 0 of 1 instances running; the last one failed on n1: exited with 3";
+        assert_eq!(look("/a", Some(&app(sick.clone())), Goal::Running).unwrap(), Seen::Busy(text.into()));
+        sick["version"] = json!("2026-01-03T00:00:00.000Z");
+        let text = "/a: 0 of 1 instances running";
+        assert_eq!(
+            look("/a", Some(&app(sick)), Goal::Running).unwrap(),
+            Seen::Busy(text.into()),
+            "an older version's"
+        );
         let done = app(json!({"id": "/a", "instances": 2, "tasksRunning": 2, "deployments": null}));
         assert_eq!(
             look("/a", Some(&done), Goal::Running).unwrap(),

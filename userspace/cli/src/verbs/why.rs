@@ -21,7 +21,7 @@ pub(crate) fn text(why: &Why, look: Look, now: i64) -> String {
         return out;
     }
     if why.nodes.is_empty() {
-        if why.missing > 0 {
+        if why.missing > 0 && why.delay_left_seconds == 0 {
             out.push_str("no node has offered anything yet; see `plenum node list` and `plenum status`\n");
         }
         return out;
