@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// The format of [`Copy`] and [`Delta`].
+/// The format of [`struct@Copy`] and [`Delta`].
 pub const FORMAT: u32 = 1;
 
 /// All facts by key: `agent/<id>`, `framework/<id>`, `master/<n>`, `task/<framework id>/<task id>`, `vip/<name>`.
