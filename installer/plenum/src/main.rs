@@ -17,7 +17,7 @@ use roles::RoleArguments;
 
 /// A datacenter operating system: makes a fleet of Linux machines behave like one computer.
 #[derive(Parser, Debug)]
-#[command(name = "plenum", version, propagate_version = true)]
+#[command(name = "plenum", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -412,17 +412,26 @@ fn send(stream: &mut UnixStream, report: &Report) {
     }
 }
 
-/// Stops what a killed supervisor left running in the runtime folder `run`.
-pub fn stop_orphans(run: &Path) -> Result<()> {
+/// The processes that a killed supervisor left running in the runtime folder `run`.
+fn orphans(run: &Path) -> Result<Vec<Child>> {
     let records: Records = match std::fs::read(run.join("roles.json")) {
         Ok(bytes) => serde_json::from_slice(&bytes).context("roles.json cannot be read")?,
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(Vec::new()),
     };
     if records.boot != child::boot_id()? {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let orphans: Vec<Child> =
-        records.roles.into_iter().rev().filter_map(|record| Some(Child::adopt(record)?.0)).collect();
+    Ok(records.roles.into_iter().rev().filter_map(|record| Some(Child::adopt(record)?.0)).collect())
+}
+
+/// Whether there are such processes.
+pub fn has_orphans(run: &Path) -> Result<bool> {
+    Ok(!orphans(run)?.is_empty())
+}
+
+/// Stops such processes.
+pub fn stop_orphans(run: &Path) -> Result<()> {
+    let orphans = orphans(run)?;
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
         for orphan in &orphans {
             orphan.signal(signal);

@@ -55,6 +55,9 @@ pub fn run(up: &Up) -> Result<()> {
         Reports::ask(&Settings::control(&places.run), Request::Status, Duration::from_secs(2)).is_ok();
     if running {
         progress.step("already running");
+    } else if supervise::has_orphans(&places.run)? {
+        start_supervisor(&places)?;
+        progress.step("adopted the components of a supervisor that was killed");
     } else {
         let first = prepare(&places, Choices { open: up.open })?;
         progress.step("certificates and settings");
