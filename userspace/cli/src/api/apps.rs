@@ -6,7 +6,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Session, or_default};
+use super::{Session, or_default, quantity};
 use crate::error::{CliError, Result};
 use crate::text::encode;
 
@@ -22,10 +22,10 @@ pub struct App {
     #[serde(default, deserialize_with = "or_default")]
     pub instances: u64,
     /// Cores an instance.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub cpus: f64,
     /// Mebibytes an instance.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub mem: f64,
     /// The moment of the last change.
     #[serde(default, deserialize_with = "or_default")]

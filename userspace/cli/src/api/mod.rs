@@ -41,6 +41,27 @@ pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
+/// Quantities: null is zero, and whole numbers are written as such, as the cluster writes them.
+pub(crate) mod quantity {
+    use serde::{Deserializer, Serializer};
+
+    /// Up to here every whole number has a value of its own.
+    const EXACT: f64 = 9e15;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        super::or_default(deserializer)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if value.fract() == 0.0 && value.abs() < EXACT {
+            // In range and whole.
+            #[allow(clippy::cast_possible_truncation)]
+            return serializer.serialize_i64(*value as i64);
+        }
+        serializer.serialize_f64(*value)
+    }
+}
+
 /// The address without what does not belong to one; plain HTTP only where nobody can listen in.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Session, or_default};
+use super::{Session, or_default, quantity};
 use crate::error::{CliError, Result};
 use crate::text::{clean, encode};
 
@@ -12,16 +12,16 @@ use crate::text::{clean, encode};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amounts {
     /// Cores.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub cpus: f64,
     /// Mebibytes.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub mem: f64,
     /// Mebibytes.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub disk: f64,
     /// Graphics processors.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub gpus: f64,
     /// Everything else.
     #[serde(flatten)]
@@ -49,7 +49,7 @@ pub struct Node {
     #[serde(default, deserialize_with = "or_default")]
     pub attributes: Map<String, Value>,
     /// Seconds since 1970.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub registered_time: f64,
     /// The agent's version.
     #[serde(default, deserialize_with = "or_default")]
@@ -103,7 +103,7 @@ pub struct Status {
     #[serde(default, deserialize_with = "or_default")]
     pub state: String,
     /// Seconds since 1970.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, with = "quantity")]
     pub timestamp: f64,
     /// Whether checks passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

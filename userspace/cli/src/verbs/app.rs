@@ -411,9 +411,10 @@ mod tests {
 
     #[test]
     fn fields_of_others_survive() {
-        let given = json!({"id": "/a", "odd": {"x": [1]}, "tasks": [{"id": "t", "ipAddresses": []}]});
+        let given = json!({"id": "/a", "cpus": 0.1, "mem": 16, "odd": {"x": [1]}, "tasks": [{"id": "t", "ipAddresses": []}]});
         let app: App = serde_json::from_value(given).unwrap();
         let back = serde_json::to_value(&app).unwrap();
+        assert_eq!(back["cpus"].to_string() + " " + &back["mem"].to_string(), "0.1 16");
         assert_eq!((&back["odd"]["x"][0], &back["tasks"][0]["ipAddresses"]), (&json!(1), &json!([])));
     }
 }
