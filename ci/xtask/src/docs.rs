@@ -40,7 +40,8 @@ pub fn check() -> Result<()> {
 mod tests {
     #[test]
     fn only_rooms_count() {
-        let found = super::named("`kernel/api` and `kernel` and `ci/up` but not `docs/adr` or `kernel/api/src`");
+        let found =
+            super::named("`kernel/api` and `kernel` and `ci/up` but not `docs/adr` or `kernel/api/src`");
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["ci/up", "kernel/api"]);
     }
 }

@@ -13,7 +13,9 @@ fn broken(from: &str, to: &str) -> Option<&'static str> {
     match (space(from).as_str(), space(to).as_str()) {
         _ if from == "kernel/shim" => Some("the shim depends on none of our crates"),
         _ if from == "kernel/api" => Some("the system-call types depend on nothing of ours"),
-        _ if from == "kernel/allocator" && to != "kernel/api" => Some("the allocator is pure: kernel/api only"),
+        _ if from == "kernel/allocator" && to != "kernel/api" => {
+            Some("the allocator is pure: kernel/api only")
+        }
         ("kernel", "kernel") => None,
         ("kernel", _) => Some("kernel space never depends on what is built upon it"),
         ("userspace", "kernel") if !SYSTEM_CALLS.contains(&to) => {
