@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
 
 /// Room while nothing of a frame is there: enough for most frames, and kept by every idle connection.
-const IDLE: usize = 256;
+const IDLE: usize = 512;
 /// Room for more of a frame.
 const MORE: usize = 4096;
 

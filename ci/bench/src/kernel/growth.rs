@@ -26,6 +26,8 @@ pub struct Row {
     pub agent_heap_kib: f64,
     /// Memory of the master for a live task, in KiB.
     pub task_kib: f64,
+    /// The same of what is in use on the heap.
+    pub task_heap_kib: f64,
     /// Agents registered a second.
     pub registrations: f64,
 }
@@ -33,7 +35,7 @@ pub struct Row {
 /// A column's heading and its value.
 type Column = (&'static str, fn(&Row) -> f64);
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     ("tasks/s", |r| r.throughput),
     ("p50 ms", |r| r.paced.0),
     ("p99 ms", |r| r.paced.1),
@@ -42,6 +44,7 @@ const COLUMNS: [Column; 9] = [
     ("µs/task", |r| r.master_cpu),
     ("KiB/agent", |r| r.agent_kib),
     ("KiB/task", |r| r.task_kib),
+    ("heap/task", |r| r.task_heap_kib),
     ("agents/s", |r| r.registrations),
 ];
 
@@ -97,6 +100,7 @@ mod tests {
             agent_kib: 1.0,
             agent_heap_kib: 1.0,
             task_kib: 1.0,
+            task_heap_kib: 1.0,
             registrations: 1.0,
         };
         let text = table(&[row(100, 3_000.0), row(1_000, 1_500.0)]);

@@ -96,6 +96,7 @@ fn report(figures: &mut Figures, row: &Row) {
         );
     }
     figures.note(at("heap in use per idle agent"), row.agent_heap_kib, "KiB");
+    figures.note(at("heap in use per live task"), row.task_heap_kib, "KiB");
     figures.note(at("latency p50, paced"), row.paced.0, "ms");
     figures.note(at("latency p99, paced"), row.paced.1, "ms");
     figures.note(at("latency p50, full"), row.full.0, "ms");
@@ -118,7 +119,7 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
     let heap_idle = cluster.trim()?;
     eprintln!("{} agents registered in {:.1} s", size.agents, registering.as_secs_f64());
 
-    let (paced, before, full, cpu) = runtime.block_on(async {
+    let (paced, before, heap_before, full, cpu) = runtime.block_on(async {
         let mut load = Load::connect(cluster.http).await?;
         // The first offers are of all agents at once.
         load.quiet(SETTLE).await?;
@@ -126,13 +127,13 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
         load.launch(size.first.saturating_sub(size.paced), None).await?;
         load.quiet(SETTLE).await?;
         // What the tasks need is not to hide in what others have left.
-        cluster.trim()?;
+        let heap_before = cluster.trim()?;
         let before = memory(cluster.master.id())?;
         let cpu = cluster.cpu()?;
         let full = load.launch(size.last.saturating_sub(size.first), None).await?;
         let cpu = cluster.cpu()?.map_with(cpu, Duration::saturating_sub);
         load.quiet(SETTLE).await?;
-        anyhow::Ok((paced, before, full, cpu))
+        anyhow::Ok((paced, before, heap_before, full, cpu))
     })?;
     let heap = cluster.trim()?;
     let after = memory(cluster.master.id())?;
@@ -173,6 +174,7 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size) -> Result<Row> {
         agent_kib: kib(idle, empty, f64::from(size.agents)),
         agent_heap_kib: kib(heap_idle, heap_empty, f64::from(size.agents)),
         task_kib: kib(after, before, full.tasks as f64),
+        task_heap_kib: kib(heap, heap_before, full.tasks as f64),
         registrations: f64::from(size.agents) / registering.as_secs_f64(),
     })
 }
