@@ -21,7 +21,7 @@ drill, instance = Drill("disk"), Instance(sys.argv[1])
 room = tempfile.mkdtemp(prefix="plenum-disk-")
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "plenum-disk", room], check=True)
 os.environ["PLENUM_STATE_BASE"] = room
-acknowledged = {"apps": set(), "users": set()}
+acknowledged = {"apps": set(), "users": set(), "frameworks": set()}
 filler = f"{room}/filler"
 
 
@@ -89,14 +89,21 @@ def add_repository(number):
 
 
 def subscribe(number):
-    """A framework that the master has to write down; its stream is not read."""
-    body = {"type": "SUBSCRIBE", "subscribe": {"framework_info": {"user": "root", "name": f"{number}" + "x" * 20_000, "failover_timeout": 60.0}}}
-    connection = http.client.HTTPConnection(instance.node, 5050, timeout=40)
+    """A framework that the master has to write down. What it hears first says whether it was: a refusal is an event of the stream, as in Mesos."""
+    info = {"user": "root", "name": f"{number}" + "x" * 20_000, "failover_timeout": 600.0}
+    body = json.dumps({"type": "SUBSCRIBE", "subscribe": {"framework_info": info}})
+    connection = http.client.HTTPConnection(instance.node, 5050, timeout=20)
     try:
         headers = {"Authorization": f"token={instance.token}", "Content-Type": "application/json"}
-        connection.request("POST", "/api/v1/scheduler", json.dumps(body), headers)
+        connection.request("POST", "/api/v1/scheduler", body, headers)
         answer = connection.getresponse()
-        return answer.status, "" if answer.status == 200 else answer.read().decode(errors="replace")
+        if answer.status != 200:
+            return answer.status, answer.read().decode(errors="replace")
+        event = json.loads(answer.read(int(answer.readline())))
+        if event["type"] == "ERROR":
+            return 503, event["error"]["message"]
+        acknowledged["frameworks"].add(event["subscribed"]["framework_id"]["value"])
+        return 200, ""
     finally:
         connection.close()
 
@@ -107,6 +114,10 @@ def apps():
 
 def users():
     return {user["uid"] for user in call(8101, "GET", "/acs/api/v1/users")[1]["array"]}
+
+
+def frameworks():
+    return {framework["id"] for framework in call(5050, "GET", "/frameworks")[1]["frameworks"]}
 
 
 def running(app):
@@ -157,9 +168,10 @@ def ready():
 
 
 def stands(when):
-    found_apps, found_users = apps(), users()
-    lost = (acknowledged["apps"] - found_apps) | (acknowledged["users"] - found_users)
-    drill.promise(f"nothing acknowledged is lost {when}", not lost, f"{len(found_apps)} apps, {len(found_users)} users, lost {sorted(lost)}")
+    found = {"apps": apps(), "users": users(), "frameworks": frameworks()}
+    lost = {what: sorted(acknowledged[what] - found[what]) for what in found if acknowledged[what] - found[what]}
+    told = ", ".join(f"{len(found[what])} {what}" for what in found)
+    drill.promise(f"nothing acknowledged is lost {when}", not lost, f"{told}; lost {lost or 'none'}")
 
 
 def works(name):

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -102,6 +103,21 @@ impl Default for Logging {
     }
 }
 
+/// Standard error, where a line that cannot be written (its disk is full) is lost and nothing else: tracing would go on to print that, and
+/// printing panics where standard error fails.
+struct LogWriter<W>(W);
+
+impl<W: Write> Write for LogWriter<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        Ok(self.0.write(line).unwrap_or(line.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
 /// Sends tracing to standard error. A second call in one process changes nothing; a filter that does not parse becomes `info`.
 pub fn init_tracing(logging: &Logging) {
     use tracing_subscriber::EnvFilter;
@@ -109,7 +125,7 @@ pub fn init_tracing(logging: &Logging) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter(std::io::stderr()));
     // The only error is that a subscriber is already there, as in tests.
     let _ = match logging.format {
         LogFormat::Compact => base.compact().with_ansi(false).try_init(),
@@ -220,6 +236,24 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_on_a_full_disk_loses_lines_and_nothing_else() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+        }
+        LogWriter(Full).write_all(b"a line\n").unwrap();
+        LogWriter(Full).flush().unwrap();
+        let mut kept = Vec::new();
+        LogWriter(&mut kept).write_all(b"a line\n").unwrap();
+        assert_eq!(kept, b"a line\n");
+    }
 
     #[tokio::test]
     async fn a_child_ends_with_its_parent_only() {

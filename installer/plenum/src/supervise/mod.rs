@@ -371,7 +371,9 @@ impl Shell {
             .and_then(|bytes| std::fs::write(&new, bytes))
             .and_then(|()| std::fs::rename(&new, &path));
         if let Err(error) = written {
-            eprintln!(
+            // Not `eprintln!`, which panics where the log cannot be written either.
+            let _ = writeln!(
+                std::io::stderr(),
                 "cannot write {}: {error}; a later supervisor could not adopt the roles",
                 path.display()
             );

@@ -29,6 +29,8 @@ use crate::shell::owner::{Ended, Handle};
 
 /// The largest body of a call.
 const MAX_BODY: usize = 32 * 1024 * 1024;
+/// For a request's body to arrive.
+const BODY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// An answer instead of what was asked for.
 pub(crate) type Refusal = Box<Response>;
@@ -197,7 +199,18 @@ async fn serve(Shared(front): Shared<Arc<Front>>, request: Request) -> Response 
         )
         .into_response();
     };
-    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+    let announced =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let reading = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY));
+    let body = match announced {
+        // Not waited for: it cannot be taken.
+        Some(length) if length > MAX_BODY => None,
+        _ => match reading.await {
+            Ok(read) => read.ok(),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        },
+    };
+    let Some(body) = body else {
         return plain(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body could not be read or has more than {MAX_BODY} bytes"),

@@ -15,7 +15,7 @@ use plenum_base::component::Component;
 use plenum_base::serve::{Limits, Plain, Server};
 use plenum_base::service::Shutdown;
 use plenum_base::tls::{ClientAuth, Identity, TlsError};
-use plenum_store::{Embedded, Etcd, EtcdOptions, Options, Range, Store, StoreError, scoped};
+use plenum_store::{Embedded, Etcd, EtcdOptions, Leadership, Options, Range, Store, StoreError, scoped};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -185,7 +185,7 @@ async fn lead(
     );
     let campaign = async {
         tokio::select! {
-            leadership = store.campaign("leader", &candidate, LEASE) => leadership,
+            leadership = campaign(store.as_ref(), &candidate) => leadership,
             never = look(store.as_ref(), &phase) => match never {},
         }
     };
@@ -222,6 +222,19 @@ async fn lead(
             } else {
                 Err(MasterError::Deposed)
             }
+        }
+    }
+}
+
+/// Campaigns until this master leads. A store that has no room or does not answer is waited for: callers hear meanwhile that nobody leads.
+async fn campaign(store: &dyn Store, candidate: &str) -> Result<Leadership, StoreError> {
+    loop {
+        match store.campaign("leader", candidate, LEASE).await {
+            Err(error @ (StoreError::Full { .. } | StoreError::Unavailable { .. })) => {
+                tracing::warn!(%error, "cannot lead yet; trying again");
+                tokio::time::sleep(LOOK).await;
+            }
+            other => return other,
         }
     }
 }

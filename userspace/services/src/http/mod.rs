@@ -24,6 +24,8 @@ use query::{Query, decode};
 
 /// The largest body.
 const BODY: usize = 16 * 1024 * 1024;
+/// For a request's body to arrive.
+const BODY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What `/v2/info` and `/v2/leader` tell about this process.
 #[derive(Clone, Debug, Default)]
@@ -72,9 +74,13 @@ async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response 
         .get::<ConnInfo>()
         .and_then(|c| c.remote)
         .map_or(String::new(), |r| r.ip().to_string());
-    let body = match to_bytes(body, BODY).await {
-        Ok(bytes) => bytes.to_vec(),
+    let body = match tokio::time::timeout(BODY_TIME, to_bytes(body, BODY)).await {
+        Ok(Ok(bytes)) => bytes.to_vec(),
         Err(_) => {
+            let message = "The request's body did not arrive in time.";
+            return json_answer(StatusCode::REQUEST_TIMEOUT, &json!({"message": message}));
+        }
+        Ok(Err(_)) => {
             let message = format!("The request's body has more than {BODY} bytes, or broke off.");
             return json_answer(StatusCode::PAYLOAD_TOO_LARGE, &json!({"message": message}));
         }
