@@ -1,4 +1,4 @@
-//! `plenum-bench NAME [--json FILE] [--quick]`: measures one thing against its marks, prints a table, and exits 0
+//! `ci/bench NAME [--json FILE] [--quick]`: measures one thing against its marks, prints a table, and exits 0
 //! whether the marks hold or not. `--quick`: of the kernel, only a small run, to see that it works.
 
 mod allocator;
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
             "--quick" => quick = true,
             _ if name.is_none() && !arg.starts_with('-') => name = Some(arg),
             _ => bail!(
-                "unexpected argument {arg}; usage: plenum-bench NAME [--json FILE] [--quick], NAME one of {NAMES}"
+                "unexpected argument {arg}; usage: ci/bench NAME [--json FILE] [--quick], NAME one of {NAMES}"
             ),
         }
     }
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         #[cfg(feature = "kernel")]
         Some("kernel") => kernel::run(quick)?,
         Some(other) => bail!("there is no measurement {other}; there are {NAMES}"),
-        None => bail!("usage: plenum-bench NAME [--json FILE] [--quick], NAME one of {NAMES}"),
+        None => bail!("usage: ci/bench NAME [--json FILE] [--quick], NAME one of {NAMES}"),
     };
     figures.print();
     if let Some(file) = json {

@@ -7,7 +7,7 @@ use std::process::Command;
 fn a_quick_run_writes_its_figures() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("figures.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_plenum-bench"))
+    let output = Command::new(env!("CARGO_BIN_EXE_plenum-benchmarks"))
         .args(["kernel", "--quick", "--json"])
         .arg(&file)
         .output()
