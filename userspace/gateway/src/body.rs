@@ -27,6 +27,8 @@ struct Shared {
     touched: AtomicBool,
     ended: AtomicBool,
     too_large: AtomicBool,
+    /// Whether it broke off, or its framing made no sense.
+    broke_off: AtomicBool,
     began: Instant,
     /// Milliseconds after `began`.
     progress: AtomicU64,
@@ -47,6 +49,7 @@ impl Lent {
             touched: AtomicBool::new(false),
             ended: AtomicBool::new(ended),
             too_large: AtomicBool::new(false),
+            broke_off: AtomicBool::new(false),
             began: Instant::now(),
             progress: AtomicU64::new(0),
         }))
@@ -69,6 +72,11 @@ impl Lent {
     /// Whether it broke the limit.
     pub fn too_large(&self) -> bool {
         self.0.too_large.load(Ordering::Relaxed)
+    }
+
+    /// Whether the caller did not send it whole: what failed then is not the target.
+    pub fn broke_off(&self) -> bool {
+        self.0.broke_off.load(Ordering::Relaxed)
     }
 
     /// The time since something was read from it, or since it began.
@@ -106,7 +114,10 @@ impl Body for Lent {
                     shared.ended.store(true, Ordering::Relaxed);
                     return Poll::Ready(None);
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Err(error)) => {
+                    shared.broke_off.store(true, Ordering::Relaxed);
+                    return Poll::Ready(Some(Err(error.into())));
+                }
                 // Trailers could smuggle headers past everything that was checked, so they end here.
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };

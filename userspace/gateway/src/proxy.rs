@@ -264,6 +264,10 @@ impl Run<'_> {
             if self.body.too_large() {
                 return Err(too_large(self.limit));
             }
+            if self.body.broke_off() {
+                let message = "the request's body broke off or is not framed as HTTP wants it; send it whole";
+                return Err(Failure::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
+            }
             match missed {
                 Miss::Late if self.body.ended() => return Err(Failure::late(&who)),
                 Miss::Late => {

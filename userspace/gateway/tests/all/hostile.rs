@@ -82,6 +82,11 @@ async fn odd_requests_are_refused() {
             "400",
         ),
         ("two credentials", format!("GET /metadata HTTP/1.1\r\n{head}Authorization: token=x\r\n\r\n"), "401"),
+        (
+            "chunks that make no sense",
+            format!("POST /package/x HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n"),
+            "400",
+        ),
         ("a tunnel", format!("CONNECT evil.example:443 HTTP/1.1\r\n{head}\r\n"), "405"),
         ("a trace", format!("TRACE / HTTP/1.1\r\n{head}\r\n"), "405"),
         ("all of it", format!("OPTIONS * HTTP/1.1\r\n{head}\r\n"), "400"),
