@@ -75,10 +75,10 @@ def judge(case, statuses, text, token):
         # Not built, or not now and the answer says why: both deliberate.
         deliberate = status == 501 or (status == 503 and len(text.split(b"\r\n\r\n", 1)[-1]) > 10)
         # What the gateway passes on may be refused before it was taken whole; then all it can tell is that the target hung up.
-        deliberate = deliberate or (status == 502 and "huge" in case.name and b'"BROKEN"' in text)
+        deliberate = deliberate or (status == 502 and len(case.data) > 300_000 and b'"BROKEN"' in text)
         if status not in case.right and not (status == 505 and "line" in case.name) and not deliberate:
             return f"status {status}"
-        if not token and 200 <= status < 300 and not any(word in case.path for word in OPEN):
+        if not token and 200 <= status < 300 and not any(word in case.path for word in OPEN) and case.path.split("?")[0].strip("/."):
             return f"status {status} without credentials"
     return None
 

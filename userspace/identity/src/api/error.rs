@@ -78,7 +78,9 @@ impl From<DirectoryError> for IamError {
             }
             DirectoryError::Store(plenum_store::StoreError::Full { reason, .. }) => {
                 tracing::warn!(reason, "the store is full");
-                Self::unavailable("the disk that holds identity's records is full: free space, then try again")
+                Self::unavailable(
+                    "the disk that holds identity's records is full: free space, then try again",
+                )
             }
             DirectoryError::Store(error) => {
                 tracing::warn!(%error, "the store refused");

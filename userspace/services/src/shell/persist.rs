@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use plenum_base::retry::{self, Backoff};
 use plenum_store::{Op, Range, Store, StoreError, Txn};
-use tokio::time::Instant;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::room::Room;
 use crate::core::Write;
