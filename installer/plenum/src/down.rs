@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use plenum_base::places::{Bases, Instance, Places};
+use plenum_cli::context::Contexts;
 use plenum_containers::Runtime as _;
 
 use crate::roles::{self, AgentFile, Choices};
@@ -28,11 +29,10 @@ pub struct Down {
 /// Stops an instance.
 pub fn run(down: &Down) -> Result<()> {
     let bases = Bases::of_this_user();
-    if !bases.instances()?.iter().any(|(instance, _)| *instance == down.instance) {
+    let Some(places) = bases.find(&down.instance)? else {
         println!("there is no instance {}", down.instance);
         return Ok(());
-    }
-    let places = bases.open(&down.instance)?;
+    };
     stop_roles(&places)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio.block_on(stop_tasks(&places))?;
@@ -40,6 +40,9 @@ pub fn run(down: &Down) -> Result<()> {
     if down.purge {
         remove(&places.state)?;
         remove(&places.run)?;
+        Contexts::of_this_user().forget(&down.instance)?;
+        // Last: until now its number must not be another's.
+        bases.forget(&down.instance)?;
         println!("instance {} is gone", down.instance);
     } else {
         println!("instance {} is down; its state is in {}", down.instance, places.state.display());

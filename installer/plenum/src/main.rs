@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use plenum_base::places::{Instance, Role};
+use plenum_cli::screen::{Output, Screen};
+use plenum_cli::table::{Cell, Table, Tone};
 use roles::RoleArguments;
 
 /// A datacenter operating system: makes a fleet of Linux machines behave like one computer.
@@ -34,9 +36,14 @@ enum Command {
     #[command(after_help = "Examples:\n  plenum down\n  plenum down --purge   forget everything")]
     Down(down::Down),
     /// Show the components and how they are
+    #[command(after_help = "Examples:\n  plenum status\n  plenum status -o json")]
     Status(Status),
-    /// Check a role's settings and print all errors at once
-    ConfigCheck(ConfigCheck),
+    /// Look at settings
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
     #[command(hide = true)]
     Supervise(Supervise),
     #[command(hide = true)]
@@ -101,20 +108,17 @@ struct Status {
     output: Output,
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-}
-
-#[derive(clap::Args, Debug)]
-struct ConfigCheck {
-    /// The role, such as master.
-    role: Role,
-    #[command(flatten)]
-    arguments: RoleArguments,
+#[derive(Subcommand, Debug)]
+enum ConfigVerb {
+    /// Check a role's settings and print all errors at once
+    #[command(after_help = "Examples:\n  plenum config check master --config /etc/plenum/master.toml")]
+    Check {
+        /// The role, such as master.
+        role: Role,
+        /// Its file and settings over it.
+        #[command(flatten)]
+        arguments: RoleArguments,
+    },
 }
 
 #[derive(clap::Args, Debug)]
@@ -129,8 +133,8 @@ fn main() -> ExitCode {
         Command::Up(up) => up::run(&up),
         Command::Down(down) => down::run(&down),
         Command::Status(status) => print_status(&status),
-        Command::ConfigCheck(check) => {
-            roles::check(check.role, &check.arguments).map(|()| println!("ok")).map_err(Into::into)
+        Command::Config { verb: ConfigVerb::Check { role, arguments } } => {
+            roles::check(role, &arguments).map(|()| println!("ok")).map_err(Into::into)
         }
         Command::Supervise(supervise) => up::supervise(&supervise.instance),
         Command::Hello(hello) => hello::run(&hello),
@@ -151,16 +155,24 @@ fn main() -> ExitCode {
 
 fn print_status(status: &Status) -> anyhow::Result<()> {
     let report = up::status(&status.instance)?;
-    if status.output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
-    }
-    println!("{:<12} {:<11} {:>8} {:>9}  LOG", "COMPONENT", "CONDITION", "PID", "RESTARTS");
-    for role in &report.roles {
-        let pid = role.pid.map(|pid| pid.to_string()).unwrap_or_default();
-        println!("{:<12} {:<11} {pid:>8} {:>9}  {}", role.role, role.condition, role.restarts, role.log);
-    }
-    Ok(())
+    let mut screen = Screen::of_this_process();
+    let text = screen.form(status.output, &report, || {
+        let head = ["COMPONENT", "CONDITION", "PID", "RESTARTS", "LAST EXIT"];
+        let mut table = Table::new(&head, &["LOG"], "no components");
+        for role in &report.roles {
+            let tone = if role.condition == "running" { Tone::Good } else { Tone::Bad };
+            table.row(vec![
+                Cell::from(&role.role),
+                Cell::toned(&role.condition, tone),
+                role.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()).into(),
+                role.restarts.to_string().into(),
+                role.last_exit.clone().unwrap_or_else(|| "-".to_owned()).into(),
+                Cell::from(&role.log),
+            ]);
+        }
+        table
+    })?;
+    Ok(screen.print(&text)?)
 }
 
 #[cfg(test)]

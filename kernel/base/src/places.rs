@@ -196,23 +196,52 @@ impl Bases {
     /// # Errors
     /// [`PlaceError::TooMany`], [`PlaceError::Table`].
     pub fn open(&self, instance: &Instance) -> Result<Places, PlaceError> {
+        let number = self.change_table(|table| match table.get(instance) {
+            Some(number) => Ok((*number, false)),
+            None => {
+                let number = free_number(table, instance).ok_or(PlaceError::TooMany)?;
+                table.insert(instance.clone(), number);
+                Ok((number, true))
+            }
+        })?;
+        Ok(self.places(instance.clone(), number))
+    }
+
+    /// The places of `instance` if it has a number; gives it none.
+    ///
+    /// # Errors
+    /// [`PlaceError::Table`].
+    pub fn find(&self, instance: &Instance) -> Result<Option<Places>, PlaceError> {
+        let mut known = self.instances()?.into_iter();
+        let found = known.find(|(known, _)| known == instance);
+        Ok(found.map(|(instance, number)| self.places(instance, number)))
+    }
+
+    /// Frees the number of an instance that is gone. One that has none is no error.
+    ///
+    /// # Errors
+    /// [`PlaceError::Table`].
+    pub fn forget(&self, instance: &Instance) -> Result<(), PlaceError> {
+        self.change_table(|table| Ok(((), table.remove(instance).is_some())))
+    }
+
+    /// Reads the table under its lock, and writes it where `change` says that it changed.
+    fn change_table<T>(
+        &self,
+        change: impl FnOnce(&mut Table) -> Result<(T, bool), PlaceError>,
+    ) -> Result<T, PlaceError> {
         let path = self.state.join("instances.json");
         let fail = |reason: String| PlaceError::Table { path: path.clone(), reason };
         files::private_dir(&self.state).map_err(|e| fail(e.to_string()))?;
         let lock = fs::File::create(self.state.join("instances.lock")).map_err(|e| fail(e.to_string()))?;
         lock.lock().map_err(|e| fail(e.to_string()))?;
         let mut table = read_table(&path).map_err(&fail)?;
-        let number = match table.get(instance) {
-            Some(number) => *number,
-            None => {
-                let number = free_number(&table, instance).ok_or(PlaceError::TooMany)?;
-                table.insert(instance.clone(), number);
-                let text = serde_json::to_vec_pretty(&table).map_err(|e| fail(e.to_string()))?;
-                files::replace(&path, &text, 0o644).map_err(|e| fail(e.to_string()))?;
-                number
-            }
-        };
-        Ok(self.places(instance.clone(), number))
+        let (value, changed) = change(&mut table)?;
+        if changed {
+            let text = serde_json::to_vec_pretty(&table).map_err(|e| fail(e.to_string()))?;
+            files::replace(&path, &text, 0o644).map_err(|e| fail(e.to_string()))?;
+        }
+        Ok(value)
     }
 
     /// The places of `instance` under these bases with a number that is already known.
@@ -444,6 +473,10 @@ mod tests {
         assert_eq!(open("default").number, 0);
         assert_eq!(open("c").number, 2);
         assert_eq!(open("b").number, 1);
+        let find = |name: &str| bases.find(&name.parse().unwrap()).unwrap().map(|places| places.number);
+        assert_eq!((find("c"), find("nobody")), (Some(2), None));
+        bases.forget(&"b".parse().unwrap()).unwrap();
+        assert_eq!((find("b"), open("d").number, find("c")), (None, 1, Some(2)));
         assert_eq!(bases.instances().unwrap().len(), 3);
         fs::write(bases.state.join("instances.json"), "{").unwrap();
         assert!(matches!(bases.open(&"b".parse().unwrap()), Err(PlaceError::Table { .. })));

@@ -51,31 +51,17 @@ pub fn run(up: &Up) -> Result<()> {
         );
     }
     let mut password = None;
-    let running =
-        Reports::ask(&Settings::control(&places.run), Request::Status, Duration::from_secs(2)).is_ok();
-    if running {
-        progress.step("already running");
-    } else if supervise::has_orphans(&places.run)? {
-        start_supervisor(&places)?;
-        progress.step("adopted the components of a supervisor that was killed");
-    } else {
-        let first = prepare(&places, Choices { open: up.open })?;
-        progress.step("certificates and settings");
-        start_supervisor(&places)?;
-        if let Some(password) = &first {
-            progress.note(&format!("the user admin has the password {password} — it is not shown again"));
-        }
-        password = first;
-    }
-    let report = match watch(&places, &mut progress) {
+    let report = match raise(up, &places, &mut progress, &mut password) {
         Ok(report) => report,
         Err(error) => {
-            let _ = down::stop_roles(&places);
+            leave(&places, password.is_some());
             return Err(error);
         }
     };
     progress.step(&format!("instance {} is up: {} components", report.instance, report.roles.len()));
     if let Some(password) = password {
+        // Shown only now: where the first start fails, account and certificates go with it.
+        progress.note(&format!("the user admin has the password {password} — it is not shown again"));
         remember(&places, &password)?;
     }
     if up.demo {
@@ -86,6 +72,34 @@ pub fn run(up: &Up) -> Result<()> {
     }
     progress.note("Ctrl-C stops it; `plenum up --detach` would leave it running");
     stay(&places)
+}
+
+/// Starts what does not run yet and waits until every role serves. `password` becomes the first account's, where one was made.
+fn raise(up: &Up, places: &Places, progress: &mut Progress, password: &mut Option<String>) -> Result<Report> {
+    let control = Settings::control(&places.run);
+    if Reports::ask(&control, Request::Status, Duration::from_secs(2)).is_ok() {
+        progress.step("already running");
+    } else if supervise::has_orphans(&places.run)? {
+        start_supervisor(places)?;
+        progress.step("adopted the components of a supervisor that was killed");
+    } else {
+        *password = prepare(places, Choices { open: up.open })?;
+        progress.step("certificates and settings");
+        start_supervisor(places)?;
+    }
+    watch(places, progress)
+}
+
+/// A start that failed leaves nothing running, and a first one nothing at all, but for the logs' last lines, which its error quotes.
+fn leave(places: &Places, first: bool) {
+    let left = if first {
+        down::run(&down::Down { instance: places.instance.clone(), purge: true })
+    } else {
+        down::stop_roles(places)
+    };
+    if let Err(error) = left {
+        eprintln!("what was started could not all be stopped: {error:#}");
+    }
 }
 
 /// Logs the first account in, so that the command line works at once for whoever started the instance.
@@ -196,7 +210,9 @@ pub fn supervise(instance: &Instance) -> Result<()> {
 
 /// `plenum status`: how the components of an instance are.
 pub fn status(instance: &Instance) -> Result<Report> {
-    let places = Bases::of_this_user().open(instance)?;
+    let unknown =
+        || format!("there is no instance {instance}; start one with `plenum up --instance {instance}`");
+    let places = Bases::of_this_user().find(instance)?.with_context(unknown)?;
     Reports::ask(&Settings::control(&places.run), Request::Status, Duration::from_secs(5))
         .and_then(|mut reports| reports.next())
         .ok()
