@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
@@ -57,15 +56,9 @@ impl Child {
         let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
         command.arg(launch.role).args(launch.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).process_group(0);
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         command.env("NOTIFY_SOCKET", launch.notify);
-        let mappings = launch
-            .sockets
-            .iter()
-            .zip(FIRST..)
-            .map(|((_, socket), child_fd)| Ok(FdMapping { parent_fd: socket.try_clone()?, child_fd }))
-            .collect::<std::io::Result<Vec<_>>>()?;
-        command.fd_mappings(mappings).ok().context("two sockets for one descriptor")?;
+        let sockets: Vec<_> = launch.sockets.iter().map(|(name, socket)| (*name, socket)).collect();
+        plenum_base::sockets::hand_over(&mut command, &sockets)?;
         let child = command.spawn().with_context(|| format!("start {}", launch.role))?;
         let pid = i32::try_from(child.id())?;
         let record =
