@@ -1,7 +1,7 @@
 //! What a role needs to be a component of the cluster: its certificate (kept fresh), who may call it, clients for its peers, and a
 //! server that tells TLS from plain HTTP. The role brings settings and a router.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{self, Authenticator};
 use crate::client::Client;
+use crate::cluster::Masters;
 use crate::places::{Instance, Places, Role};
 use crate::serve::{Plain, Server};
 use crate::service::{Logging, Shutdown};
@@ -36,6 +37,8 @@ pub struct ComponentSettings {
     pub policy: PathBuf,
     /// Where identity renews certificates.
     pub identity: String,
+    /// The masters that the host starts with; empty on a single machine. The policy's map takes their place once it is there.
+    pub masters: Vec<IpAddr>,
     /// Whether the policy is brought here from identity, as on machines where identity does not run.
     pub follow_policy: bool,
     /// Whether callers without credentials are let in, as `Anonymous`.
@@ -60,6 +63,7 @@ impl ComponentSettings {
             key: files.key,
             policy: places.policy(),
             identity: format!("https://{}", places.address(Role::Identity)),
+            masters: Vec::new(),
             follow_policy: false,
             open: false,
             plain: Plain::Loopback,
@@ -92,6 +96,8 @@ pub struct Component {
     pub identity: Identity,
     /// Who may call.
     pub authenticator: Arc<Authenticator>,
+    /// Where the masters are.
+    pub masters: Masters,
     /// Its settings.
     pub settings: ComponentSettings,
     /// Pressed when the process shall end.
@@ -111,7 +117,9 @@ impl Component {
             tokio::spawn(crate::policy_feed::keep_current(identity.clone(), from, to, shutdown.clone()));
         }
         let authenticator = Authenticator::open(&settings.policy, &settings.ca, settings.open);
-        Ok(Self { identity, authenticator, settings, shutdown: shutdown.clone() })
+        let masters = Masters::follow(&authenticator, &settings.masters, Some(settings.listen.ip()));
+        tokio::spawn(Arc::clone(&authenticator).keep_looking(shutdown.clone()));
+        Ok(Self { identity, authenticator, masters, settings, shutdown: shutdown.clone() })
     }
 
     /// A client that shows this component's certificate and talks only to the role `peer`.

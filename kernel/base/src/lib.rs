@@ -4,6 +4,7 @@
 pub mod auth;
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod component;
 pub mod config;
 pub mod files;

@@ -9,6 +9,9 @@ use std::str::FromStr;
 
 use crate::files;
 
+/// The port of a master's door for agents.
+pub const AGENTS_DOOR: u16 = 5055;
+
 /// One kind of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,10 +32,12 @@ pub enum Role {
     Catalog,
     /// The front door.
     Gateway,
+    /// The cluster's store, on the masters of a fleet only.
+    Etcd,
 }
 
 impl Role {
-    /// All roles, in the order in which they start.
+    /// The roles of a single machine, in the order in which they start.
     pub const ALL: [Self; 8] = [
         Self::Identity,
         Self::Master,
@@ -43,6 +48,36 @@ impl Role {
         Self::Catalog,
         Self::Gateway,
     ];
+
+    /// Every role of a fleet, in the order in which they start.
+    pub const EVERY: [Self; 9] = [
+        Self::Etcd,
+        Self::Identity,
+        Self::Master,
+        Self::Agent,
+        Self::Services,
+        Self::Discovery,
+        Self::Balancer,
+        Self::Catalog,
+        Self::Gateway,
+    ];
+
+    /// The port on which it serves HTTP (the gateway as root: plain 80, with TLS 443; etcd: its clients').
+    #[must_use]
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Identity => 8101,
+            Self::Master => 5050,
+            Self::Agent => 5051,
+            Self::Services => 8080,
+            Self::Discovery => 8123,
+            // Not a port of DC/OS: the balancer only answers its own node's diagnostics.
+            Self::Balancer => 8124,
+            Self::Catalog => 7070,
+            Self::Gateway => 80,
+            Self::Etcd => 2379,
+        }
+    }
 
     /// The word used on the command line, in paths and in certificates.
     #[must_use]
@@ -56,6 +91,7 @@ impl Role {
             Self::Balancer => "balancer",
             Self::Catalog => "catalog",
             Self::Gateway => "gateway",
+            Self::Etcd => "etcd",
         }
     }
 }
@@ -70,7 +106,7 @@ impl FromStr for Role {
     type Err = PlaceError;
 
     fn from_str(text: &str) -> Result<Self, PlaceError> {
-        Self::ALL
+        Self::EVERY
             .into_iter()
             .find(|role| role.as_str() == text)
             .ok_or_else(|| PlaceError::Role(text.to_owned()))
@@ -382,16 +418,8 @@ impl Places {
     #[must_use]
     pub fn address(&self, role: Role) -> SocketAddr {
         let port = match role {
-            Role::Identity => 8101,
-            Role::Master => 5050,
-            Role::Agent => 5051,
-            Role::Services => 8080,
-            Role::Discovery => 8123,
-            // Not a port of DC/OS: the balancer only answers its own node's diagnostics.
-            Role::Balancer => 8124,
-            Role::Catalog => 7070,
-            Role::Gateway if self.root => 80,
-            Role::Gateway => 8081,
+            Role::Gateway if !self.root => 8081,
+            _ => role.port(),
         };
         SocketAddr::new(self.node(), port)
     }
@@ -405,7 +433,7 @@ impl Places {
     /// The master's door for agents.
     #[must_use]
     pub fn agents_door(&self) -> SocketAddr {
-        SocketAddr::new(self.node(), 5055)
+        SocketAddr::new(self.node(), AGENTS_DOOR)
     }
 
     /// The DNS server: 127.88.K.53, port 53 (1053 without root).

@@ -11,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::FromDer;
 
+use crate::cluster::ClusterMap;
 use crate::tls::{Identity, TlsError, check_signer};
 
 /// The format written by this release.
@@ -64,6 +65,9 @@ pub struct Snapshot {
     pub basic: Vec<BasicCredential>,
     /// False: every account may do everything, as in DC/OS' open edition. True: only what its permissions say.
     pub enforce: bool,
+    /// The masters; none on a single machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterMap>,
 }
 
 impl Snapshot {
@@ -190,6 +194,7 @@ mod tests {
             accounts: BTreeMap::from([("ann".to_owned(), account)]),
             basic: vec![],
             enforce,
+            cluster: None,
         }
     }
 

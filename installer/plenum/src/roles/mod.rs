@@ -122,6 +122,7 @@ pub fn settings(places: &Places, role: Role, choices: Choices) -> Result<String>
             config.component.open = choices.open;
             text(&config)
         }
+        Role::Etcd => anyhow::bail!("etcd has settings on the masters of a fleet only"),
     }
 }
 
@@ -164,6 +165,10 @@ pub fn run(role: Role, arguments: &RoleArguments) -> ExitCode {
             let log = config.component.log.clone();
             service::run(role.as_str(), &log, GRACE, |shutdown| plenum_gateway::run(config, shutdown))
         }),
+        Role::Etcd => {
+            eprintln!("plenum {role}: etcd runs on the masters of a fleet only");
+            ExitCode::from(2)
+        }
     }
 }
 
@@ -194,5 +199,6 @@ pub fn check(role: Role, arguments: &RoleArguments) -> Result<(), config::Config
         Role::Discovery => load::<plenum_discovery::Config>(role, arguments).map(drop),
         Role::Balancer => load::<plenum_balancer::Config>(role, arguments).map(drop),
         Role::Gateway => load::<plenum_gateway::Config>(role, arguments).map(drop),
+        Role::Etcd => Ok(()),
     }
 }

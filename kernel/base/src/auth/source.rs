@@ -10,13 +10,15 @@ use http::HeaderMap;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::cache::Cache;
 use super::credentials::Presented;
 use super::{Kind, Principal, verify_secret};
+use crate::cluster::ClusterMap;
 use crate::pki::PeerName;
 use crate::policy::{AccountKind, PolicyError, Signed, Snapshot};
+use crate::service::Shutdown;
 
 /// How long good basic credentials are believed without another hash.
 const BASIC_GOOD: Duration = Duration::from_secs(300);
@@ -61,6 +63,7 @@ pub struct Authenticator {
     ca: PathBuf,
     open: bool,
     current: ArcSwap<Option<Current>>,
+    cluster: watch::Sender<Option<Arc<ClusterMap>>>,
     looked: Mutex<Looked>,
     cache: Cache,
     hashing: Arc<Semaphore>,
@@ -113,6 +116,7 @@ impl Authenticator {
             ca: ca.to_path_buf(),
             open,
             current: ArcSwap::from_pointee(None),
+            cluster: watch::channel(None).0,
             looked: Mutex::new(Looked { next: Instant::now(), stamp: None, highest: 0 }),
             cache: Cache::new(),
             // Each hash takes 19 MiB and tens of milliseconds of a processor.
@@ -135,6 +139,30 @@ impl Authenticator {
     pub fn cluster_id(&self) -> Option<String> {
         self.look(false);
         self.current.load().as_ref().as_ref().map(|current| current.snapshot.cluster_id.clone())
+    }
+
+    /// The cluster's map of the newest snapshot. It only moves while somebody asks this authenticator something, or keeps it looking.
+    #[must_use]
+    pub fn cluster(&self) -> watch::Receiver<Option<Arc<ClusterMap>>> {
+        self.look(false);
+        self.cluster.subscribe()
+    }
+
+    /// Looks at the policy's file until `shutdown`, also while nobody calls.
+    pub async fn keep_looking(self: Arc<Self>, shutdown: Shutdown) {
+        while shutdown.sleep(Duration::from_millis(500)).await {
+            self.look(false);
+        }
+    }
+
+    fn publish(&self, map: Option<&ClusterMap>) {
+        self.cluster.send_if_modified(|current| {
+            let changed = current.as_deref() != map;
+            if changed {
+                *current = map.cloned().map(Arc::new);
+            }
+            changed
+        });
     }
 
     /// Whether the principal may do `action` on `resource`. Components may do everything here (they check each other's role
@@ -263,6 +291,7 @@ impl Authenticator {
             Ok(current) => {
                 looked.stamp = stamp;
                 looked.highest = current.snapshot.number;
+                self.publish(current.snapshot.cluster.as_ref());
                 self.current.store(Arc::new(Some(current)));
                 true
             }

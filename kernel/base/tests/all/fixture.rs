@@ -143,6 +143,7 @@ pub fn policy(number: u64, signer: &Signer) -> Snapshot {
             hash: hash_secret(b"s3cret", HashCost::Light).unwrap(),
         }],
         enforce: false,
+        cluster: None,
     }
 }
 

@@ -90,6 +90,7 @@ fn sign_policy(path: &Path, ca: &Authority, enforce: bool) -> String {
         accounts: BTreeMap::from([("ann".to_owned(), ann), ("spark".to_owned(), spark)]),
         basic: vec![BasicCredential { principal: "spark".into(), hash }],
         enforce,
+        cluster: None,
     };
     let signed = Signed::sign(&snapshot, &identity(ca, "identity").0).unwrap();
     std::fs::write(path, serde_json::to_vec(&signed).unwrap()).unwrap();

@@ -73,6 +73,7 @@ impl Directory {
             accounts: users.iter().map(|user| (user.uid.clone(), account(user))).collect::<BTreeMap<_, _>>(),
             basic: basic.collect(),
             enforce: self.config.enforce_permissions,
+            cluster: None,
         }
     }
 
