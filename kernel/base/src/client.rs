@@ -191,10 +191,16 @@ impl Client {
     /// With a TLS configuration of the caller's (see [`crate::tls::pinned_client_config`]).
     #[must_use]
     pub fn with_tls(config: ClientConfig) -> Self {
+        Self::with_tls_within(config, CONNECT)
+    }
+
+    /// As [`Client::with_tls`], giving each address `connect` to take a connection: for peers that stand in for each other.
+    #[must_use]
+    pub fn with_tls_within(config: ClientConfig, connect: Duration) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT));
+        http.set_connect_timeout(Some(connect));
         http.set_keepalive(Some(Duration::from_secs(30)));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(config)
