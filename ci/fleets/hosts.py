@@ -160,8 +160,9 @@ class Host:
         if subprocess.run(["ip", "-n", space, "link", "show", self.port], capture_output=True, check=False).returncode:
             run("ip", "-n", space, "tuntap", "add", "dev", self.port, "mode", "tap")
             run("ip", "-n", space, "link", "set", self.port, "master", "fleet", "up")
-        fast = os.path.exists("/dev/kvm") and os.access("/dev/kvm", os.W_OK)
-        processor = "host" if fast else "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
+        # Emulated unless told: a machine that is virtual itself may have a /dev/kvm that boots nothing.
+        fast = os.environ.get("FLEET_KVM") == "1"
+        processor = "host,-arch-capabilities" if fast else "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
         return [
             "nsenter", f"--net=/run/netns/{space}", "qemu-system-x86_64", "-name", self.machine, "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "pc", "-accel", "kvm" if fast else "tcg,thread=multi", "-cpu", processor, "-smp", "1", "-m", str(self.memory or 1024),
@@ -249,6 +250,9 @@ class Host:
 
     def wait_ssh(self, seconds=None):
         seconds = seconds or (400 if self.fleet.kind == "vm" else 90)
+        time.sleep(0.05)
+        if self.process and self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} did not start; its console: {run('tail', '-n', '5', self.folder + '/console.log')}")
         wait(f"ssh of {self.name} (its console: {self.folder}/console.log)", seconds, lambda: self.ssh("echo up", timeout=20), 0.3)
 
 
