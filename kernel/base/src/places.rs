@@ -378,6 +378,12 @@ impl Places {
         }
     }
 
+    /// The key with which identity seals what is secret in its store; on masters only.
+    #[must_use]
+    pub fn vault_key(&self) -> PathBuf {
+        self.data(Role::Identity).join("master.key")
+    }
+
     /// The signed policy snapshot.
     #[must_use]
     pub fn policy(&self) -> PathBuf {
