@@ -3,6 +3,7 @@ the program that made them; leftovers of one that was killed go at the next star
 
 import atexit
 import base64
+import ctypes
 import os
 import shlex
 import shutil
@@ -292,6 +293,10 @@ class Fleet:
           chain from-us { type filter hook output priority 0; oifname @alone drop; }
         }"""
         run(*self.inside("nft", "-f", "-"), input=rules)
+        # From here on this program, its threads and children are in the fleet's network, as the admin's laptop is.
+        with open(f"/run/netns/{self.space}", "rb") as space:
+            if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), 0x40000000):
+                raise OSError(ctypes.get_errno(), "setns")
 
     def add(self, count):
         """Adds `count` hosts and waits for them."""
