@@ -10,15 +10,15 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+pub use crate::connect::Reach;
+use crate::connect::{Connector, connector};
 use crate::tls::{Expect, Identity, TlsError};
 
 /// What may go wrong inside a request body that is streamed.
@@ -29,9 +29,6 @@ pub type CallBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// How long a call may take when nothing else is said.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// The largest reply that is collected when nothing else is said.
 pub const REPLY_LIMIT: usize = 64 * 1024 * 1024;
@@ -151,7 +148,7 @@ impl Credentials {
 /// A pool of connections and how to make them. Clones share the pool.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, CallBody>,
+    pool: Pool<Connector, CallBody>,
     credentials: Option<Credentials>,
 }
 
@@ -168,12 +165,12 @@ impl Client {
         Ok(Self::with_tls(config))
     }
 
-    /// Shows the component's certificate and trusts its CA.
+    /// Shows the component's certificate and trusts its CA; for peers within the cluster ([`Reach::CLUSTER`]).
     ///
     /// # Errors
     /// [`TlsError::Rustls`].
     pub fn with_identity(identity: &Identity, expect: Expect) -> Result<Self, TlsError> {
-        Ok(Self::with_tls(identity.client_config(expect)?))
+        Ok(Self::with_reach(identity.client_config(expect)?, Reach::CLUSTER))
     }
 
     /// Trusts the CA certificates in `ca` (PEM) for the addresses dialled, and shows no certificate: tools and SDKs.
@@ -191,28 +188,24 @@ impl Client {
     /// With a TLS configuration of the caller's (see [`crate::tls::pinned_client_config`]).
     #[must_use]
     pub fn with_tls(config: ClientConfig) -> Self {
-        Self::with_tls_within(config, CONNECT)
+        Self::with_reach(config, Reach::WIDE)
     }
 
     /// As [`Client::with_tls`], giving each address `connect` to take a connection: for peers that stand in for each other.
     #[must_use]
     pub fn with_tls_within(config: ClientConfig, connect: Duration) -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(connect));
-        http.set_keepalive(Some(Duration::from_secs(30)));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        Self::with_reach(config, Reach { connect, ..Reach::CLUSTER })
+    }
+
+    /// As [`Client::with_tls`], with these deadlines.
+    #[must_use]
+    pub fn with_reach(config: ClientConfig, reach: Reach) -> Self {
         let pool = Pool::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(32)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
-            .build(connector);
+            .build(connector(config, reach));
         Self { pool, credentials: None }
     }
 

@@ -16,6 +16,7 @@ use crate::serve::{Plain, Server};
 use crate::service::{Logging, Shutdown};
 use crate::tls::renew::keep_fresh;
 use crate::tls::{ClientAuth, Expect, Identity, IdentityFiles, TlsError};
+use crate::turns::Turns;
 
 /// Settings that every role has, under `[component]` in its file. The defaults are those of the instance `default` on one machine.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -111,14 +112,15 @@ impl Component {
     /// [`TlsError`] when the certificate cannot be read.
     pub fn start(settings: ComponentSettings, shutdown: &Shutdown) -> Result<Self, TlsError> {
         let identity = Identity::load(&settings.files())?;
-        tokio::spawn(keep_fresh(identity.clone(), settings.identity.clone(), shutdown.clone()));
-        if settings.follow_policy {
-            let (from, to) = (settings.identity.clone(), settings.policy.clone());
-            tokio::spawn(crate::policy_feed::keep_current(identity.clone(), from, to, shutdown.clone()));
-        }
         let authenticator = Authenticator::open(&settings.policy, &settings.ca, settings.open);
         let masters = Masters::follow(&authenticator, &settings.masters, Some(settings.listen.ip()));
         tokio::spawn(Arc::clone(&authenticator).keep_looking(shutdown.clone()));
+        let from = Turns::new(masters.clone(), Role::Identity, vec![settings.identity.clone()]);
+        tokio::spawn(keep_fresh(identity.clone(), from.clone(), shutdown.clone()));
+        if settings.follow_policy {
+            let to = settings.policy.clone();
+            tokio::spawn(crate::policy_feed::keep_current(identity.clone(), from, to, shutdown.clone()));
+        }
         Ok(Self { identity, authenticator, masters, settings, shutdown: shutdown.clone() })
     }
 

@@ -9,6 +9,7 @@ use crate::policy::{PolicyError, Signed};
 use crate::retry::Backoff;
 use crate::service::Shutdown;
 use crate::tls::{Expect, Identity, TlsError};
+use crate::turns::Turns;
 
 /// Why a policy did not arrive. All of these are tried again.
 #[derive(Debug, thiserror::Error)]
@@ -25,18 +26,30 @@ pub enum FeedError {
     /// The file cannot be written.
     #[error("the policy cannot be written: {0}")]
     File(#[from] std::io::Error),
+    /// The list of masters is empty.
+    #[error("no identity is known to ask: name it in the settings")]
+    Nobody,
 }
 
-/// Keeps the policy at `path` current until `shutdown`. `url` is identity's base.
-pub async fn keep_current(identity: Identity, url: String, path: PathBuf, shutdown: Shutdown) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// How long identity holds a question for a newer policy. Short, since one that is silently gone is left only after it.
+const WAIT: Duration = Duration::from_secs(10);
+/// How much longer its answer may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Keeps the policy at `path` current until `shutdown`, from any identity of `from`.
+pub async fn keep_current(identity: Identity, mut from: Turns, path: PathBuf, shutdown: Shutdown) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
     let mut number = std::fs::read(&path)
         .ok()
         .and_then(|text| serde_json::from_slice::<Signed>(&text).ok())
         .and_then(|signed| signed.open(&identity.roots()).ok())
         .map_or(0, |snapshot| snapshot.number);
     while !shutdown.is_triggered() {
-        match shutdown.until(fetch(&identity, &url, &path, number, Duration::from_secs(30))).await {
+        let newer = from.ask(|url| {
+            let (identity, path) = (&identity, &path);
+            async move { fetch(identity, &url, path, number, WAIT).await }
+        });
+        match shutdown.until(newer).await.map(|newer| newer.unwrap_or(Err(FeedError::Nobody))) {
             None => return,
             Some(Ok(newest)) => {
                 number = newest;
@@ -63,7 +76,7 @@ pub async fn fetch(
 ) -> Result<u64, FeedError> {
     let client = Client::with_identity(identity, Expect::Role("identity".to_owned()))?;
     let address = format!("{url}/internal/v1/policy?after={after}&wait={}", wait.as_secs());
-    let reply = client.get(&address).deadline(wait + Duration::from_secs(15)).send().await?.success().await?;
+    let reply = client.get(&address).deadline(wait + GRACE).send().await?.success().await?;
     if reply.status == http::StatusCode::NO_CONTENT {
         return Ok(after);
     }

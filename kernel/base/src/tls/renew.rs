@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Expect, Identity, TlsError, pinned_client_config};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Reach};
 use crate::files;
 use crate::pki::{PkiError, Request};
 use crate::retry::Backoff;
 use crate::service::Shutdown;
+use crate::turns::Turns;
 
 /// Body of `POST /internal/v1/certificates`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub enum RenewError {
     /// The identity did not come from files.
     #[error("the identity has no files to renew")]
     NoFiles,
+    /// The list of masters is empty.
+    #[error("no identity is known to ask: name it in the settings")]
+    Nobody,
     /// Files, or what identity sent, cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -56,15 +60,18 @@ pub enum RenewError {
     Client(#[from] ClientError),
 }
 
+/// The longest pause while the certificate has ended: nothing works without it.
+const ENDED: Duration = Duration::from_secs(30);
+
 /// When the certificate should be renewed: half its life, counted from the end so that backdating does not matter.
 fn due(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
     let life = not_after.duration_since(not_before).unwrap_or_default();
     not_after - life / 2
 }
 
-/// Renews `identity` in good time until `shutdown`. `url` is identity's base, such as `https://127.88.0.1:8101`.
-/// Failures are logged and tried again, from a second up to five minutes apart.
-pub async fn keep_fresh(identity: Identity, url: String, shutdown: Shutdown) {
+/// Renews `identity` in good time until `shutdown`, at any identity of `from`.
+/// Failures are logged and tried again, from a second up to five minutes apart (half a minute once the certificate has ended).
+pub async fn keep_fresh(identity: Identity, mut from: Turns, shutdown: Shutdown) {
     let quick = || Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
     let mut backoff = quick();
     loop {
@@ -77,7 +84,7 @@ pub async fn keep_fresh(identity: Identity, url: String, shutdown: Shutdown) {
             }
             continue;
         }
-        match shutdown.until(renew(&identity, &url)).await {
+        match shutdown.until(renew_at(&identity, &mut from)).await {
             None => return,
             Some(Ok(())) => {
                 tracing::info!(peer = %own.name, "certificate renewed");
@@ -89,10 +96,21 @@ pub async fn keep_fresh(identity: Identity, url: String, shutdown: Shutdown) {
             }
         }
         // Also after a success: a certificate that is due at once must not become a busy loop.
-        if !shutdown.sleep(backoff.delay()).await {
+        let ended = !identity.peer().is_current(SystemTime::now());
+        let pause = if ended { backoff.delay().min(ENDED) } else { backoff.delay() };
+        if !shutdown.sleep(pause).await {
             return;
         }
     }
+}
+
+/// Renews once at the first identity that does it.
+///
+/// # Errors
+/// The last one's [`RenewError`].
+pub async fn renew_at(identity: &Identity, from: &mut Turns) -> Result<(), RenewError> {
+    let renewed = from.ask(|url| async move { renew(identity, &url).await });
+    renewed.await.unwrap_or(Err(RenewError::Nobody))
 }
 
 /// Renews once: asks, checks, writes `cert.pem` and `ca.pem`, swaps. The key stays the same. A certificate that has ended already is
@@ -114,7 +132,7 @@ pub async fn renew(identity: &Identity, url: &str) -> Result<(), RenewError> {
     } else {
         let chain = identity.chain();
         let fingerprint = chain.last().map(crate::pki::fingerprint).unwrap_or_default();
-        let client = Client::with_tls(pinned_client_config(&fingerprint, "identity")?);
+        let client = Client::with_reach(pinned_client_config(&fingerprint, "identity")?, Reach::CLUSTER);
         let request = RecoverRequest { role: peer.name.role, name: peer.name.name, csr: request.csr };
         ask(&client, &format!("{url}/internal/v1/certificates/expired"), &request).await?
     };
@@ -133,7 +151,7 @@ pub async fn renew(identity: &Identity, url: &str) -> Result<(), RenewError> {
 }
 
 async fn ask(client: &Client, url: &str, body: &impl Serialize) -> Result<Issued, ClientError> {
-    client.post(url).deadline(Duration::from_secs(20)).json(body).send().await?.success().await?.json().await
+    client.post(url).deadline(Duration::from_secs(10)).json(body).send().await?.success().await?.json().await
 }
 
 #[cfg(test)]
