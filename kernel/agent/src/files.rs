@@ -257,12 +257,12 @@ struct NameCache {
 
 impl NameCache {
     fn user(&mut self, id: u32) -> String {
-        let lookup = || nix::unistd::User::from_uid(id.into()).ok().flatten().map(|user| user.name);
+        let lookup = || plenum_base::users::lookup(&id.to_string()).map(|user| user.name);
         self.users.entry(id).or_insert_with(|| lookup().unwrap_or_else(|| id.to_string())).clone()
     }
 
     fn group(&mut self, id: u32) -> String {
-        let lookup = || nix::unistd::Group::from_gid(id.into()).ok().flatten().map(|group| group.name);
+        let lookup = || plenum_base::users::lookup_group(&id.to_string()).map(|group| group.name);
         self.groups.entry(id).or_insert_with(|| lookup().unwrap_or_else(|| id.to_string())).clone()
     }
 }

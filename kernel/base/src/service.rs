@@ -1,14 +1,16 @@
-//! The skeleton of a role: runtime, tracing, crypto provider, panic hook, signals, readiness. What the role does is the closure it is given.
+//! The skeleton of a role: runtime, crypto provider, panic hook, signals, what the supervisor is told. What the role does is the closure
+//! it is given; how it logs is in `logging`.
 
 use std::fmt::Display;
 use std::future::Future;
-use std::io::{self, Write};
-use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+pub use crate::logging::{LogFormat, Logging, init_tracing};
+pub use crate::notify::{ready, status, stopping};
 
 /// Tells every part of a process to end. Clones are the same switch; a child also ends with its parent, not the other way round.
 #[derive(Debug, Clone, Default)]
@@ -76,66 +78,6 @@ impl Shutdown {
     }
 }
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One line for people.
-    #[default]
-    Compact,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What is logged and how. Logs go to standard error.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Logging {
-    /// The look of a line.
-    pub format: LogFormat,
-    /// A filter as `tracing_subscriber::EnvFilter` reads it, such as `info` or `info,plenum_master=debug`.
-    pub filter: String,
-}
-
-impl Default for Logging {
-    fn default() -> Self {
-        Self { format: LogFormat::Compact, filter: "info".to_owned() }
-    }
-}
-
-/// Standard error, where a line that cannot be written (its disk is full) is lost and nothing else: tracing would go on to print that, and
-/// printing panics where standard error fails.
-struct LogWriter<W>(W);
-
-impl<W: Write> Write for LogWriter<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        Ok(self.0.write(line).unwrap_or(line.len()))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let _ = self.0.flush();
-        Ok(())
-    }
-}
-
-/// Sends tracing to standard error. A second call in one process changes nothing; a filter that does not parse becomes `info`.
-pub fn init_tracing(logging: &Logging) {
-    use tracing_subscriber::EnvFilter;
-    let (filter, wrong) = match EnvFilter::try_new(&logging.filter) {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
-    };
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter(std::io::stderr()));
-    // The only error is that a subscriber is already there, as in tests.
-    let _ = match logging.format {
-        LogFormat::Compact => base.compact().with_ansi(false).try_init(),
-        LogFormat::Json => base.json().try_init(),
-    };
-    if let Some(error) = wrong {
-        tracing::warn!(%error, filter = logging.filter, "the log filter does not parse; using info");
-    }
-}
-
 /// Makes aws-lc-rs the process' TLS provider. Idempotent.
 pub fn install_crypto() {
     // The only error is that one is installed already.
@@ -153,35 +95,6 @@ pub fn install_panic_hook() {
         let thread = std::thread::current();
         tracing::error!(place, thread = thread.name().unwrap_or("?"), "panic: {text}");
     }));
-}
-
-/// Tells the supervisor (systemd's protocol: a datagram to `NOTIFY_SOCKET`) that the role serves now. Without one this does nothing.
-pub fn ready() {
-    notify("READY=1");
-}
-
-/// Tells the supervisor that the role is ending.
-pub fn stopping() {
-    notify("STOPPING=1");
-}
-
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = notify_at(&path, state) {
-        tracing::warn!(%error, "the supervisor could not be told: {state}");
-    }
-}
-
-fn notify_at(path: &std::ffi::OsStr, state: &str) -> std::io::Result<()> {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::ffi::OsStrExt;
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    let address = match path.as_bytes().split_first() {
-        Some((b'@', name)) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
-        _ => std::os::unix::net::SocketAddr::from_pathname(path)?,
-    };
-    socket.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
 
 /// Runs a role: tracing, crypto, panic hook, a multi-threaded runtime, signals; then `body` until it returns.
@@ -208,6 +121,7 @@ where
             tracing::error!(role, %error, "signals cannot be handled");
             return ExitCode::FAILURE;
         }
+        tokio::spawn(crate::notify::watchdog());
         tracing::info!(role, pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "starting");
         let late = async {
             shutdown.wait().await;
@@ -237,24 +151,6 @@ where
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_log_on_a_full_disk_loses_lines_and_nothing_else() {
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-        }
-        LogWriter(Full).write_all(b"a line\n").unwrap();
-        LogWriter(Full).flush().unwrap();
-        let mut kept = Vec::new();
-        LogWriter(&mut kept).write_all(b"a line\n").unwrap();
-        assert_eq!(kept, b"a line\n");
-    }
-
     #[tokio::test]
     async fn a_child_ends_with_its_parent_only() {
         let parent = Shutdown::new();
@@ -265,19 +161,6 @@ mod tests {
         two.wait().await;
         assert_eq!(two.until(std::future::pending::<()>()).await, None);
         assert!(!two.sleep(Duration::from_secs(60)).await);
-    }
-
-    #[test]
-    fn readiness_reaches_the_socket() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        notify_at(path.as_os_str(), "READY=1").unwrap();
-        let mut buffer = [0; 32];
-        let count = socket.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..count], b"READY=1");
-        assert!(notify_at(std::ffi::OsStr::new("/nonexistent/socket"), "x").is_err());
     }
 
     #[test]

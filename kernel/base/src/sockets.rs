@@ -1,44 +1,77 @@
-//! Listening sockets that outlive their process: taken from the supervisor as in `sd_listen_fds`, or bound here when none is handed over.
+//! Listening sockets that outlive their process: taken from the supervisor (ours, or systemd) as in `sd_listen_fds`, or bound here when none
+//! is handed over.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
 /// The first inherited descriptor.
 const FIRST: RawFd = 3;
 
+/// What was handed over and not taken yet.
+static HANDED: Mutex<Option<Table>> = Mutex::new(None);
+
+type Table = BTreeMap<String, Vec<RawFd>>;
+
+fn with_table<T>(use_it: impl FnOnce(&mut Table) -> T) -> T {
+    let mut handed = HANDED.lock();
+    use_it(handed.get_or_insert_with(|| {
+        let env = |key: &str| std::env::var(key).ok();
+        parse(env("LISTEN_PID"), env("LISTEN_FDS"), env("LISTEN_FDNAMES"), std::process::id())
+    }))
+}
+
 /// Takes the descriptor handed over under `name`, once: a second call for the same name gets `None` or the next one of that name.
 #[must_use]
 pub fn take(name: &str) -> Option<OwnedFd> {
-    static HANDED: Mutex<Option<BTreeMap<String, Vec<RawFd>>>> = Mutex::new(None);
-    let mut handed = HANDED.lock();
-    let table = handed.get_or_insert_with(|| {
-        let env = |key: &str| std::env::var(key).ok();
-        parse(env("LISTEN_PID"), env("LISTEN_FDS"), env("LISTEN_FDNAMES"), std::process::id())
-    });
-    let fds = table.get_mut(name)?;
-    if fds.is_empty() {
-        return None;
+    let fd = with_table(|table| {
+        let fds = table.get_mut(name)?;
+        (!fds.is_empty()).then(|| fds.remove(0))
+    })?;
+    adopt(fd)
+}
+
+/// Takes the socket handed over under `name`; where there is none of that name, one of this kind that is bound to the port of `address`. All
+/// sockets of one systemd unit have one name, so their ports tell which is which.
+fn take_socket(name: &str, kind: Type, address: SocketAddr) -> Option<OwnedFd> {
+    if let Some(fd) = take(name) {
+        return Some(fd);
     }
-    adopt(fds.remove(0))
+    let fd = with_table(|table| take_matching(table, |fd| is_bound(fd, kind, address)))?;
+    adopt(fd)
+}
+
+fn take_matching(table: &mut Table, fits: impl Fn(RawFd) -> bool) -> Option<RawFd> {
+    table.values_mut().find_map(|fds| {
+        let place = fds.iter().position(|fd| fits(*fd))?;
+        Some(fds.remove(place))
+    })
+}
+
+/// Whether an inherited descriptor is a socket of this kind, at this port, and at this address or every one.
+#[allow(unsafe_code)]
+fn is_bound(fd: RawFd, kind: Type, address: SocketAddr) -> bool {
+    // SAFETY: the number is only looked at, by calls that fail on one that is closed or no socket; nothing is closed by a borrow.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let socket = SockRef::from(&fd);
+    let Some(bound) = socket.local_addr().ok().and_then(|bound| bound.as_socket()) else { return false };
+    socket.r#type().is_ok_and(|found| found == kind)
+        && bound.port() == address.port()
+        && address.port() != 0
+        && (bound.ip() == address.ip() || bound.ip().is_unspecified() || address.ip().is_unspecified())
 }
 
 /// Which descriptor has which name. Descriptors without a name are called `unknown`, as systemd does.
-fn parse(
-    pid: Option<String>,
-    count: Option<String>,
-    names: Option<String>,
-    own: u32,
-) -> BTreeMap<String, Vec<RawFd>> {
-    let mut table: BTreeMap<String, Vec<RawFd>> = BTreeMap::new();
+fn parse(pid: Option<String>, count: Option<String>, names: Option<String>, own: u32) -> Table {
+    let mut table = Table::new();
     // systemd sets the process id; our supervisor leaves it out, because it does not know it before the fork.
     if pid.is_some_and(|pid| pid.parse() != Ok(own)) {
         return table;
@@ -73,7 +106,7 @@ fn adopt(fd: RawFd) -> Option<OwnedFd> {
 /// # Errors
 /// When binding fails; the text names the address.
 pub fn tcp(name: &str, address: SocketAddr) -> io::Result<TcpListener> {
-    let listener: std::net::TcpListener = match take(name) {
+    let listener: std::net::TcpListener = match take_socket(name, Type::STREAM, address) {
         Some(fd) => fd.into(),
         None => bind_tcp(address)?.into(),
     };
@@ -101,7 +134,7 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 /// # Errors
 /// When binding fails; the text names the address.
 pub fn udp(name: &str, address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket: std::net::UdpSocket = match take(name) {
+    let socket: std::net::UdpSocket = match take_socket(name, Type::DGRAM, address) {
         Some(fd) => fd.into(),
         None => bind_udp(address)?.into(),
     };
@@ -206,6 +239,27 @@ mod tests {
             assert!(parse(None, some(hostile), None, 7).is_empty());
         }
         assert_eq!(parse(None, some("2147483647"), None, 7)["unknown"].len(), 1024);
+    }
+
+    #[test]
+    fn sockets_of_one_name_are_told_apart_by_their_ports() {
+        let tcp = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let at = std::net::TcpListener::from(tcp.try_clone().unwrap()).local_addr().unwrap();
+        let udp = bind_udp(at).unwrap();
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let numbers = [&file, &udp, &tcp].map(AsRawFd::as_raw_fd);
+        let mut table = Table::from([("plenum-x.socket".to_owned(), numbers.to_vec())]);
+        let mut find =
+            |kind, address: SocketAddr| take_matching(&mut table, |fd| is_bound(fd, kind, address));
+        let elsewhere = SocketAddr::new("127.0.0.2".parse().unwrap(), at.port());
+        assert_eq!(find(Type::STREAM, elsewhere), None);
+        assert_eq!(find(Type::STREAM, SocketAddr::new(at.ip(), 1)), None);
+        assert_eq!(
+            find(Type::STREAM, SocketAddr::new("0.0.0.0".parse().unwrap(), at.port())),
+            Some(numbers[2])
+        );
+        assert_eq!(find(Type::STREAM, at), None, "once");
+        assert_eq!(find(Type::DGRAM, at), Some(numbers[1]));
     }
 
     #[test]
