@@ -21,6 +21,8 @@ pub struct Host {
     pub spec: HostSpec,
     /// The instance's names.
     pub names: Names,
+    /// It began the cluster.
+    pub founder: bool,
 }
 
 /// A folder with its owner and mode.
@@ -51,7 +53,7 @@ impl Host {
     #[must_use]
     pub fn new(spec: HostSpec) -> Self {
         let names = Names::of(&spec.instance);
-        Self { spec, names }
+        Self { spec, names, founder: false }
     }
 
     /// The instance's places here.

@@ -34,8 +34,10 @@ pub struct Manifest {
     pub links: BTreeMap<String, String>,
     /// System users that were not there before.
     pub users: BTreeSet<String>,
-    /// Units of others that were stopped and disabled.
-    pub silenced: BTreeSet<String>,
+    /// Units of others that were stopped and disabled, and how they were: `enabled`, `active`, with a blank between.
+    pub silenced: BTreeMap<String, String>,
+    /// The host began the cluster: its etcd member is the first.
+    pub founder: bool,
     /// Of each service: digest of program, unit and settings that it was last started with.
     pub running: BTreeMap<String, String>,
 }

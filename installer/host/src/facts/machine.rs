@@ -53,6 +53,8 @@ fn parse_os(release: &str) -> Os {
     Os { id: value("ID"), version: value("VERSION_ID"), name: value("PRETTY_NAME") }
 }
 
+/// The version of systemd; none where it does not run.
+#[must_use]
 pub fn systemd() -> Option<u32> {
     if !std::path::Path::new("/run/systemd/system").is_dir() {
         return None;

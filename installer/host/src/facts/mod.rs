@@ -11,7 +11,9 @@ mod machine;
 use plenum_plan::Facts;
 use plenum_plan::facts::Clock;
 
+pub use features::try_one;
 pub use installed::installed;
+pub use machine::systemd;
 
 /// Looks at the machine.
 #[must_use]
