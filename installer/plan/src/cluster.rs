@@ -27,6 +27,8 @@ pub struct Cluster {
     pub agents: Agents,
     /// Overrides of roles' settings on every host: role, name with dots, value.
     pub settings: BTreeMap<String, BTreeMap<String, Value>>,
+    /// Weights of roles, as numbers in text.
+    pub weights: BTreeMap<String, String>,
     /// The first account.
     pub admin: Admin,
     /// How the installer works.

@@ -1,0 +1,6 @@
+//! Tests of the crate from outside.
+
+mod file;
+mod findings;
+mod steps;
+mod world;
