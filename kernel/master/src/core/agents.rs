@@ -2,6 +2,7 @@
 //!
 //! Owns `connections`. Registration is in `rejoin`, absence in `away`, updates in `status`.
 
+use plenum_api::Millis;
 use plenum_api::internal::{
     self, AgentMessage, agent_message::Kind as FromAgent, goodbye::Code, master_message::Kind,
 };
@@ -16,6 +17,14 @@ use super::{Master, Turn};
 pub(super) struct Connection {
     pub peer: Peer,
     pub stage: Stage,
+    /// When the agent was last heard.
+    pub heard: Millis,
+    /// When something was last sent to it.
+    pub said: Millis,
+    /// Pings sent since it was last heard.
+    pub missed: u32,
+    /// When it is looked at next.
+    pub look_at: Millis,
 }
 
 /// How far a connection has come.
@@ -30,12 +39,16 @@ pub(super) enum Stage {
 }
 
 impl Master {
-    pub(super) fn agent_connected(&mut self, conn: ConnId, peer: Peer) {
-        self.connections.insert(conn, Connection { peer, stage: Stage::New });
+    pub(super) fn agent_connected(&mut self, t: &Turn<'_>, conn: ConnId, peer: Peer) {
+        let now = t.now.mono;
+        let new = Connection { peer, stage: Stage::New, heard: now, said: now, missed: 0, look_at: now };
+        self.connections.insert(conn, new);
     }
 
     pub(super) fn agent_message(&mut self, t: &mut Turn<'_>, conn: ConnId, message: AgentMessage) {
-        let Some(connection) = self.connections.get(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.heard = t.now.mono;
+        connection.missed = 0;
         let stage = connection.stage;
         let Some(kind) = message.kind else { return };
         match (kind, stage) {
@@ -46,15 +59,7 @@ impl Master {
                 self.hang_up(t, conn);
             }
             (FromAgent::Register(register), Stage::New) => self.agent_registers(t, conn, register),
-            (kind, Stage::Registered(agent)) => {
-                if let Some(agent) = self.agents.get(agent)
-                    && agent.missed > 0
-                {
-                    let id = std::sync::Arc::clone(&agent.id);
-                    self.agent_alive(&id);
-                }
-                self.registered_message(t, conn, agent, kind);
-            }
+            (kind, Stage::Registered(agent)) => self.registered_message(t, conn, agent, kind),
             (_, Stage::New | Stage::Admitting) => {
                 self.goodbye(t, conn, Code::Protocol, "register first, once for each connection".into());
             }
@@ -75,13 +80,6 @@ impl Master {
                 self.goodbye(t, conn, Code::Protocol, "register once for each connection".into())
             }
             FromAgent::Pong(_) | FromAgent::Hello(_) | FromAgent::Goodbye(_) => {}
-        }
-    }
-
-    fn agent_alive(&mut self, id: &str) {
-        let Some(key) = self.agent_keys.get(id).copied() else { return };
-        if let Some(agent) = self.agents.get_mut(key) {
-            agent.missed = 0;
         }
     }
 

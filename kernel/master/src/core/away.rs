@@ -11,7 +11,7 @@ use plenum_api::{Millis, scheduler};
 use super::agents::Stage;
 use super::event::{Answer, ConnId, ReplyId};
 use super::lookup::{agent_id, event};
-use super::registry::{self, AgentRecord, AgentState};
+use super::registry::{self, AgentRecord, AgentState, Life};
 use super::state::{Absence, Absent, AgentKey, Task, is_terminal};
 use super::timers::Timer;
 use super::{Master, Pending, Turn};
@@ -50,27 +50,33 @@ impl Master {
 
     /// An agent is pinged, or has left too many pings unanswered.
     pub(super) fn ping_due(&mut self, t: &mut Turn<'_>, key: AgentKey, at: Millis) {
-        let Some(agent) = self.agents.get(key) else { return };
-        let Some(conn) = agent.conn.filter(|_| agent.ping_at == at) else { return };
-        if agent.missed >= self.settings.ping_misses {
-            self.goodbye(
-                t,
-                conn,
-                Code::Timeout,
-                format!("{} pings were not answered", self.settings.ping_misses),
-            );
+        let (now, every, limit) = (t.now.mono, self.settings.ping, self.settings.agent_timeout());
+        let Some(conn) = self.agents.get(key).and_then(|agent| agent.conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn).filter(|c| c.look_at == at) else { return };
+        let silent = now - connection.heard;
+        // The pings are counted as well: time in which this process did not run is not the agent's silence.
+        if silent >= limit && connection.missed >= self.settings.ping_misses.saturating_sub(1).max(1) {
+            let seconds = silent.0 / 1000;
+            self.goodbye(t, conn, Code::Timeout, format!("nothing was heard of the agent for {seconds} s"));
             // It has had its time already.
             self.lose_agent(t, key);
             return;
         }
-        let next = t.now.mono + self.settings.ping;
-        if let Some(agent) = self.agents.get_mut(key) {
-            agent.missed += 1;
-            agent.ping_at = next;
+        // Nothing needs to be asked where both sides hear of each other anyway. A little early is in time: one timer for each ping.
+        let quiet = silent.max(now - connection.said);
+        let ping = quiet + Millis(every.0 / 4) >= every;
+        connection.missed += u32::from(ping);
+        let wait = if ping { every } else { every - quiet };
+        let mut next = now + wait;
+        if silent < limit {
+            next = next.min(connection.heard + limit);
         }
-        self.next.ping += 1;
+        connection.look_at = next;
         self.timers.set(next, Timer::Ping(key));
-        self.tell(t, key, Kind::Ping(internal::Ping { seq: self.next.ping, connected: Some(true) }));
+        if ping {
+            self.next.ping += 1;
+            self.tell(t, key, Kind::Ping(internal::Ping { seq: self.next.ping, connected: Some(true) }));
+        }
     }
 
     pub(super) fn away_due(&mut self, t: &mut Turn<'_>, key: AgentKey, at: Millis) {
@@ -85,7 +91,8 @@ impl Master {
         let Some(agent) = self.agents.get_mut(key).filter(|agent| !agent.leaving) else { return };
         agent.leaving = true;
         let id = Arc::clone(&agent.id);
-        let record = record(&agent.info, &agent.identity, AgentState::Unreachable, now, "master");
+        let life = self.lives.get(&id).copied().unwrap_or_default();
+        let record = record(&agent.info, &agent.identity, AgentState::Unreachable, life, now, "master");
         let op = registry::put_agent(&id, &record);
         self.commit(t, vec![op], Pending::Unreachable(id));
     }
@@ -127,7 +134,8 @@ impl Master {
 
     fn readmit(&mut self, t: &mut Turn<'_>, key: AgentKey) {
         let Some(agent) = self.agents.get(key) else { return };
-        let record = record(&agent.info, &agent.identity, AgentState::Admitted, t.now.wall, &agent.identity);
+        let (state, life) = (AgentState::Admitted, self.intended(&agent.id));
+        let record = record(&agent.info, &agent.identity, state, life, t.now.wall, &agent.identity);
         let op = registry::put_agent(&agent.id, &record);
         self.commit(t, vec![op], Pending::Tidy);
     }
@@ -139,10 +147,9 @@ impl Master {
             .iter()
             .filter(|(_, absent)| absent.why == Absence::Recovered)
             .map(|(id, absent)| {
-                (
-                    Arc::clone(id),
-                    record(&absent.info, &absent.identity, AgentState::Unreachable, t.now.wall, "master"),
-                )
+                let (state, life) = (AgentState::Unreachable, self.intended(id));
+                let record = record(&absent.info, &absent.identity, state, life, t.now.wall, "master");
+                (Arc::clone(id), record)
             })
             .collect();
         for (id, record) in late {
@@ -164,6 +171,7 @@ impl Master {
                 self.recovering -= 1;
                 t.warn(format!("agent {id} has not come back since the master started and is unreachable"));
                 self.announce_loss(t, id);
+                self.publish_agent_removed(t, id);
                 self.touch();
             }
             // The timer of all of them is set again.
@@ -188,8 +196,22 @@ impl Master {
             );
             return;
         };
-        let op = registry::put_agent(&id, &record(&info, &identity, AgentState::Gone, t.now.wall, principal));
-        self.commit(t, vec![op], Pending::Gone(Some(reply), id));
+        self.give_up(t, Some(reply), id, (&info, &identity), principal);
+    }
+
+    /// Stores that an agent is gone.
+    pub(super) fn give_up(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: Option<ReplyId>,
+        id: Arc<str>,
+        (info, identity): (&mesos::AgentInfo, &str),
+        principal: &str,
+    ) {
+        let record = record(info, identity, AgentState::Gone, Life::default(), t.now.wall, principal);
+        let op = registry::put_agent(&id, &record);
+        self.dooming.insert(Arc::clone(&id));
+        self.commit(t, vec![op], Pending::Gone(reply, id));
     }
 
     pub(super) fn gone_committed(
@@ -199,12 +221,17 @@ impl Master {
         id: &Arc<str>,
         result: Result<(), String>,
     ) {
+        self.dooming.remove(id);
         if let Err(reason) = result {
-            if let Some(reply) = reply {
-                t.reply(reply, Answer::Refused(503, format!("it could not be stored ({reason}): try again")));
+            match reply {
+                Some(reply) => {
+                    t.reply(reply, Answer::Refused(503, format!("it could not be stored ({reason}): try again")));
+                }
+                None => self.drain_again(t, id),
             }
             return;
         }
+        self.lives.remove(id);
         if let Some(key) = self.agent_keys.get(id).copied() {
             self.metrics.count("master/slave_removals");
             let conn = self.agents.get(key).and_then(|agent| agent.conn);
@@ -224,6 +251,7 @@ impl Master {
                 self.recovering -= 1;
             }
             absent.why = Absence::Gone(t.now.wall);
+            absent.life = Life::default();
             self.touch();
         }
         self.unreachable_to_gone(t, id);
@@ -238,6 +266,7 @@ impl Master {
         let Some(id) = self.agents.get(key).map(|agent| Arc::clone(&agent.id)) else { return };
         t.log(format!("agent {id} leaves: {message}"));
         self.remove_agent(t, key, Removal::Left);
+        self.lives.remove(&id);
         let op = registry::delete("agent", &id);
         self.commit(t, vec![op], Pending::Tidy);
         self.goodbye(t, conn, Code::Closing, "the agent is unregistered".into());
@@ -262,8 +291,10 @@ impl Master {
             Removal::Left => None,
         };
         if let Some(why) = absence {
+            let why_gone = matches!(why, Absence::Gone(_));
             self.prune_absent(t);
-            let absent = Absent { why, info: Arc::clone(&agent.info), identity: Arc::clone(&agent.identity) };
+            let (info, identity) = (Arc::clone(&agent.info), Arc::clone(&agent.identity));
+            let absent = Absent { why, info, identity, life: if why_gone { Life::default() } else { agent.life } };
             Arc::make_mut(&mut self.absent).insert(Arc::clone(&agent.id), absent);
         }
         self.announce_loss(t, &agent.id);
@@ -387,16 +418,18 @@ impl Master {
         let oldest = self.absent.iter().filter_map(|(id, a)| Some((since(a.why)?, Arc::clone(id)))).min();
         if let Some((_, id)) = oldest {
             Arc::make_mut(&mut self.absent).remove(&id);
+            self.lives.remove(&id);
             let op = registry::delete("agent", &id);
             self.commit(t, vec![op], Pending::Tidy);
         }
     }
 }
 
-fn record(
+pub(super) fn record(
     info: &mesos::AgentInfo,
     identity: &str,
     state: AgentState,
+    life: Life,
     since: Millis,
     principal: &str,
 ) -> AgentRecord {
@@ -406,5 +439,6 @@ fn record(
         state,
         since,
         principal: principal.to_owned(),
+        life,
     }
 }

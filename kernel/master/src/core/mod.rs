@@ -12,6 +12,7 @@ mod frameworks;
 mod kill;
 mod launch;
 mod ledger;
+mod life;
 mod lookup;
 mod metrics;
 mod offers;
@@ -35,7 +36,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use plenum_api::{IdSource, Millis, Now};
@@ -44,7 +45,7 @@ use plenum_store::Op;
 pub use event::{Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
 pub use metrics::Metrics;
 pub use registry::{
-    AgentRecord, AgentState, FrameworkRecord, QuotaRecord, RecordError, Records, RemovedRecord, WeightRecord,
+    AgentRecord, AgentState, Drain, FrameworkRecord, Life, QuotaRecord, RecordError, Records, RemovedRecord, WeightRecord,
 };
 pub use settings::Settings;
 pub use slab::Snapshot;
@@ -69,6 +70,12 @@ pub struct Master {
     agent_keys: HashMap<Arc<str>, AgentKey>,
     connections: BTreeMap<ConnId, Connection>,
     absent: Arc<BTreeMap<Arc<str>, Absent>>,
+    /// What operators want of agents, where it is not the usual: stored, or being stored. Agents' records show it once it is stored.
+    lives: BTreeMap<Arc<str>, Life>,
+    /// Agents whose end is being stored.
+    dooming: BTreeSet<Arc<str>>,
+    /// Draining agents of which something ended in this turn.
+    emptied: BTreeSet<AgentKey>,
     /// Agents in `absent` that may still come back from before the start.
     recovering: usize,
     frameworks: BTreeMap<FrameworkKey, Framework>,
@@ -114,6 +121,8 @@ enum Pending {
     Unreachable(Arc<str>),
     /// An agent is given up.
     Gone(Option<ReplyId>, Arc<str>),
+    /// What an operator wants of an agent.
+    Life(Option<ReplyId>, Box<life::Wish>),
     /// A framework's description.
     Subscribe(FrameworkKey, Box<frameworks::Subscription>),
     /// A framework's changed description, by UPDATE_FRAMEWORK.
@@ -168,7 +177,7 @@ impl Master {
         let mut turn = Turn { now, ids, out: Vec::new() };
         let t = &mut turn;
         match event {
-            Event::AgentConnected { conn, peer } => self.agent_connected(conn, peer),
+            Event::AgentConnected { conn, peer } => self.agent_connected(t, conn, peer),
             Event::AgentMessage { conn, message } => self.agent_message(t, conn, *message),
             Event::AgentDisconnected { conn } => self.agent_disconnected(t, conn),
             Event::Subscribe { stream, stream_id, call, caller } => {
@@ -183,6 +192,8 @@ impl Master {
             Event::Tick => {}
         }
         self.tick(t);
+        self.look_at_emptied(t);
+        self.note_sent(t);
         turn.out
     }
 
@@ -222,6 +233,7 @@ impl Master {
                 Timer::Away(agent) => self.away_due(t, agent, at),
                 Timer::Recovered => self.recovery_due(t),
                 Timer::Offer(offer) => self.offer_due(t, offer),
+                Timer::Drain(agent) => drop(self.emptied.insert(agent)),
             }
         }
     }
@@ -239,6 +251,7 @@ impl Master {
         match pending {
             Pending::Admit(admission) => self.admit_committed(t, *admission, result),
             Pending::Unreachable(id) => self.unreachable_committed(t, &id, result),
+            Pending::Life(reply, wish) => self.life_committed(t, reply, *wish, result),
             Pending::Gone(reply, id) => self.gone_committed(t, reply, &id, result),
             Pending::Subscribe(framework, subscription) => {
                 self.subscribe_committed(t, framework, *subscription, result)

@@ -27,6 +27,18 @@ impl Master {
                 Some(gone) => self.mark_gone(t, reply, &gone.agent_id.value, &caller.uid),
                 None => t.reply(reply, missing()),
             },
+            Type::DrainAgent => match call.drain_agent {
+                Some(drain) => self.drain_agent(t, reply, &drain, caller),
+                None => t.reply(reply, missing()),
+            },
+            Type::DeactivateAgent => match call.deactivate_agent {
+                Some(which) => self.deactivate_agent(t, reply, &which.agent_id.value, caller),
+                None => t.reply(reply, missing()),
+            },
+            Type::ReactivateAgent => match call.reactivate_agent {
+                Some(which) => self.reactivate_agent(t, reply, &which.agent_id.value, caller),
+                None => t.reply(reply, missing()),
+            },
             Type::UpdateWeights => match call.update_weights {
                 Some(update) => {
                     let weights = update

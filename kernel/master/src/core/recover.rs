@@ -1,6 +1,6 @@
 //! A master begins: what the store knows becomes its first state.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use plenum_allocator::Options;
@@ -43,6 +43,9 @@ impl Master {
             agent_keys: HashMap::new(),
             connections: BTreeMap::new(),
             absent: Arc::default(),
+            lives: BTreeMap::new(),
+            dooming: BTreeSet::new(),
+            emptied: BTreeSet::new(),
             recovering: 0,
             frameworks: BTreeMap::new(),
             framework_keys: HashMap::new(),
@@ -94,9 +97,13 @@ impl Master {
                 AgentState::Gone => Absence::Gone(record.since),
             };
             self.recovering += usize::from(why == Absence::Recovered);
+            let id: Arc<str> = id.into();
+            if !record.life.is_usual() {
+                self.lives.insert(Arc::clone(&id), record.life);
+            }
             absent.insert(
-                id.into(),
-                Absent { why, info: Arc::new(record.info), identity: record.identity.into() },
+                id,
+                Absent { why, info: Arc::new(record.info), identity: record.identity.into(), life: record.life },
             );
         }
         if self.recovering > 0 {

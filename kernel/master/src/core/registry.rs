@@ -50,6 +50,64 @@ pub enum AgentState {
     Gone,
 }
 
+/// Whether operators let an agent serve. The usual is: they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Life {
+    /// It is offered nothing.
+    pub deactivated: bool,
+    /// It is draining or drained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// How an agent is drained, and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// No task gets more grace than this; none: each gets what its kill policy says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_grace: Option<Millis>,
+    /// Once drained, it is gone for ever.
+    pub mark_gone: bool,
+    /// Time of day when it began.
+    pub started: Millis,
+    /// Nothing runs on it any more.
+    pub drained: bool,
+}
+
+impl Life {
+    /// Whether nothing was said about it.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it is offered.
+    pub fn serves(&self) -> bool {
+        !self.deactivated && self.drain.is_none()
+    }
+
+    /// Whether it still has to become empty.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_some_and(|drain| !drain.drained)
+    }
+}
+
+impl Drain {
+    /// As messages say it.
+    pub fn config(&self) -> mesos::DrainConfig {
+        mesos::DrainConfig {
+            max_grace_period: self.max_grace.map(|grace| mesos::DurationInfo { nanoseconds: grace.as_nanos() }),
+            mark_gone: Some(self.mark_gone),
+        }
+    }
+
+    /// As messages say it.
+    pub fn info(&self) -> mesos::DrainInfo {
+        let state = if self.drained { mesos::DrainState::Drained } else { mesos::DrainState::Draining };
+        mesos::DrainInfo { state: state as i32, config: self.config() }
+    }
+}
+
 /// `agent/<id>`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentRecord {
@@ -63,6 +121,9 @@ pub struct AgentRecord {
     pub since: Millis,
     /// Who caused the change.
     pub principal: String,
+    /// Whether operators let it serve.
+    #[serde(default, skip_serializing_if = "Life::is_usual")]
+    pub life: Life,
 }
 
 /// `framework/<id>`
@@ -214,6 +275,20 @@ impl Records {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes out what was under a key of the store.
+    pub fn forget(&mut self, key: &str) {
+        let Some((kind, id)) = key.split_once('/') else { return };
+        let id = name(id);
+        match kind {
+            "agent" => drop(self.agents.remove(&id)),
+            "framework" => drop(self.frameworks.remove(&id)),
+            "removed" => drop(self.removed.remove(&id)),
+            "weight" => drop(self.weights.remove(&id)),
+            "quota" => drop(self.quotas.remove(&id)),
+            _ => {}
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use plenum_api::resources::Resources;
 use super::agents::Stage;
 use super::event::{ConnId, Peer};
 use super::lookup::{agent_id, framework_id, task_id, tell_on};
-use super::registry::{self, AgentRecord, AgentState};
+use super::registry::{self, AgentRecord, AgentState, Life};
 use super::state::{Absence, Agent, AgentKey, FrameworkKey, Task, is_terminal};
 use super::timers::Timer;
 use super::{Master, Pending, Turn, validate};
@@ -79,7 +79,7 @@ impl Master {
             self.admit(t, admission);
             return;
         }
-        let record = agent_record(&admission, t.now.wall);
+        let record = agent_record(&admission, self.intended(&admission.id), t.now.wall);
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.stage = Stage::Admitting;
         }
@@ -124,19 +124,21 @@ impl Master {
     fn admit(&mut self, t: &mut Turn<'_>, admission: Admission) {
         let (conn, id, fresh, lost) =
             (admission.conn, Arc::clone(&admission.id), admission.fresh, admission.lost);
-        if let Some(absent) = Arc::make_mut(&mut self.absent).remove(&id)
-            && absent.why == Absence::Recovered
-        {
-            self.recovering -= 1;
+        let mut life = Life::default();
+        if let Some(absent) = Arc::make_mut(&mut self.absent).remove(&id) {
+            life = absent.life;
+            self.recovering -= usize::from(absent.why == Absence::Recovered);
         }
-        let (key, added) = self.place_agent(t, &admission);
+        let (key, added) = self.place_agent(t, &admission, life);
         let register = admission.register;
+        let drains = register.draining.is_some();
         let named = named_frameworks(&register);
         if let Some(agent) = self.agents.get(key) {
             self.ledger.put_agent(agent, added);
         }
         let missing = self.take_agents_state(t, key, lost, register);
-        self.ledger.set_agent_active(&id, true);
+        let serves = self.agents.get(key).is_some_and(|agent| agent.life.serves());
+        self.ledger.set_agent_active(&id, serves);
         match self.connections.get_mut(&conn) {
             Some(connection) => connection.stage = Stage::Registered(key),
             None => {
@@ -161,9 +163,10 @@ impl Master {
             );
         }
         self.order_overdue(t, key, lost);
+        self.order_drain(t, key, drains);
         let at = t.now.mono + self.settings.ping;
-        if let Some(agent) = self.agents.get_mut(key) {
-            agent.ping_at = at;
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.look_at = at;
         }
         self.timers.set(at, Timer::Ping(key));
         self.touch();
@@ -174,7 +177,7 @@ impl Master {
     }
 
     /// The agent's record: a new one, or the old one on a new connection. Returns whether it is new.
-    fn place_agent(&mut self, t: &mut Turn<'_>, admission: &Admission) -> (AgentKey, bool) {
+    fn place_agent(&mut self, t: &mut Turn<'_>, admission: &Admission, life: Life) -> (AgentKey, bool) {
         let register = &admission.register;
         let mut info = register.agent_info.clone();
         info.id = Some(agent_id(&admission.id));
@@ -200,10 +203,9 @@ impl Master {
             tasks: BTreeSet::new(),
             executors: BTreeMap::new(),
             offers: BTreeSet::new(),
-            ping_at: t.now.mono,
-            missed: 0,
             away_at: None,
             leaving: false,
+            life,
         };
         let Some(key) = self.agent_keys.get(&admission.id).copied() else {
             let key = self.agents.insert(agent);
@@ -221,6 +223,7 @@ impl Master {
             agent.tasks = std::mem::take(&mut old.tasks);
             agent.executors = std::mem::take(&mut old.executors);
             agent.leaving = old.leaving;
+            agent.life = old.life;
             *old = agent;
         }
         (key, false)
@@ -404,7 +407,7 @@ fn same_agent(known: &mesos::AgentInfo, new: &mesos::AgentInfo) -> bool {
     *known == new
 }
 
-fn agent_record(admission: &Admission, now: plenum_api::Millis) -> AgentRecord {
+fn agent_record(admission: &Admission, life: Life, now: plenum_api::Millis) -> AgentRecord {
     let mut info = admission.register.agent_info.clone();
     info.id = Some(agent_id(&admission.id));
     AgentRecord {
@@ -413,5 +416,6 @@ fn agent_record(admission: &Admission, now: plenum_api::Millis) -> AgentRecord {
         state: AgentState::Admitted,
         since: now,
         principal: admission.peer.identity.to_string(),
+        life,
     }
 }

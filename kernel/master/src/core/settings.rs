@@ -9,10 +9,9 @@ pub struct Settings {
     pub master_info: mesos::MasterInfo,
     /// Time between heartbeats on a framework's stream (15 s).
     pub heartbeat: Millis,
-    /// Time between pings to an agent (15 s).
+    /// Time after which a silent agent is pinged (4 s).
     pub ping: Millis,
-    /// Pings an agent may leave unanswered before its connection is dropped, and the time, in pings, that an agent without a connection has
-    /// before it counts as unreachable (5).
+    /// How long, in pings, an agent may be silent or without a connection before it is unreachable (4).
     pub ping_misses: u32,
     /// Time that agents and frameworks known from before the last start have to come back (10 min).
     pub reregister_timeout: Millis,
@@ -42,8 +41,8 @@ impl Default for Settings {
         Self {
             master_info: mesos::MasterInfo::default(),
             heartbeat: Millis(15_000),
-            ping: Millis(15_000),
-            ping_misses: 5,
+            ping: Millis(4_000),
+            ping_misses: 4,
             reregister_timeout: Millis(600_000),
             allocation_delay: Millis(5),
             allocation_interval: Millis(1_000),

@@ -12,6 +12,7 @@ use plenum_api::{Millis, scheduler};
 use prost::Message;
 
 use super::event::{ConnId, StreamId};
+use super::registry::Life;
 
 /// A framework's number in this master; never used twice.
 pub(crate) type FrameworkKey = u32;
@@ -51,20 +52,18 @@ pub struct Agent {
     pub(crate) executors: BTreeMap<(FrameworkKey, Arc<str>), Executor>,
     /// Offers made of it.
     pub(crate) offers: BTreeSet<u64>,
-    /// When it is to be pinged next.
-    pub(crate) ping_at: Millis,
-    /// Pings sent since the last sign of life.
-    pub(crate) missed: u32,
     /// When it counts as unreachable unless it is back.
     pub(crate) away_at: Option<Millis>,
     /// A change of its record is being stored; nothing else is begun meanwhile.
     pub(crate) leaving: bool,
+    /// Whether operators let it serve.
+    pub life: Life,
 }
 
 impl Agent {
-    /// Whether it is connected, hence takes orders and is offered.
+    /// Whether it is connected and in service, hence offered.
     pub fn active(&self) -> bool {
-        self.conn.is_some()
+        self.conn.is_some() && self.life.serves()
     }
 
     /// Whether it writes down what operations make of its resources.
@@ -105,6 +104,8 @@ pub struct Absent {
     pub info: Arc<mesos::AgentInfo>,
     /// Which key may speak for it.
     pub(crate) identity: Arc<str>,
+    /// Whether operators let it serve.
+    pub life: Life,
 }
 
 /// A framework's stream.

@@ -174,6 +174,9 @@ impl Master {
         let task = self.tasks.remove(key)?;
         if let Some(agent) = self.agents.get_mut(task.agent) {
             agent.tasks.remove(&key);
+            if agent.life.is_draining() {
+                self.emptied.insert(task.agent);
+            }
         }
         if let Some(framework) = self.frameworks.get_mut(&task.framework)
             && framework.tasks.get(&task.id) == Some(&key)

@@ -24,6 +24,8 @@ pub enum Timer {
     Recovered,
     /// An offer was held too long.
     Offer(u64),
+    /// The time that tasks of a draining agent have is over.
+    Drain(u32),
 }
 
 /// Deadlines in order.

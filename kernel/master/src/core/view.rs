@@ -157,7 +157,9 @@ pub(crate) fn agent_message(
     response::get_agents::Agent {
         agent_info: (*agent.info).clone(),
         active: agent.active(),
-        deactivated: Some(false),
+        deactivated: Some(!agent.life.serves()),
+        drain_info: agent.life.drain.map(|drain| drain.info()),
+        estimated_drain_start_time: agent.life.drain.map(|drain| time(drain.started)),
         version: agent.version.to_string(),
         pid: Some(format!("slave(1)@{}", agent.api_address())),
         registered_time: Some(time(agent.registered)),

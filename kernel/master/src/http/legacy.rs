@@ -284,7 +284,13 @@ fn slaves(s: &State, only: Option<&str>) -> Json {
     let totals = s.totals();
     let wanted = s.agents.iter().filter(|agent| only.is_none_or(|id| *agent.id == *id));
     let slaves: Vec<Json> =
-        wanted.map(|agent| Json::Object(model::agent(agent, totals.agents.get(&agent.id), true))).collect();
+        wanted.map(|agent| {
+            let mut map = model::agent(agent, totals.agents.get(&agent.id), true);
+            if agent.life.is_draining() {
+                map.insert("drain_blockers".into(), model::drain_blockers(s, agent));
+            }
+            Json::Object(map)
+        }).collect();
     json!({ "slaves": slaves, "recovered_slaves": recovered(s, only) })
 }
 

@@ -208,6 +208,33 @@ pub(crate) fn agent_info(info: &mesos::AgentInfo) -> Map<String, Json> {
     map
 }
 
+/// What a draining agent waits for: tasks that run, and ended ones whose frameworks have not acknowledged that. Not part of Mesos' answer.
+pub(crate) fn drain_blockers(state: &State, agent: &Agent) -> Json {
+    let Some(drain) = agent.life.drain.filter(|drain| !drain.drained) else { return json!([]) };
+    let tasks = state.tasks.iter().filter(|task| task.agent_id == agent.id);
+    let blocker = |task: &std::sync::Arc<crate::core::Task>| {
+        let described = task.describe();
+        let framework = state.frameworks.iter().find(|framework| framework.id == task.framework_id);
+        let own = described.kill_policy.as_ref().and_then(|policy| policy.grace_period.as_ref());
+        let own = own.map(|grace| plenum_api::Millis::from_nanos(grace.nanoseconds));
+        let grace = match (own, drain.max_grace) {
+            (Some(own), Some(most)) => Some(own.min(most)),
+            (own, most) => own.or(most),
+        };
+        json!({
+            "task_id": &*task.id,
+            "name": described.name,
+            "framework_id": &*task.framework_id,
+            "framework_name": framework.map_or("", |framework| framework.info.name.as_str()),
+            "state": task.state.as_str_name(),
+            "since": described.statuses.last().and_then(|status| status.timestamp),
+            "killed_by": grace.map(|grace| (drain.started + grace).as_secs_f64()),
+            "waits_for": if crate::core::is_terminal(task.state) { "acknowledgement" } else { "end" },
+        })
+    };
+    tasks.map(blocker).collect()
+}
+
 /// An agent. `full` adds the resources with everything said about them.
 pub(crate) fn agent(agent: &Agent, share: Option<&Share>, full: bool) -> Map<String, Json> {
     let none = Share::default();
@@ -226,7 +253,11 @@ pub(crate) fn agent(agent: &Agent, share: Option<&Share>, full: bool) -> Map<Str
     map.insert("reserved_resources".into(), Json::Object(reserved.collect()));
     map.insert("unreserved_resources".into(), resources(&agent.total.unreserved()));
     map.insert("active".into(), json!(agent.active()));
-    map.insert("deactivated".into(), json!(false));
+    map.insert("deactivated".into(), json!(!agent.life.serves()));
+    if let Some(drain) = agent.life.drain {
+        map.insert("drain_info".into(), proto(&drain.info()));
+        map.insert("estimated_drain_start_time_seconds".into(), number((drain.started.0 / 1000) as f64));
+    }
     map.insert("version".into(), json!(&*agent.version));
     let capability = |c: &mesos::agent_info::Capability| {
         c.r#type

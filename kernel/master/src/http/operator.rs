@@ -35,9 +35,13 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
         }
         Type::Subscribe => subscribe(front, &handle, wanted).await,
         Type::GetAllocationExplanation => explain(&handle, wanted.encoding, call).await,
-        Type::Teardown | Type::MarkAgentGone | Type::UpdateWeights | Type::UpdateQuota => {
-            write(front, &handle, &asked, kind, call).await
-        }
+        Type::Teardown
+        | Type::MarkAgentGone
+        | Type::DrainAgent
+        | Type::DeactivateAgent
+        | Type::ReactivateAgent
+        | Type::UpdateWeights
+        | Type::UpdateQuota => write(front, &handle, &asked, kind, call).await,
         _ => match reads::of_state(kind) {
             Some(read) => get(front, &handle, kind, wanted.encoding, read).await,
             None => plain(StatusCode::NOT_IMPLEMENTED, format!("{} is not built yet", kind.as_str_name())),
@@ -106,6 +110,12 @@ fn permission(kind: Type, call: &Call) -> Vec<(String, &'static str)> {
     match kind {
         Type::Teardown => vec![("dcos:mesos:master:framework".into(), "delete")],
         Type::MarkAgentGone => vec![("dcos:mesos:master:agent".into(), "delete")],
+        Type::DrainAgent if call.drain_agent.as_ref().is_some_and(|drain| drain.mark_gone()) => {
+            vec![("dcos:mesos:master:agent".into(), "update"), ("dcos:mesos:master:agent".into(), "delete")]
+        }
+        Type::DrainAgent | Type::DeactivateAgent | Type::ReactivateAgent => {
+            vec![("dcos:mesos:master:agent".into(), "update")]
+        }
         Type::UpdateWeights => {
             let roles = call
                 .update_weights

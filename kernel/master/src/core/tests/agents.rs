@@ -77,7 +77,7 @@ fn silence_makes_an_agent_unreachable_and_answers_keep_it() {
     rig.mute = true;
     let (conn, agent) = rig.agent("a");
     for _ in 0..10 {
-        rig.pass(15_000);
+        rig.pass(4_000);
         let pings: Vec<u64> = rig
             .told(conn)
             .into_iter()

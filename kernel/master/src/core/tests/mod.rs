@@ -2,6 +2,7 @@
 
 mod agents;
 mod frameworks;
+mod life;
 mod load;
 mod property;
 mod tasks;
