@@ -132,6 +132,29 @@ impl Masters {
         if doors.is_empty() { configured.to_vec() } else { doors }
     }
 
+    /// The base URLs of `role`, followed for as long as the receiver is held: for a store that keeps connections.
+    #[must_use]
+    pub fn follow_urls(&self, role: Role) -> watch::Receiver<Vec<String>> {
+        let mut masters = self.clone();
+        let (to, urls) = watch::channel(masters.urls(role));
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = masters.changed() => {}
+                    () = to.closed() => return,
+                }
+                let now = masters.urls(role);
+                to.send_if_modified(|urls| {
+                    *urls != now && {
+                        *urls = now;
+                        true
+                    }
+                });
+            }
+        });
+        urls
+    }
+
     /// Waits for the next map after the one last waited for (a fresh clone may return at once). Never returns where none can come.
     pub async fn changed(&mut self) {
         if self.map.changed().await.is_err() {

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -20,6 +21,10 @@ const FORMAT: u32 = 1;
 const RESIGN_WAIT: Duration = Duration::from_secs(2);
 /// Pause after a refused attempt that nobody holds the election against.
 const RETRY: Duration = Duration::from_millis(50);
+/// A lease is renewed so often within its time to live: what is left after one renewal fails is enough for etcd to find a new leader.
+const RENEWALS: u32 = 5;
+/// This part of the time to live is given away for safety.
+const MARGIN: u32 = 20;
 
 #[derive(Serialize, Deserialize)]
 struct LeaderRecord {
@@ -50,8 +55,61 @@ pub struct Leader {
 pub struct Leadership {
     term: u64,
     guard: Guard,
-    lost: watch::Receiver<bool>,
+    validity: Validity,
     stop: Option<oneshot::Sender<oneshot::Sender<()>>>,
+}
+
+/// Whether a leadership still holds, by the clock: for whatever sends something that no transaction guards. Clones tell the same.
+#[derive(Clone, Debug)]
+pub struct Validity {
+    until: Arc<Mutex<Until>>,
+    lost: watch::Receiver<bool>,
+}
+
+/// Until when the lease cannot have run out: by the runtime's clock, and by one that also counts while the machine sleeps.
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    runtime: Instant,
+    boot: Duration,
+}
+
+impl Until {
+    /// For a renewal that is about to be asked for.
+    fn after(ttl: Duration) -> Self {
+        // A little less, so that what is sent at the last moment arrives before it.
+        let ttl = ttl.saturating_sub(ttl / MARGIN);
+        Self { runtime: Instant::now() + ttl, boot: boot_time().saturating_add(ttl) }
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() >= self.runtime || boot_time() >= self.boot
+    }
+}
+
+/// The time since boot, sleep included. (A process that was stopped finds that it went on.)
+fn boot_time() -> Duration {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    // It cannot fail on Linux; the runtime's clock remains.
+    now.map_or(Duration::ZERO, Duration::from)
+}
+
+impl Validity {
+    /// Whether it holds right now. True only while the lease cannot have run out, however long this process slept or was stopped.
+    pub fn holds(&self) -> bool {
+        !*self.lost.borrow() && !self.until.lock().is_over()
+    }
+
+    /// Completes when it no longer holds.
+    pub async fn ended(&self) {
+        let mut lost = self.lost.clone();
+        while self.holds() {
+            let until = self.until.lock().runtime;
+            // An error means that the keeper is gone, and with it the lease.
+            if matches!(timeout_at(until, lost.wait_for(|lost| *lost)).await, Ok(Err(_))) {
+                return;
+            }
+        }
+    }
 }
 
 impl Leadership {
@@ -66,19 +124,21 @@ impl Leadership {
         self.term
     }
 
-    /// Whether leadership is known to be lost.
+    /// Whether leadership is lost: it is known to be, or the lease may have run out by now.
     pub fn is_lost(&self) -> bool {
-        *self.lost.borrow()
+        !self.validity.holds()
+    }
+
+    /// The same for others than the one who holds the leadership.
+    pub fn validity(&self) -> Validity {
+        self.validity.clone()
     }
 
     /// Completes when leadership is lost: taken over, or its lease could not be kept alive. It completes *no
     /// later* than the lease can run out by this process' clock, even if the store cannot be reached.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut lost = self.lost.clone();
-        async move {
-            // An error means that the keeper is gone, and with it the lease.
-            let _ = lost.wait_for(|lost| *lost).await;
-        }
+        let validity = self.validity.clone();
+        async move { validity.ended().await }
     }
 
     /// Steps down so that another candidate can lead at once; waits for the store to know, two seconds at most.
@@ -182,7 +242,7 @@ async fn try_take(
     let (leader_key, term_key) = (leader_key(election), term_key(election));
     let term_entry = store.get(&term_key).await?;
     let term = read_term(term_entry.as_ref())?.saturating_add(1);
-    let asked = Instant::now();
+    let until = Until::after(ttl);
     let lease = store.grant(ttl).await?;
     let unchanged = |key: &str, entry: Option<&Entry>| match entry {
         None => Guard::Absent(key.to_owned()),
@@ -202,9 +262,11 @@ async fn try_take(
             let guard = Guard::ModRevision(leader_key.clone(), revision);
             let (lost_tx, lost) = watch::channel(false);
             let (stop, stopped) = oneshot::channel();
-            let keeper = Keeper { store: Arc::clone(store), leader_key, revision, lease, ttl };
-            tokio::spawn(keeper.run(asked, lost_tx, stopped));
-            Ok(Leadership { term, guard, lost, stop: Some(stop) })
+            let until = Arc::new(Mutex::new(until));
+            let validity = Validity { until: Arc::clone(&until), lost };
+            let keeper = Keeper { store: Arc::clone(store), leader_key, revision, lease, ttl, until };
+            tokio::spawn(keeper.run(lost_tx, stopped));
+            Ok(Leadership { term, guard, validity, stop: Some(stop) })
         }
         Err(e) => {
             // Not needed any more; if this fails as well it runs out by itself. After an uncertain outcome
@@ -222,19 +284,15 @@ struct Keeper {
     revision: Revision,
     lease: LeaseId,
     ttl: Duration,
+    until: Arc<Mutex<Until>>,
 }
 
 impl Keeper {
-    async fn run(
-        self,
-        asked: Instant,
-        lost: watch::Sender<bool>,
-        stopped: oneshot::Receiver<oneshot::Sender<()>>,
-    ) {
+    async fn run(self, lost: watch::Sender<bool>, stopped: oneshot::Receiver<oneshot::Sender<()>>) {
         tokio::pin!(stopped);
         let answer = tokio::select! {
             answer = &mut stopped => Some(answer),
-            () = self.keep(asked) => None,
+            () = self.keep() => None,
         };
         lost.send_replace(true);
         if let Some(answer) = answer {
@@ -245,23 +303,25 @@ impl Keeper {
         }
     }
 
-    /// Returns when leadership is lost. `valid_from` is when the last successful renewal was *asked for*: the
-    /// lease cannot run out before that plus its time to live.
-    async fn keep(&self, mut valid_from: Instant) {
-        let mut pause = self.ttl / 3;
+    /// Returns when leadership is lost. It holds until the last successful renewal was *asked for*, plus the time to live: the lease
+    /// cannot run out before that.
+    async fn keep(&self) {
+        let mut pause = self.ttl / RENEWALS;
         let watching = self.store.watch(&self.leader_key, self.revision);
         let mut watch = timeout(pause, watching).await.ok().and_then(Result::ok);
         loop {
-            let end = valid_from + self.ttl;
-            if timeout_at(end, self.pause(pause, &mut watch)).await.is_err() {
+            let until = *self.until.lock();
+            if until.is_over() || timeout_at(until.runtime, self.pause(pause, &mut watch)).await.is_err() {
                 return;
             }
-            let asked = Instant::now();
-            match timeout_at(end, self.renew()).await {
+            let next = Until::after(self.ttl);
+            match timeout_at(until.runtime, self.renew()).await {
                 Err(_) | Ok(Ok(false)) | Ok(Err(StoreError::LeaseNotFound { .. })) => return,
+                // Too late all the same: this process slept while the answer came.
+                Ok(Ok(true)) if until.is_over() => return,
                 Ok(Ok(true)) => {
-                    valid_from = asked;
-                    pause = self.ttl / 3;
+                    *self.until.lock() = next;
+                    pause = self.ttl / RENEWALS;
                 }
                 Ok(Err(_)) => pause = (self.ttl / 20).max(RETRY),
             }

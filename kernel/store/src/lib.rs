@@ -25,7 +25,10 @@ mod embedded;
 mod error;
 mod etcd;
 mod limits;
+pub mod moved;
+mod open;
 mod scoped;
+mod settings;
 mod types;
 mod watch;
 
@@ -34,14 +37,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use copy::{CopySummary, copy_all, export, import};
-pub use election::{Leader, Leadership};
+pub use election::{Leader, Leadership, Validity};
 #[doc(hidden)]
 pub use embedded::{Clock, Medium, MemoryMedium, SystemClock};
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use etcd::{Etcd, EtcdOptions, EtcdTls};
 pub use limits::{MAX_KEY_BYTES, MAX_OPERATIONS, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_TRANSACTION_BYTES};
+pub use open::{Open, open, open_embedded};
 pub use scoped::{Scoped, scoped};
+pub use settings::StoreSettings;
 pub use types::{Change, Entry, Guard, LeaseId, Op, Page, Range, Revision, Txn};
 pub use watch::{Watch, WatchEvent};
 

@@ -1,32 +1,31 @@
 //! The store on etcd: several nodes, an engine that is not ours. Same promises as the embedded one.
 //!
-//! How requests and errors are translated is [`convert`]'s concern, how a watch survives a lost connection
-//! [`watching`]'s. Compacting (`--auto-compaction-retention`), quotas, members and alarms are the operator's: when etcd's
+//! How requests and errors are translated is [`convert`]'s concern, which member is asked [`pool`]'s, how a call gets past one that
+//! does not answer [`calls`]', how a watch survives a lost connection [`watching`]'s. Compacting (`--auto-compaction-retention`), quotas, members and alarms are the operator's: when etcd's
 //! quota is exceeded, it refuses writes (`Full`) until its NOSPACE alarm is disarmed.
 
+mod calls;
 mod convert;
+mod pool;
 mod watching;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions};
-use parking_lot::RwLock;
-use tokio::time::timeout;
+use etcd_client::{Certificate, Client, GetOptions, Identity, TlsOptions};
+use tokio::sync::OnceCell;
 
 use crate::{
     Entry, Guard, Leadership, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, election, limits,
 };
 use convert::{Call, Span};
+use pool::Pool;
 use watching::EtcdWatch;
 
 /// The largest answer taken to one request. Pages are made smaller until they fit.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// Connections are probed this often (etcd takes it amiss below 5 s) and given up without an answer.
-const PROBE: Duration = Duration::from_secs(10);
-const PROBE_ANSWER: Duration = Duration::from_secs(5);
 
 /// Where etcd is and how to get in.
 #[derive(Clone)]
@@ -77,6 +76,16 @@ pub struct EtcdTls {
     pub server_name: Option<String>,
 }
 
+impl EtcdTls {
+    /// Whether both hold the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.ca == other.ca
+            && self.cert == other.cert
+            && self.key == other.key
+            && self.server_name == other.server_name
+    }
+}
+
 impl fmt::Debug for EtcdTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdTls").field("server_name", &self.server_name).finish_non_exhaustive()
@@ -99,13 +108,26 @@ impl EtcdTls {
 /// [`crate::scoped`], and on etcd a user whose role ends at the same prefix.
 #[derive(Clone)]
 pub struct Etcd {
-    client: Arc<RwLock<Client>>,
-    options: EtcdOptions,
+    pool: Arc<Pool>,
+    /// A key that must not be there, and whether that has been seen to.
+    fence: Arc<(Option<String>, OnceCell<()>)>,
+}
+
+/// A handle that does not keep the store open.
+pub(crate) struct WeakEtcd {
+    pool: Weak<Pool>,
+    fence: Arc<(Option<String>, OnceCell<()>)>,
+}
+
+impl WeakEtcd {
+    pub(crate) fn upgrade(&self) -> Option<Etcd> {
+        Some(Etcd { pool: self.pool.upgrade()?, fence: Arc::clone(&self.fence) })
+    }
 }
 
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Etcd").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Etcd").field("options", &*self.pool.options.read()).finish_non_exhaustive()
     }
 }
 
@@ -114,36 +136,46 @@ impl Etcd {
     ///
     /// Errors: `Invalid` for endpoints or certificates that make no sense; `Broken` if the user is refused.
     pub async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
-        let client = Arc::new(RwLock::new(client(&options).await?));
-        Ok(Self { client, options })
+        if options.endpoints.is_empty() {
+            return Err(StoreError::invalid("etcd's endpoints: there is none"));
+        }
+        Ok(Self { pool: Pool::open(options).await?, fence: Arc::default() })
+    }
+
+    /// As [`Etcd::connect`], but endpoints may come later; and everything is refused while there is a key `fence`.
+    pub(crate) async fn follow(options: EtcdOptions, fence: String) -> Result<Self, StoreError> {
+        Ok(Self { pool: Pool::open(options).await?, fence: Arc::new((Some(fence), OnceCell::new())) })
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakEtcd {
+        WeakEtcd { pool: Arc::downgrade(&self.pool), fence: Arc::clone(&self.fence) }
     }
 
     /// Connects anew, for a certificate or password that has been renewed; all clones use the new connections
-    /// from now on, and watches once their stream ends.
+    /// from now on, watches soon.
     pub async fn renew(
         &self,
         tls: Option<EtcdTls>,
         user: Option<(String, String)>,
     ) -> Result<(), StoreError> {
-        let client = client(&EtcdOptions { tls, user, ..self.options.clone() }).await?;
-        *self.client.write() = client;
-        Ok(())
+        let options = self.pool.options.read().clone();
+        self.pool.renew(EtcdOptions { tls, user, ..options }).await
     }
 
-    fn client(&self) -> Client {
-        self.client.read().clone()
+    /// Uses these members from now on, the first ones preferred. Connections to those that stay are kept.
+    pub async fn set_endpoints(&self, urls: Vec<String>) -> Result<(), StoreError> {
+        self.pool.set_urls(urls).await
     }
 
-    /// Holds a call to the deadline.
-    async fn call<T>(
-        &self,
-        what: Call,
-        call: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, StoreError> {
-        match timeout(self.options.deadline, call).await {
-            Ok(outcome) => outcome.map_err(|e| convert::error(&e, what)),
-            Err(_) => Err(StoreError::deadline(self.options.deadline, what.writes())),
-        }
+    fn deadline(&self) -> Duration {
+        self.pool.options.read().deadline
+    }
+
+    /// Sees to it, once, that this part of etcd is the one in use.
+    async fn opened(&self) -> Result<(), StoreError> {
+        let Some(fence) = &self.fence.0 else { return Ok(()) };
+        let unfenced = Self { pool: Arc::clone(&self.pool), fence: Arc::default() };
+        self.fence.1.get_or_try_init(|| crate::moved::check_fence(&unfenced, fence)).await.map(|_| ())
     }
 
     async fn get_span(
@@ -151,12 +183,17 @@ impl Etcd {
         span: &Span,
         options: GetOptions,
     ) -> Result<etcd_client::GetResponse, StoreError> {
-        let mut kv = self.client().kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+        Box::pin(self.opened()).await?;
         let options = match &span.end {
             Some(end) => options.with_range(end.clone()),
             None => options,
         };
-        self.call(Call::Read, kv.get(span.start.clone(), Some(options))).await
+        let get = |client: Client| {
+            let (start, options) = (span.start.clone(), options.clone());
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+            async move { kv.get(start, Some(options)).await }
+        };
+        self.pool.hedged(Call::Read, get).await
     }
 
     /// Which guard of a refused transaction did not hold. What etcd answered shows each key's revisions; a value
@@ -185,32 +222,14 @@ impl Etcd {
     }
 }
 
-async fn client(options: &EtcdOptions) -> Result<Client, StoreError> {
-    let mut connect = ConnectOptions::new()
-        .with_require_leader(true)
-        .with_connect_timeout(options.deadline.min(Duration::from_secs(5)))
-        .with_keep_alive(PROBE, PROBE_ANSWER)
-        .with_keep_alive_while_idle(true)
-        .with_auto_token_refresh(true);
-    if let Some(tls) = &options.tls {
-        connect = connect.with_tls(tls.options());
-    }
-    if let Some((name, password)) = &options.user {
-        connect = connect.with_user(name, password);
-    }
-    match timeout(options.deadline, Client::connect(&options.endpoints, Some(connect))).await {
-        Ok(outcome) => outcome.map_err(|e| convert::error(&e, Call::Connect)),
-        Err(_) => Err(StoreError::deadline(options.deadline, false)),
-    }
-}
-
 #[async_trait]
 impl Store for Etcd {
     async fn commit(&self, txn: Txn) -> Result<Revision, StoreError> {
         limits::check_txn(&txn)?;
         let request = convert::txn(&txn);
+        self.opened().await?;
         let call = Call::Commit(convert::first_lease(&txn));
-        let response = self.call(call, self.client().txn(request)).await?;
+        let response = self.pool.commit(call, request).await?;
         let revision = convert::revision(response.header())?;
         if response.succeeded() {
             return Ok(revision);
@@ -255,6 +274,7 @@ impl Store for Etcd {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
         limits::check_prefix(prefix)?;
+        self.opened().await?;
         let mut watch = EtcdWatch::new(self.clone(), prefix, after);
         // So that a refused prefix or an unreachable etcd shows here and not only later.
         watch.connect().await?;
@@ -264,20 +284,19 @@ impl Store for Etcd {
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let ttl = limits::round_ttl(ttl)?;
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        let response = self.call(Call::Write, self.client().lease_grant(seconds, None)).await?;
-        Ok(LeaseId(response.id()))
+        // Asked twice, one of the leases is unused and runs out.
+        let grant = |mut client: Client| async move { client.lease_grant(seconds, None).await };
+        Ok(LeaseId(self.pool.hedged(Call::Write, grant).await?.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        let mut client = self.client();
         // The first answer only tells whether the lease is there; the second has its time to live.
-        let ttl = self
-            .call(Call::Lease(lease), async {
-                let (mut keeper, mut answers) = client.lease_keep_alive(lease.0).await?;
-                keeper.keep_alive().await?;
-                Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
-            })
-            .await?;
+        let keep = |mut client: Client| async move {
+            let (mut keeper, mut answers) = client.lease_keep_alive(lease.0).await?;
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
+        };
+        let ttl = self.pool.hedged(Call::Lease(lease), keep).await?;
         match u64::try_from(ttl) {
             Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
             _ => Err(StoreError::LeaseNotFound { lease }),
@@ -285,7 +304,8 @@ impl Store for Etcd {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(Call::Lease(lease), self.client().lease_revoke(lease.0)).await.map(|_| ())
+        let revoke = |mut client: Client| async move { client.lease_revoke(lease.0).await };
+        self.pool.hedged(Call::Lease(lease), revoke).await.map(|_| ())
     }
 
     async fn campaign(

@@ -1,20 +1,24 @@
 //! A watch on etcd that survives lost connections: it opens a new stream after the last revision it delivered.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Etcd;
 use super::convert::{self, Call, Span};
+use super::pool::Endpoint;
 use crate::watch::WatchSource;
 use crate::{Change, Revision, StoreError, WatchEvent};
 
 /// Pauses between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a member may take to accept a watch, unless its store has less patience.
+const ACCEPT: Duration = Duration::from_secs(2);
 
 pub(super) struct EtcdWatch {
     store: Etcd,
@@ -22,7 +26,8 @@ pub(super) struct EtcdWatch {
     /// Everything up to this revision has been delivered or is in `pending`.
     cursor: u64,
     pending: VecDeque<WatchEvent>,
-    stream: Option<WatchStream>,
+    /// With the member it comes from, which has to be looked after while it is silent.
+    stream: Option<(WatchStream, Arc<Endpoint>)>,
     pause: Duration,
 }
 
@@ -39,21 +44,25 @@ impl EtcdWatch {
         let options = WatchOptions::new().with_start_revision(from).with_progress_notify();
         let options = options.with_range(span.end.unwrap_or_default());
         // etcd catches a watch up with as much as it likes in one message, so there is no limit to set.
-        let mut client = self.store.client().watch_client().max_decoding_message_size(usize::MAX);
-        let deadline = self.store.options.deadline;
-        let opened = timeout(deadline, async {
+        let deadline = self.store.deadline();
+        let endpoint = self.store.pool.ready(Instant::now() + deadline).await?;
+        let mut client = endpoint.client.watch_client().max_decoding_message_size(usize::MAX);
+        let opened = timeout(deadline.min(ACCEPT), async {
             let mut stream = client.watch(span.start, Some(options)).await?;
             let first = stream.message().await?;
             Ok::<_, etcd_client::Error>((stream, first))
         });
         match opened.await {
             Ok(Ok((stream, Some(first)))) => {
-                self.stream = Some(stream);
+                self.stream = Some((stream, endpoint));
                 self.take(&first)
             }
             Ok(Ok((_, None))) => Err(StoreError::unavailable("etcd ended the watch at once")),
             Ok(Err(e)) => Err(convert::error(&e, Call::Read)),
-            Err(_) => Err(StoreError::deadline(deadline, false)),
+            Err(_) => {
+                endpoint.suspect();
+                Err(StoreError::deadline(deadline.min(ACCEPT), false))
+            }
         }
     }
 
@@ -109,8 +118,9 @@ impl EtcdWatch {
         self.pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         sleep(pause).await;
         // Streams do not renew a token that ran out; calls do, but there may be none.
-        let client = self.store.client();
-        let _ = timeout(self.store.options.deadline, client.refresh_token()).await;
+        if let Some(endpoint) = self.store.pool.order().first() {
+            let _ = timeout(self.store.deadline(), endpoint.client.refresh_token()).await;
+        }
         Ok(())
     }
 }
@@ -128,10 +138,16 @@ impl WatchSource for EtcdWatch {
             }
             let outcome = match &mut self.stream {
                 None => self.connect().await,
-                Some(stream) => match stream.message().await {
-                    Ok(Some(message)) => self.take(&message),
-                    Ok(None) => Err(StoreError::unavailable("etcd ended the watch")),
-                    Err(e) => Err(convert::error(&e, Call::Read)),
+                Some((stream, endpoint)) => tokio::select! {
+                    message = stream.message() => match message {
+                        Ok(Some(message)) => self.take(&message),
+                        Ok(None) => Err(StoreError::unavailable("etcd ended the watch")),
+                        Err(e) => Err(convert::error(&e, Call::Read)),
+                    },
+                    () = endpoint.ended() => {
+                        self.stream = None;
+                        continue;
+                    }
                 },
             };
             if let Err(error) = outcome {
