@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
@@ -15,10 +16,10 @@ use crate::service::Shutdown;
 
 /// How often the masters are asked.
 const EVERY: Duration = Duration::from_secs(1);
-/// While nobody leads, they are asked this often.
+/// While nobody says of itself that it leads, they are asked this often.
 const SOON: Duration = Duration::from_millis(200);
 /// How long each may take.
-const DEADLINE: Duration = Duration::from_millis(700);
+const DEADLINE: Duration = Duration::from_millis(500);
 
 /// What `GET /leader` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,8 +117,16 @@ impl Leading {
 
     /// Waits until somebody else than `url` leads. On a single machine that never happens.
     pub async fn moved_from(&self, url: &str) {
+        self.moved_since(url, None).await;
+    }
+
+    /// Waits until somebody leads who is neither at `url` nor the one that was `known` when `url` was chosen: the place for one who was sent
+    /// to `url` before the change was heard of here.
+    pub async fn moved_since(&self, url: &str, known: Option<&Leader>) {
         let mut current = self.current.clone();
-        let another = |leader: &Option<Leader>| leader.as_ref().is_some_and(|leader| leader.url != url);
+        let another = |leader: &Option<Leader>| {
+            leader.as_ref().is_some_and(|leader| leader.url != url && Some(leader) != known)
+        };
         if current.wait_for(another).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -143,7 +152,9 @@ fn authority(url: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-fn member(list: &[String], location: &str) -> Option<String> {
+/// The base URL of the list whose host and port are those of `location` (a URL, or `//host:port/path`).
+#[must_use]
+pub fn member(list: &[String], location: &str) -> Option<String> {
     let named = authority(location);
     list.iter().find(|url| !named.is_empty() && authority(url).eq_ignore_ascii_case(named)).cloned()
 }
@@ -168,6 +179,7 @@ fn decide(list: &[String], answers: &[(String, Answer)], known: u64) -> Option<L
 
 async fn keep(leading: Leading, client: Client, to: watch::Sender<Option<Leader>>, shutdown: Shutdown) {
     let mut masters = leading.masters.clone();
+    let mut known = 0;
     loop {
         if !leading.is_fleet() {
             to.send_if_modified(|leader| leader.take().is_some());
@@ -177,12 +189,9 @@ async fn keep(leading: Leading, client: Client, to: watch::Sender<Option<Leader>
             continue;
         }
         let list = leading.list();
-        let asked = list.iter().map(|url| ask(&client, url));
-        let Some(answers) = shutdown.until(join_all(asked)).await else { return };
-        let answers: Vec<(String, Answer)> = answers.into_iter().flatten().collect();
-        let known = leading.leader().map_or(0, |leader| leader.term);
-        let found = decide(&list, &answers, known);
-        let pause = if found.is_some() { EVERY } else { SOON };
+        let Some((found, confirmed)) = shutdown.until(find(&client, &list, known)).await else { return };
+        known = found.as_ref().map_or(known, |leader| leader.term);
+        let pause = if confirmed { EVERY } else { SOON };
         to.send_if_modified(|leader| {
             let changed = *leader != found;
             *leader = found;
@@ -195,6 +204,25 @@ async fn keep(leading: Leading, client: Client, to: watch::Sender<Option<Leader>
             () = masters.changed() => {}
         }
     }
+}
+
+/// Asks all of `list` at once who leads; `known` is the term of the leader known. One that says of itself that it leads in a newer term is
+/// believed at once; otherwise everybody is waited for, half a second at most. The flag says that the leader said so itself.
+pub async fn find(client: &Client, list: &[String], known: u64) -> (Option<Leader>, bool) {
+    let mut asked: FuturesUnordered<_> = list.iter().map(|url| ask(client, url)).collect();
+    let mut answers: Vec<(String, Answer)> = Vec::new();
+    while let Some(answer) = asked.next().await {
+        let Some((url, answer)) = answer else { continue };
+        if answer.own && answer.term > known {
+            return (Some(Leader { url, term: answer.term }), true);
+        }
+        answers.push((url, answer));
+    }
+    let found = decide(list, &answers, known);
+    let confirmed = found
+        .as_ref()
+        .is_some_and(|leader| answers.iter().any(|(url, answer)| answer.own && *url == leader.url));
+    (found, confirmed)
 }
 
 async fn ask(client: &Client, url: &str) -> Option<(String, Answer)> {

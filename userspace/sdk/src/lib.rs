@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod masters;
 pub mod operator;
 pub mod scheduler;
 mod stream;
@@ -30,4 +31,5 @@ mod stream;
 pub use plenum_api::codec::Encoding;
 pub use plenum_api::{master, mesos};
 pub use plenum_base::client::{Client, ClientError, Credentials};
+pub use plenum_base::leading::Leading;
 pub use stream::CallError;

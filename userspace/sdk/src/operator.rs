@@ -5,11 +5,14 @@ use std::time::Duration;
 use plenum_api::codec::{self, Encoding};
 pub use plenum_api::master::{Call, Event, Response, call, event};
 use plenum_base::client::Client;
+use plenum_base::leading::Leading;
 use plenum_base::retry::Backoff;
 use tokio::sync::mpsc;
 
-use crate::stream::{Answer, Ask, CallError, Masters, Records, post};
+use crate::masters::Masters;
+use crate::stream::{Answer, Ask, CallError, Records, post};
 
+const PATH: &str = "/api/v1";
 const HOPS: usize = 5;
 /// A stream that is silent for so long is dead: five of Mesos' heartbeats.
 const IDLE: Duration = Duration::from_secs(75);
@@ -18,6 +21,7 @@ const IDLE: Duration = Duration::from_secs(75);
 #[derive(Debug, Clone)]
 pub struct Operator {
     client: Client,
+    given: Vec<String>,
     masters: Masters,
     encoding: Encoding,
     deadline: Duration,
@@ -38,8 +42,15 @@ pub enum Happening {
 impl Operator {
     /// For these masters (`http://host:port`), in protobuf.
     pub fn new<S: Into<String>>(client: Client, masters: impl IntoIterator<Item = S>) -> Self {
-        let masters = Masters::new(masters.into_iter().map(Into::into).collect(), "/api/v1");
-        Self { client, masters, encoding: Encoding::Protobuf, deadline: Duration::from_secs(30) }
+        let given: Vec<String> = masters.into_iter().map(Into::into).collect();
+        let masters = Masters::new(given.clone(), None, PATH);
+        Self { client, given, masters, encoding: Encoding::Protobuf, deadline: Duration::from_secs(30) }
+    }
+
+    /// Follows who leads by `leading`, in a fleet: its list takes the place of the one given.
+    #[must_use]
+    pub fn led_by(self, leading: Leading) -> Self {
+        Self { masters: Masters::new(self.given.clone(), Some(leading), PATH), ..self }
     }
 
     /// Writes messages like this instead.
@@ -53,14 +64,17 @@ impl Operator {
         let mut url = url;
         for _ in 0..HOPS {
             let (encoding, deadline) = (self.encoding, self.deadline);
-            match post(
-                &self.client,
-                Ask { url: &url, encoding, stream_id: None, body: body.clone(), deadline },
-            )
-            .await?
-            {
+            let ask = Ask { url: &url, encoding, stream_id: None, body: body.clone(), deadline };
+            let answer = tokio::select! {
+                answer = post(&self.client, ask) => answer?,
+                () = self.masters.moved_from(&url) => {
+                    let reason = "another leads since it was asked".to_owned();
+                    return Err(CallError::NotLeading { url, reason });
+                }
+            };
+            match answer {
                 Answer::Good(reply) => return Ok((url, reply)),
-                Answer::Elsewhere(there) => url = there,
+                Answer::Elsewhere(there) => url = self.masters.follow(&url, &there)?,
             }
         }
         Err(CallError::NotLeading { url, reason: format!("more than {HOPS} redirects") })
@@ -73,7 +87,7 @@ impl Operator {
     pub async fn call(&self, call: &Call) -> Result<Option<Response>, CallError> {
         let mut masters = self.masters.clone();
         let mut last = CallError::NotSubscribed;
-        for _ in 0..masters.count() {
+        for _ in 0..masters.list().len().max(1) {
             match self.ask(masters.pick(), call).await {
                 Ok((url, reply)) => {
                     let named = reply.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
@@ -85,7 +99,10 @@ impl Operator {
                     let content = |e: codec::DecodeError| CallError::Content { url, reason: e.to_string() };
                     return codec::decode(encoding, &bytes).map(Some).map_err(content);
                 }
-                Err(error) if error.is_transient() => last = error,
+                Err(error) if error.is_transient() => {
+                    masters.look();
+                    last = error;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -116,9 +133,14 @@ impl Operator {
                 Err(error) => error.to_string(),
                 Ok((url, reply)) => {
                     let mut records = Records::new(&url, reply);
-                    masters.lead(url);
+                    masters.lead(&url);
+                    let mut moved = Box::pin(masters.moved_from(&url));
                     loop {
-                        match records.next::<Event>(IDLE).await {
+                        let next = tokio::select! {
+                            next = records.next::<Event>(IDLE) => next,
+                            () = moved.as_mut() => break format!("{url} does not lead any more"),
+                        };
+                        match next {
                             Ok(Some(event)) => {
                                 backoff.reset();
                                 if to.send(Happening::Event(Box::new(event))).await.is_err() {
@@ -134,7 +156,8 @@ impl Operator {
             if to.send(Happening::Interrupted { reason: error }).await.is_err() {
                 return;
             }
-            tokio::time::sleep(backoff.delay()).await;
+            masters.look();
+            masters.pause(backoff.delay()).await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The scheduler driver: one task keeps the subscription, a handle makes calls, events come out of a channel.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use plenum_api::mesos::{
 };
 pub use plenum_api::scheduler::{Call, Event, call, event};
 use plenum_base::client::Client;
+use plenum_base::leading::Leading;
 use plenum_base::retry::Backoff;
 use tokio::sync::{mpsc, watch};
 
-use crate::stream::{Answer, Ask, CallError, Masters, Records, STREAM_ID, post};
+use crate::masters::Masters;
+use crate::stream::{Answer, Ask, CallError, Records, STREAM_ID, post};
 
 /// Heartbeats that may be missed before the subscription is taken for dead.
 const MISSED: u32 = 5;
@@ -25,8 +28,10 @@ const HOPS: usize = 5;
 /// How the driver behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Masters: `http://host:port`, tried in turn; redirects lead to the leading one.
+    /// Masters: `http://host:port`, tried in turn; redirects lead to the leading one, if it is one of them.
     pub masters: Vec<String>,
+    /// Follows who leads, in a fleet: its list takes the place of `masters`, and the driver goes to a new leader as soon as there is one.
+    pub leading: Option<Leading>,
     /// What the framework is. With an `id` it takes its former place.
     pub framework: FrameworkInfo,
     /// Roles that want no offers from the beginning.
@@ -47,6 +52,7 @@ impl Options {
     pub fn new<S: Into<String>>(masters: impl IntoIterator<Item = S>, framework: FrameworkInfo) -> Self {
         Self {
             masters: masters.into_iter().map(Into::into).collect(),
+            leading: None,
             framework,
             suppressed_roles: Vec::new(),
             encoding: Encoding::Protobuf,
@@ -54,6 +60,12 @@ impl Options {
             pause: (Duration::from_millis(100), Duration::from_secs(10)),
             deadline: Duration::from_secs(15),
         }
+    }
+
+    /// Follows who leads by `leading`.
+    #[must_use]
+    pub fn led_by(self, leading: Leading) -> Self {
+        Self { leading: Some(leading), ..self }
     }
 }
 
@@ -129,7 +141,7 @@ pub fn connect(client: Client, options: Options) -> (Scheduler, Events) {
     let (encoding, deadline) = (options.encoding, options.deadline);
     let scheduler = Scheduler { client: client.clone(), encoding, deadline, session, framework };
     let acknowledge = options.auto_acknowledge.then(|| scheduler.clone());
-    let masters = Masters::new(options.masters.clone(), "/api/v1/scheduler");
+    let masters = Masters::new(options.masters.clone(), options.leading.clone(), "/api/v1/scheduler");
     let driver = Driver { client, options, masters, framework: framework_out, session: session_in, to };
     tokio::spawn(driver.run());
     (scheduler, Events { from, acknowledge })
@@ -143,6 +155,9 @@ struct Driver {
     session: watch::Sender<Option<Arc<Session>>>,
     to: mpsc::Sender<Happening>,
 }
+
+/// Done when another master leads.
+type Moved = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Why a subscription ended.
 enum End {
@@ -181,8 +196,9 @@ impl Driver {
                     }
                 }
             }
+            self.masters.look();
             tokio::select! {
-                () = tokio::time::sleep(backoff.delay()) => {}
+                () = self.masters.pause(backoff.delay()) => {}
                 () = self.to.closed() => return,
             }
         }
@@ -190,16 +206,21 @@ impl Driver {
 
     /// One subscription from beginning to end.
     async fn subscription(&mut self, id: &mut Option<FrameworkId>, lived: &mut bool) -> End {
-        let (url, reply) = match self.subscribe(id.clone()).await {
+        let (url, reply, moved) = match self.subscribe(id.clone()).await {
             Ok(found) => found,
             Err(error) if error.is_transient() => return End::Again(error.to_string()),
             Err(error) => return End::Never(error.to_string()),
         };
         let stream_id = reply.headers.get(STREAM_ID).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let mut records = Records::new(&url, reply);
+        let mut moved = moved;
         let mut idle = HEARTBEAT * MISSED;
         loop {
-            let event: Event = match records.next(idle).await {
+            let next = tokio::select! {
+                next = records.next(idle) => next,
+                () = moved.as_mut() => return End::Again(format!("{url} does not lead any more")),
+            };
+            let event: Event = match next {
                 Ok(Some(event)) => event,
                 Ok(None) => return End::Again(format!("{url} ended the subscription")),
                 Err(error) => return End::Again(error.to_string()),
@@ -213,8 +234,8 @@ impl Driver {
                 let session = Session { url: url.clone(), stream_id: stream_id.clone(), framework_id };
                 let framework_id = session.framework_id.clone();
                 self.session.send_replace(Some(Arc::new(session)));
-                self.masters.lead(url.clone());
-                let master = url.trim_end_matches("/api/v1/scheduler").to_owned();
+                self.masters.lead(&url);
+                let master = self.masters.base(&url);
                 if self.to.send(Happening::Subscribed { framework_id, master }).await.is_err() {
                     return End::Deaf;
                 }
@@ -231,7 +252,7 @@ impl Driver {
     async fn subscribe(
         &mut self,
         id: Option<FrameworkId>,
-    ) -> Result<(String, plenum_base::client::Reply), CallError> {
+    ) -> Result<(String, plenum_base::client::Reply, Moved), CallError> {
         let mut framework_info = self.framework.borrow().clone();
         framework_info.id.clone_from(&id);
         let suppressed_roles = self.options.suppressed_roles.clone();
@@ -247,9 +268,18 @@ impl Driver {
         let mut url = self.masters.pick();
         for _ in 0..HOPS {
             let ask = Ask { url: &url, encoding, stream_id: None, body: body.clone(), deadline };
-            match post(&self.client, ask).await? {
-                Answer::Good(reply) => return Ok((url, reply)),
-                Answer::Elsewhere(there) => url = there,
+            let mut moved: Moved = Box::pin(self.masters.moved_from(&url));
+            let answer = tokio::select! {
+                answer = post(&self.client, ask) => answer?,
+                // It may take the connection and say nothing, as a machine does that was stopped.
+                () = moved.as_mut() => {
+                    let reason = "another leads since it was asked".to_owned();
+                    return Err(CallError::NotLeading { url, reason });
+                }
+            };
+            match answer {
+                Answer::Good(reply) => return Ok((url, reply, moved)),
+                Answer::Elsewhere(there) => url = self.masters.follow(&url, &there)?,
             }
         }
         Err(CallError::NotLeading { url, reason: format!("more than {HOPS} redirects") })
@@ -268,7 +298,22 @@ impl Scheduler {
         let stream_id = session.stream_id.as_deref();
         let ask =
             Ask { url: &session.url, encoding: self.encoding, stream_id, body, deadline: self.deadline };
-        match post(&self.client, ask).await? {
+        let mut sessions = self.session.clone();
+        let lost = async {
+            let another =
+                |now: &Option<Arc<Session>>| !now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &session));
+            let _ = sessions.wait_for(another).await;
+            // A call may end the subscription itself: its answer is on the way then.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        let answer = tokio::select! {
+            answer = post(&self.client, ask) => answer?,
+            () = lost => {
+                let reason = "the subscription was lost before it answered".to_owned();
+                return Err(CallError::NotLeading { url: session.url.clone(), reason });
+            }
+        };
+        match answer {
             Answer::Good(_) => Ok(()),
             Answer::Elsewhere(there) => Err(CallError::NotLeading {
                 url: session.url.clone(),

@@ -168,46 +168,6 @@ impl Records {
     }
 }
 
-/// The addresses of masters, one of which is tried next.
-#[derive(Debug, Clone)]
-pub(crate) struct Masters {
-    given: Vec<String>,
-    path: &'static str,
-    next: usize,
-    hint: Option<String>,
-}
-
-impl Masters {
-    /// From addresses such as `http://10.0.0.1:5050`; without a scheme it is `http`.
-    pub(crate) fn new(given: Vec<String>, path: &'static str) -> Self {
-        let whole = |address: String| {
-            let address = address.trim_end_matches('/');
-            if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
-        };
-        Self { given: given.into_iter().map(whole).collect(), path, next: 0, hint: None }
-    }
-
-    /// The address to try now: where the last redirect led, else the next one in turn.
-    pub(crate) fn pick(&mut self) -> String {
-        if let Some(hint) = self.hint.take() {
-            return hint;
-        }
-        let base = self.given.get(self.next % self.given.len().max(1)).cloned().unwrap_or_default();
-        self.next = self.next.wrapping_add(1);
-        format!("{base}{}", self.path)
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.given.len()
-    }
-
-    /// Ask there next.
-    pub(crate) fn lead(&mut self, url: String) {
-        self.hint = Some(url);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,16 +184,5 @@ mod tests {
         ] {
             assert_eq!(redirect(from, location).as_deref(), want, "{location}");
         }
-    }
-
-    #[test]
-    fn masters_take_turns() {
-        let mut masters = Masters::new(vec!["a:1".to_owned(), "https://b:2/".to_owned()], "/p");
-        assert_eq!(
-            [masters.pick(), masters.pick(), masters.pick()],
-            ["http://a:1/p", "https://b:2/p", "http://a:1/p"]
-        );
-        masters.lead("http://c/p".to_owned());
-        assert_eq!([masters.pick(), masters.pick()], ["http://c/p", "https://b:2/p"]);
     }
 }

@@ -2,6 +2,8 @@
 //! redirects, refusals, silence and errors.
 #![allow(clippy::unwrap_used)] // A test ends where something unexpected happens.
 
+mod fleet;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -178,19 +180,20 @@ async fn records_come_whole_however_they_are_cut_in_both_encodings() {
 async fn redirects_and_masters_that_do_not_lead_are_passed_over() {
     let (leader, led) = master().await;
     let (other, script) = master().await;
-    script
-        .lock()
-        .unwrap()
-        .steps
-        .extend([Step::Status(503), Step::Redirect(format!("//{leader}/api/v1/scheduler"))]);
+    script.lock().unwrap().steps.extend([
+        Step::Redirect("//127.0.0.9:1/api/v1/scheduler".into()),
+        Step::Redirect(format!("//{leader}/api/v1/scheduler")),
+    ]);
+    led.lock().unwrap().steps.push_back(Step::Status(503));
     let to = stream(&led);
     to.send(record(Encoding::Protobuf, &subscribed(15.0))).unwrap();
-    let (_scheduler, mut events) = scheduler::connect(client(), options(&[other]));
+    let (_scheduler, mut events) = scheduler::connect(client(), options(&[other, leader]));
     let happening = next(&mut events).await;
     assert!(
         matches!(happening, Happening::Subscribed { master, .. } if master == format!("http://{leader}"))
     );
-    assert_eq!(led.lock().unwrap().calls.len(), 1);
+    assert_eq!(led.lock().unwrap().calls.len(), 2);
+    assert_eq!(script.lock().unwrap().calls.len(), 2, "nobody outside the list was asked");
 }
 
 #[tokio::test]
