@@ -9,10 +9,10 @@ use plenum_base::places::Role;
 use plenum_store::{Embedded, Options, Store, StoreError, scoped};
 
 use crate::config::Config;
-use crate::directory::{Directory, DirectoryError, NewUser, UserChange};
+use crate::directory::{Directory, DirectoryError, Make, NewUser, UserChange, valid_uid};
 
 /// The uid of the first account.
-const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 
 /// The first account, given back once and written down nowhere.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,6 +54,11 @@ pub enum BootstrapError {
 /// Opens identity's store on this machine.
 pub(crate) async fn open_store(config: &Config) -> Result<Embedded, StoreError> {
     let path = config.places().store(Role::Identity);
+    let moved = crate::fleet::moved(config);
+    if moved.exists() {
+        let reason = format!("the records of {} are on etcd now ({} says so): set store.etcd = true", path.display(), moved.display());
+        return Err(StoreError::Broken { reason });
+    }
     if let Some(folder) = path.parent() {
         plenum_base::files::private_dir(folder).map_err(|e| StoreError::Unavailable {
             reason: format!("{}: {e}", folder.display()),
@@ -84,39 +89,50 @@ pub async fn bootstrap(config: &Config) -> Result<Bootstrap, BootstrapError> {
 }
 
 async fn work(config: &Config, store: Arc<dyn Store>) -> Result<Bootstrap, BootstrapError> {
-    let directory = Directory::open(config.clone(), store).await?;
-    for role in Role::ALL {
-        directory.issue_local(role).await?;
+    let directory = Directory::open(config.clone(), store, Make::IfEmpty).await?;
+    for role in config.roles() {
+        directory.issue_local(*role).await?;
     }
-    let users = directory.users().await?;
-    let mut admin = None;
-    if !users.iter().any(|user| user.is_superuser()) {
-        let password = new_password();
-        let new = NewUser {
-            description: Some("Administrator".to_owned()),
-            password: Some(password.clone()),
-            superuser: true,
-            ..NewUser::default()
-        };
-        match directory.create_user(ADMIN, new, "bootstrap").await {
-            Ok(()) => {}
-            // Somebody took the name without the right: give it back its meaning.
-            Err(DirectoryError::Exists(_)) => {
-                directory.set_permission(ADMIN, "dcos:superuser", "full", true).await?;
-                let change = UserChange { password: Some(password.clone()), ..UserChange::default() };
-                directory.update_user(ADMIN, change).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        directory.audit.note("bootstrap", "user.create", ADMIN, "ok");
-        admin = Some(Admin { uid: ADMIN.to_owned(), password });
-    }
+    let admin = administrator(&directory, ADMIN, None).await?;
     directory.publish().await?;
     Ok(Bootstrap {
         admin,
         cluster_id: directory.cluster_id.clone(),
         ca_fingerprint: directory.ca.fingerprint(),
     })
+}
+
+/// Makes the account `uid` where nobody may administer the cluster yet, with `password` or a new one; gives what it made.
+pub(crate) async fn administrator(
+    directory: &Directory,
+    uid: &str,
+    password: Option<String>,
+) -> Result<Option<Admin>, DirectoryError> {
+    if directory.users().await?.iter().any(|user| user.is_superuser()) {
+        return Ok(None);
+    }
+    if !valid_uid(uid) {
+        return Err(DirectoryError::Invalid(format!("\"{uid}\" cannot be the name of an account")));
+    }
+    let password = password.unwrap_or_else(new_password);
+    let new = NewUser {
+        description: Some("Administrator".to_owned()),
+        password: Some(password.clone()),
+        superuser: true,
+        ..NewUser::default()
+    };
+    match directory.create_user(uid, new, "bootstrap").await {
+        Ok(()) => {}
+        // Somebody took the name without the right: give it back its meaning.
+        Err(DirectoryError::Exists(_)) => {
+            directory.set_permission(uid, "dcos:superuser", "full", true).await?;
+            let change = UserChange { password: Some(password.clone()), ..UserChange::default() };
+            directory.update_user(uid, change).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    directory.audit.note("bootstrap", "user.create", uid, "ok");
+    Ok(Some(Admin { uid: uid.to_owned(), password }))
 }
 
 /// Gives `uid` a new random password, for an operator on the machine who lost it. Needs that identity does not run.
@@ -127,7 +143,7 @@ pub async fn reset_admin(config: &Config, uid: &str) -> Result<Admin, BootstrapE
     let store = open_store(config).await?;
     let password = new_password();
     let set = async {
-        let directory = Directory::open(config.clone(), own_part(config, Arc::new(store.clone()))).await?;
+        let directory = Directory::open(config.clone(), own_part(config, Arc::new(store.clone())), Make::Never).await?;
         directory.set_password(uid, &password).await?;
         directory.audit.note("bootstrap", "user.password", uid, "ok");
         Ok::<(), BootstrapError>(())

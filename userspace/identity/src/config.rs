@@ -1,15 +1,16 @@
 //! The settings of the role `identity`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use plenum_base::auth::HashCost;
 use plenum_base::config::Settings;
-use plenum_base::pki::San;
+use plenum_base::pki::{PeerName, San};
 use plenum_base::places::{Bases, Instance, Places, Role};
 use plenum_base::serve::Plain;
 use plenum_base::service::Logging;
+use plenum_store::StoreSettings;
 use serde::{Deserialize, Serialize};
 
 /// The settings of the role `identity`. Every one has a default.
@@ -24,7 +25,13 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// The instance's runtime folder; by default the one of this user and instance.
     pub run: Option<PathBuf>,
-    /// Where HTTP is served; by default the instance's node address, port 8101.
+    /// This master's name in the fleet; none on a single machine. Goes with `address`.
+    pub name: Option<String>,
+    /// The address at which every other host of the fleet reaches this master; none on a single machine.
+    pub address: Option<IpAddr>,
+    /// The masters to begin with, until the cluster's map is known here.
+    pub masters: Vec<IpAddr>,
+    /// Where HTTP is served; by default port 8101 of `address`, or of the instance's node address.
     pub listen: Option<SocketAddr>,
     /// Where plain HTTP is taken.
     pub plain: Plain,
@@ -41,6 +48,8 @@ pub struct Config {
     /// Hashes passwords with next to no work. For tests only: no file, variable or flag can set it.
     #[serde(skip)]
     pub weak_hashes: bool,
+    /// Where the records are kept: in a file of this machine, or on etcd.
+    pub store: StoreSettings,
     /// What is logged.
     pub logging: Logging,
 }
@@ -52,6 +61,9 @@ impl Default for Config {
             number: 0,
             state: None,
             run: None,
+            name: None,
+            address: None,
+            masters: Vec::new(),
             listen: None,
             plain: Plain::Loopback,
             addresses: Vec::new(),
@@ -60,6 +72,7 @@ impl Default for Config {
             enforce_permissions: false,
             open: false,
             weak_hashes: false,
+            store: StoreSettings::default(),
             logging: Logging::default(),
         }
     }
@@ -72,6 +85,17 @@ impl Settings for Config {
         }
         if !(1..=365).contains(&self.token_days) {
             problems.push("token_days must be between 1 and 365".to_owned());
+        }
+        if self.name.is_some() != self.address.is_some() {
+            problems.push("name and address are set both (a master of a fleet) or neither (a single machine)".to_owned());
+        }
+        if self.store.etcd && self.address.is_none() {
+            problems.push("store.etcd needs this master's name and address".to_owned());
+        }
+        if let Some(name) = &self.name
+            && PeerName::new("x", "identity", name).is_err()
+        {
+            problems.push("name must have 1 to 128 of letters, digits and ._-".to_owned());
         }
         let wrong = |name: &&String| name.is_empty() || name.len() > 253 || !name.is_ascii();
         if let Some(name) = self.addresses.iter().find(wrong) {
@@ -95,7 +119,24 @@ impl Config {
     }
 
     pub(crate) fn listen(&self) -> SocketAddr {
-        self.listen.unwrap_or_else(|| self.places().address(Role::Identity))
+        let fleet = self.address.map(|address| SocketAddr::new(address, Role::Identity.port()));
+        self.listen.or(fleet).unwrap_or_else(|| self.places().address(Role::Identity))
+    }
+
+    /// Whether this is a master of a fleet.
+    pub(crate) fn is_fleet(&self) -> bool {
+        self.address.is_some() && self.name.is_some()
+    }
+
+    /// The name of a role of this host in its certificate: the host's in a fleet, the role's own on a single machine.
+    pub(crate) fn peer_name(&self, role: Role) -> Result<PeerName, plenum_base::pki::PkiError> {
+        let name = self.name.as_deref().filter(|_| self.is_fleet()).unwrap_or(role.as_str());
+        PeerName::new(self.instance.as_str(), role.as_str(), name)
+    }
+
+    /// The roles of this host that identity issues certificates to by itself.
+    pub(crate) fn roles(&self) -> &'static [Role] {
+        if self.is_fleet() { &Role::EVERY } else { &Role::ALL }
     }
 
     pub(crate) fn certificate_life(&self) -> Duration {
@@ -112,8 +153,8 @@ impl Config {
 
     /// The names of the certificates issued at bootstrap.
     pub(crate) fn sans(&self) -> Vec<San> {
-        let mut sans =
-            vec![San::Ip(self.places().node()), San::Ip([127, 0, 0, 1].into()), San::Dns("localhost".into())];
+        let own = self.address.unwrap_or_else(|| self.places().node());
+        let mut sans = vec![San::Ip(own), San::Ip([127, 0, 0, 1].into()), San::Dns("localhost".into())];
         sans.extend(self.listen.map(|listen| San::Ip(listen.ip())));
         sans.extend(self.addresses.iter().filter_map(|name| name.parse().ok()));
         sans.sort();

@@ -1,9 +1,12 @@
 //! What identity keeps in the store, as JSON with a format number each. Keys:
-//! `site`, `policy`, `signing/<kid>`, `users/<uid>`, `members/<role>/<name>`, `join/<id>`.
+//! `site`, `policy`, `signing/<kid>`, `users/<uid>`, `members/<role>/<name>`, `join/<id>`; of a fleet also `cluster`, `settings`, `ticket`,
+//! `addresses/<ip>` and `removed/<key fingerprint>`.
 
 use std::collections::BTreeMap;
 
+use plenum_base::cluster::ClusterMap;
 use plenum_base::policy::AccountKind;
+use plenum_base::tls::join::NodeKind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +125,9 @@ pub(crate) struct Member {
 pub(crate) struct JoinRecord {
     pub(crate) format: u32,
     pub(crate) id: String,
+    /// What whoever joins with it becomes. Tokens of before there were kinds are for agents.
+    #[serde(default)]
+    pub(crate) kind: NodeKind,
     pub(crate) description: String,
     /// SHA-256 of the secret part; the secret has 128 random bits, so no slow hash is needed.
     pub(crate) secret: String,
@@ -131,6 +137,44 @@ pub(crate) struct JoinRecord {
     pub(crate) expires: u64,
     /// `None`: as often as wanted.
     pub(crate) uses_left: Option<u32>,
+}
+
+/// The masters.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ClusterRecord {
+    pub(crate) format: u32,
+    pub(crate) map: ClusterMap,
+}
+
+/// What every host must agree on; identity does not look into it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SettingsRecord {
+    pub(crate) format: u32,
+    pub(crate) settings: serde_json::Value,
+}
+
+/// The secret from which the masters derive the keys of their TLS tickets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TicketRecord {
+    pub(crate) format: u32,
+    /// 32 bytes, sealed.
+    pub(crate) secret: String,
+}
+
+/// Whose address it is: no other host gets a certificate for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AddressRecord {
+    pub(crate) format: u32,
+    pub(crate) name: String,
+}
+
+/// A key that was taken out of the cluster and never comes in again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RemovedRecord {
+    pub(crate) format: u32,
+    /// Whose it was: `role/name`.
+    pub(crate) member: String,
+    pub(crate) at: u64,
 }
 
 #[cfg(test)]

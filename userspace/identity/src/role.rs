@@ -1,20 +1,28 @@
 //! The running role: the store, the HTTP server, the background tasks, and their end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use plenum_base::auth::Authenticator;
+use plenum_base::cluster::Masters;
+use plenum_base::places::Role;
 use plenum_base::serve::{Limits, Server};
 use plenum_base::service::{Shutdown, ready};
 use plenum_base::sockets;
 use plenum_base::tls::{ClientAuth, TlsError};
-use plenum_store::{Store, StoreError};
+use plenum_store::{Open, Store, StoreError};
+use tokio::sync::watch;
 
 use crate::api;
 use crate::bootstrap::{open_store, own_part};
 use crate::config::Config;
-use crate::directory::{Directory, DirectoryError};
+use crate::directory::{Directory, DirectoryError, Make};
+use crate::local;
 
 /// The name of the listening socket when it is handed over.
 const SOCKET: &str = "http";
+/// The pause before a store that is not there yet is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Why the role ended.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +41,20 @@ pub enum RunError {
     Listen(#[from] std::io::Error),
 }
 
-/// Runs identity with the embedded store of this machine until `shutdown`.
+/// Runs identity until `shutdown`, on the embedded store of this machine or on etcd, as the settings say.
 ///
 /// # Errors
 /// [`RunError`].
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    if config.is_fleet() {
+        // Before anything is opened: the store, too, is reached with a certificate.
+        local::look(&config);
+        tokio::spawn(local::keep(config.clone(), shutdown.clone()));
+    }
+    if config.store.etcd {
+        let store = open_etcd(&config, &shutdown).await?;
+        return serve(config, store, shutdown).await;
+    }
     let store = open_store(&config).await?;
     let ended = run_on(config, Arc::new(store.clone()), shutdown).await;
     let closed = store.close().await;
@@ -51,8 +68,71 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
 /// [`RunError`].
 pub async fn run_on(config: Config, store: Arc<dyn Store>, shutdown: Shutdown) -> Result<(), RunError> {
     let store = own_part(&config, store);
-    let directory = Arc::new(Directory::open(config, store).await?);
-    directory.publish_first().await?;
+    serve(config, store, shutdown).await
+}
+
+/// Identity's part of the fleet's store. It follows the masters.
+pub(crate) async fn open_etcd(config: &Config, shutdown: &Shutdown) -> Result<Arc<dyn Store>, StoreError> {
+    let places = config.places();
+    let authenticator = Authenticator::open(&places.policy(), &places.ca(), false);
+    tokio::spawn(Arc::clone(&authenticator).keep_looking(shutdown.clone()));
+    let mut masters = Masters::follow(&authenticator, &config.masters, config.address);
+    let (endpoints, followed) = watch::channel(masters.urls(Role::Etcd));
+    let ended = shutdown.clone();
+    tokio::spawn(async move {
+        while ended.until(masters.changed()).await.is_some() {
+            let urls = masters.urls(Role::Etcd);
+            endpoints.send_if_modified(|held| {
+                let differs = !urls.is_empty() && *held != urls;
+                if differs {
+                    *held = urls;
+                }
+                differs
+            });
+        }
+    });
+    let files = places.identity(Role::Identity);
+    let settings = config.store.clone().files_or(&files.ca, &files.cert, &files.key);
+    let prefix = format!("/plenum/{}/identity/", config.instance);
+    let open = Open { embedded: places.store(Role::Identity), prefix, endpoints: followed };
+    plenum_store::open(&settings, open).await
+}
+
+/// Opens the directory; while a fleet's store has no majority yet, again and again.
+async fn open_directory(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    shutdown: &Shutdown,
+) -> Result<Option<Directory>, DirectoryError> {
+    let make = if config.is_fleet() { Make::Never } else { Make::IfEmpty };
+    let mut told = false;
+    loop {
+        let opening = async {
+            let directory = Directory::open(config.clone(), Arc::clone(store), make).await?;
+            directory.check_member().await?;
+            directory.enter().await?;
+            directory.publish_first().await?;
+            Ok(directory)
+        };
+        match shutdown.until(opening).await {
+            None => return Ok(None),
+            Some(Err(DirectoryError::Store(error))) if config.store.etcd && error.is_retryable() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "the cluster's store cannot be asked yet; trying again");
+                }
+                if !shutdown.sleep(PAUSE).await {
+                    return Ok(None);
+                }
+            }
+            Some(other) => return other.map(Some),
+        }
+    }
+}
+
+/// Runs identity on its part of a store.
+async fn serve(config: Config, store: Arc<dyn Store>, shutdown: Shutdown) -> Result<(), RunError> {
+    let Some(directory) = open_directory(&config, &store, &shutdown).await? else { return Ok(()) };
+    let directory = Arc::new(directory);
     let listener = sockets::tcp(SOCKET, directory.config.listen())?;
     let address = listener.local_addr()?;
     let router = api::router(Arc::clone(&directory), shutdown.clone());
@@ -60,14 +140,18 @@ pub async fn run_on(config: Config, store: Arc<dyn Store>, shutdown: Shutdown) -
         .tls(&directory.identity, ClientAuth::Optional)?
         .plain(directory.config.plain)
         .limits(Limits { body: 1024 * 1024, ..Limits::default() });
-    let background = tokio::spawn({
+    let following = tokio::spawn({
+        let (directory, shutdown) = (Arc::clone(&directory), shutdown.child());
+        async move { directory.follow(shutdown).await }
+    });
+    let publishing = tokio::spawn({
         let (directory, shutdown) = (Arc::clone(&directory), shutdown.child());
         async move { directory.keep_published(shutdown).await }
     });
     tracing::info!(%address, cluster = directory.cluster_id, "identity serves");
     ready();
     server.serve(listener, shutdown).await;
-    // It ends with the same switch; a panic in it was logged by the hook.
-    let _ = background.await;
+    // They end with the same switch; a panic in them was logged by the hook.
+    let _ = tokio::join!(following, publishing);
     Ok(())
 }

@@ -37,6 +37,7 @@ pub enum VaultError {
 /// The master key.
 pub(crate) struct Vault {
     key: LessSafeKey,
+    raw: Vec<u8>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -64,7 +65,12 @@ impl Vault {
         };
         let key =
             UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| VaultError::Key(path.display().to_string()))?;
-        Ok(Self { key: LessSafeKey::new(key) })
+        Ok(Self { key: LessSafeKey::new(key), raw: bytes })
+    }
+
+    /// The key in base64, for another master of the fleet. A secret.
+    pub(crate) fn key_text(&self) -> String {
+        STANDARD.encode(&self.raw)
     }
 
     /// Seals `plain` for `place` (its key in the store and field); it opens nowhere else.

@@ -86,7 +86,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Value>, IamError> {
     let held = app.directory.user(&checked(uid)?).await?;
     let held = held.ok_or(crate::directory::DirectoryError::Missing("user"))?;
-    Ok(Json(shown(&held.record)))
+    Ok(Json(shown(&held)))
 }
 
 /// `PUT /users/{uid}`: 201, or 409 if there is one.

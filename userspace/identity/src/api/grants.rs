@@ -68,7 +68,7 @@ pub(crate) async fn of_user(
     let Path(uid) = uid?;
     let held = app.directory.user(&uid).await?.ok_or(DirectoryError::Missing("user"))?;
     let direct: Vec<Value> =
-        held.record.permissions.iter().map(|(rid, actions)| entry(&uid, rid, actions)).collect();
+        held.permissions.iter().map(|(rid, actions)| entry(&uid, rid, actions)).collect();
     Ok(Json(json!({"direct": direct, "groups": []})))
 }
 

@@ -1,4 +1,4 @@
-//! What components and nodes ask of identity: certificates, the policy, admission; and how an administrator manages admission.
+//! What components ask of identity: certificates and the policy; and how an administrator manages join tokens and members one by one.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::error::{IamError, json as read_json};
 use super::{Administrator, App};
-use crate::directory::{JoinRequest, JoinToken, NewJoinToken};
+use crate::directory::JoinToken;
 
 /// `GET /internal/v1/cluster`: what anybody may know.
 pub(crate) async fn cluster(State(app): State<App>) -> Json<Value> {
@@ -73,21 +73,6 @@ pub(crate) async fn policy(
     }
 }
 
-/// `POST /internal/v1/join`: a certificate for a node that has a join token.
-pub(crate) async fn join(
-    State(app): State<App>,
-    Extension(conn): Extension<ConnInfo>,
-    body: Bytes,
-) -> Result<Json<Issued>, IamError> {
-    let request: JoinRequest = read_json(&body)?;
-    let issued = app.directory.join(&request, conn.remote.map(|remote| remote.ip())).await;
-    // Nobody is logged in: the token's public part says who let the node in.
-    let id: String = request.token.split('.').nth(1).unwrap_or("?").chars().take(16).collect();
-    let principal = Principal::new(format!("join-token {id}"), plenum_base::auth::Kind::Anonymous);
-    let name: String = request.name.chars().take(128).collect();
-    Ok(Json(app.audited(&principal, "member.join", &name, issued)?))
-}
-
 /// `GET /acs/api/v1/join-tokens`.
 pub(crate) async fn list_joins(
     State(app): State<App>,
@@ -96,18 +81,22 @@ pub(crate) async fn list_joins(
     Ok(Json(json!({"array": app.directory.joins().await?})))
 }
 
-/// `POST /acs/api/v1/join-tokens`: 201 with the token, which is not shown again.
+/// `POST /acs/api/v1/join-tokens`: 201 with the token, which is not shown again. A master's is for superusers: it is worth the cluster's keys.
 pub(crate) async fn create_join(
     State(app): State<App>,
     Administrator(admin): Administrator,
     body: Bytes,
 ) -> Result<(StatusCode, Json<JoinToken>), IamError> {
-    let new: NewJoinToken =
-        if body.trim_ascii().is_empty() { NewJoinToken::default() } else { read_json(&body)? };
-    let made = app.directory.create_join(new, &admin.uid).await;
-    let id = made.as_ref().map(|token| token.id.clone()).unwrap_or_default();
-    let made = app.audited(&admin, "join-token.create", &id, made)?;
-    Ok((StatusCode::CREATED, Json(made)))
+    #[derive(Default, Deserialize)]
+    struct Kind {
+        #[serde(default)]
+        kind: Value,
+    }
+    let kind = serde_json::from_slice::<Kind>(&body).unwrap_or_default().kind;
+    if kind == "master" && !app.authenticator.allows(&admin, "dcos:superuser", "full") {
+        return Err(IamError::new(StatusCode::FORBIDDEN, "ERR_FORBIDDEN", "this needs the permission dcos:superuser"));
+    }
+    Ok((StatusCode::CREATED, super::fleet::make_token(&app, &admin, &body).await?))
 }
 
 /// `DELETE /acs/api/v1/join-tokens/{id}`: 204.
@@ -117,11 +106,8 @@ pub(crate) async fn delete_join(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, IamError> {
     let Path(id) = id?;
-    if id.len() > 64 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(crate::directory::DirectoryError::Missing("join token").into());
-    }
     let removed = app.directory.delete_join(&id).await;
-    app.audited(&admin, "join-token.delete", &id, removed)?;
+    app.audited(&admin, "join-token.delete", &id.chars().take(64).collect::<String>(), removed)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn login(
 }
 
 async fn with_password(app: &App, uid: &str, password: &str) -> Result<User, IamError> {
-    let user = app.directory.user(uid).await?.map(|held| held.record);
+    let user = app.directory.user(uid).await?;
     let hash = user.as_ref().and_then(|user| user.password.as_deref());
     match app.directory.passwords.check(uid, password, hash).await {
         Ok(good) => user.filter(|_| good).ok_or_else(IamError::credentials),
@@ -74,7 +74,7 @@ async fn with_password(app: &App, uid: &str, password: &str) -> Result<User, Iam
 async fn with_token(app: &App, uid: Option<&str>, token: &str) -> Result<User, IamError> {
     let claimed = claimed_uid(token).ok_or_else(IamError::credentials)?;
     let uid = uid.unwrap_or(&claimed);
-    let user = app.directory.user(uid).await?.map(|held| held.record);
+    let user = app.directory.user(uid).await?;
     user.filter(|user| user.public_key.as_deref().is_some_and(|key| is_login_token(token, uid, key)))
         .ok_or_else(IamError::credentials)
 }

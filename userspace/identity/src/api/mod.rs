@@ -2,6 +2,7 @@
 
 mod accounts;
 mod error;
+mod fleet;
 mod grants;
 mod internal;
 mod login;
@@ -40,7 +41,7 @@ pub(crate) fn router(directory: Arc<Directory>, shutdown: Shutdown) -> Router {
         .route("/acs/api/v1/uiconfig", get(login::ui_config))
         .route("/acs/api/v1/uiconfig/", get(login::ui_config))
         .route("/internal/v1/cluster", get(internal::cluster))
-        .route("/internal/v1/join", post(internal::join))
+        .route("/internal/v1/join", post(fleet::join))
         .route("/internal/v1/certificates/expired", post(internal::recover));
     let administration = Router::new()
         .route("/acs/api/v1/users", get(accounts::list))
@@ -55,10 +56,19 @@ pub(crate) fn router(directory: Arc<Directory>, shutdown: Shutdown) -> Router {
         .route("/acs/api/v1/join-tokens/{id}", delete(internal::delete_join))
         .route("/acs/api/v1/members", get(internal::list_members))
         .route("/acs/api/v1/members/{role}/{name}", delete(internal::delete_member));
+    let fleet = Router::new()
+        .route("/internal/v1/tokens", get(fleet::tokens).post(fleet::create_token))
+        .route("/internal/v1/tokens/{id}", delete(fleet::delete_token))
+        .route("/internal/v1/masters", get(fleet::masters))
+        .route("/internal/v1/masters/{name}", delete(fleet::delete_master))
+        .route("/internal/v1/members", get(fleet::members))
+        .route("/internal/v1/members/{name}", delete(fleet::delete_host))
+        .route("/internal/v1/settings", get(fleet::settings).put(fleet::put_settings))
+        .route("/internal/v1/ticket-secret", get(fleet::ticket_secret));
     let components = Router::new()
         .route("/internal/v1/certificates", post(internal::renew))
         .route("/internal/v1/policy", get(internal::policy));
-    let closed = administration.merge(components).layer(from_fn_with_state(authenticator, auth::require));
+    let closed = administration.merge(fleet).merge(components).layer(from_fn_with_state(authenticator, auth::require));
     open.merge(closed)
         .fallback(error::nothing_here)
         .method_not_allowed_fallback(error::wrong_method)

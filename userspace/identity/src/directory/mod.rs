@@ -1,30 +1,41 @@
-//! The directory: identity's records behind typed operations. Each change is one transaction that also raises the policy's number; the policy
-//! is published afterwards, and again by a background task if that failed.
+//! The directory: identity's records behind typed operations. Several identities work on the same records at once: every write is a guarded
+//! transaction. Each change that components must know also raises the policy's number; the policy is published by every identity.
 
+mod admission;
+mod invite;
+mod masters;
 mod members;
+mod mirror;
 mod publish;
+mod shared;
 mod site;
+mod turn;
 mod users;
 
-pub(crate) use members::JoinRequest;
-pub use members::{JOIN_TOKEN_PREFIX, JoinToken, NewJoinToken};
+pub use invite::{JOIN_TOKEN_PREFIX, JoinToken, NewJoinToken};
+pub(crate) use site::Make;
 pub(crate) use users::{NewUser, UserChange, valid_uid};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use plenum_base::pki::{Authority, PkiError};
 use plenum_base::places::Places;
 use plenum_base::tls::{Identity, TlsError};
-use plenum_store::{Range, Revision, Store, StoreError, Txn};
+use plenum_store::{Range, Revision, Store, StoreError};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, Notify, watch};
 
+use self::mirror::Mirror;
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::passwords::Passwords;
-use crate::records::{self, FORMAT, PolicyNumber, RecordError};
+use crate::records::{self, RecordError};
 use crate::tokens::TokenSigner;
-use crate::vault::VaultError;
+use crate::vault::{Vault, VaultError};
+
+/// How long the store is asked before what is known is taken instead.
+const ASK: Duration = Duration::from_secs(2);
 
 /// Why an operation of the directory failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +73,27 @@ pub enum DirectoryError {
     /// The last account that may administer the cluster.
     #[error("this is the last account with dcos:superuser; give it to another one first")]
     LastSuperuser,
+    /// The last master that stays.
+    #[error("this is the last master; add another one first, or uninstall the cluster")]
+    LastMaster,
+    /// The settings were changed since they were read.
+    #[error("the settings were changed meanwhile; read them again")]
+    Changed,
+    /// The store has no cluster in it, and this is not the place to make one.
+    #[error(
+        "the store holds no cluster: make it on the first master and carry it over, or let this host join one"
+    )]
+    NoCluster,
+    /// This host's identity is no member any more.
+    #[error("this host was taken out of the cluster, or lost its keys; let it join again with a new token")]
+    NoMember,
 }
 
 /// Identity's state and what works on it.
 #[derive(Debug)]
 pub(crate) struct Directory {
     store: Arc<dyn Store>,
+    mirror: Mirror,
     pub(crate) config: Config,
     pub(crate) places: Places,
     pub(crate) cluster_id: String,
@@ -75,10 +101,15 @@ pub(crate) struct Directory {
     pub(crate) signer: TokenSigner,
     pub(crate) passwords: Passwords,
     pub(crate) audit: Audit,
+    vault: Vault,
     /// The own certificate: it also signs the policy.
     pub(crate) identity: Identity,
-    /// One change at a time, so that numbers and publications follow each other.
+    /// One change at a time on this identity: it need not be faster than itself.
     changing: Mutex<()>,
+    /// One node at a time counts a token down, for the same reason.
+    joining: Mutex<()>,
+    /// One writer of the policy's file at a time.
+    writing: parking_lot::Mutex<()>,
     /// The number of the policy on disk.
     published: watch::Sender<u64>,
     /// Wakes the background task: a publication failed.
@@ -98,23 +129,19 @@ impl Directory {
         Ok(Some(Versioned { record: records::read(key, &entry.value)?, revision: entry.mod_revision }))
     }
 
-    async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, DirectoryError> {
-        list(self.store.as_ref(), prefix).await
+    /// A record to read only. While the store has no majority, what it held last: logins and renewals go on.
+    async fn look<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, DirectoryError> {
+        let asked = tokio::time::timeout(ASK, self.get::<T>(key)).await;
+        match asked {
+            Ok(Err(DirectoryError::Store(StoreError::Unavailable { .. }))) | Err(_) => {
+                Ok(self.mirror.get(key)?)
+            }
+            Ok(found) => Ok(found?.map(|held| held.record)),
+        }
     }
 
-    /// Commits a change that every component must learn of, and publishes. The guards in `txn` decide whether it holds.
-    async fn change(&self, txn: Txn) -> Result<(), DirectoryError> {
-        let _one = self.changing.lock().await;
-        let held = self.get::<PolicyNumber>("policy").await?;
-        let held = held.ok_or_else(|| DirectoryError::Failed("the policy's number is missing".to_owned()))?;
-        let next = PolicyNumber { format: FORMAT, number: held.record.number.saturating_add(1) };
-        let txn = txn.unchanged("policy", held.revision).put("policy", records::write("policy", &next)?);
-        self.store.commit(txn).await?;
-        // The change is durable: a policy that cannot be written now is written by the publisher's next round.
-        if let Err(error) = self.publish_now().await {
-            self.publish_later(&error);
-        }
-        Ok(())
+    async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, DirectoryError> {
+        list(self.store.as_ref(), prefix).await
     }
 }
 
@@ -133,11 +160,11 @@ async fn list<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Ve
 }
 
 /// Turns a failed guard on `key` into `error`.
-fn on_conflict(
-    result: Result<(), DirectoryError>,
+fn on_conflict<T>(
+    result: Result<T, DirectoryError>,
     key: &str,
     error: DirectoryError,
-) -> Result<(), DirectoryError> {
+) -> Result<T, DirectoryError> {
     match result {
         Err(DirectoryError::Store(StoreError::Conflict { guard, .. })) if guard.key() == key => Err(error),
         other => other,

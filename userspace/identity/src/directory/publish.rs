@@ -1,4 +1,5 @@
-//! Publishing the policy: what components need of the records, signed, in the state folder.
+//! Publishing the policy: what components need of the records, signed, in the state folder. Each identity writes the same policy on its own
+//! machine, as the records in its memory say; numbers only grow.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -6,9 +7,11 @@ use std::time::{Duration, SystemTime};
 use plenum_base::files;
 use plenum_base::policy::{Account, BasicCredential, FORMAT, Signed, Snapshot};
 use plenum_base::service::Shutdown;
+use plenum_store::Txn;
 
+use super::turn::Tries;
 use super::{Directory, DirectoryError};
-use crate::records::{PolicyNumber, User};
+use crate::records::{ClusterRecord, PolicyNumber, User};
 
 /// How often it is looked whether something is left to publish.
 const ROUND: Duration = Duration::from_secs(20);
@@ -18,8 +21,33 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Directory {
     /// Publishes: whatever a crash left undone is in the policy afterwards.
     pub(crate) async fn publish(&self) -> Result<(), DirectoryError> {
-        let _one = self.changing.lock().await;
-        self.publish_now().await
+        let known = self.number_on_disk();
+        self.published.send_if_modified(|number| {
+            let more = known > *number;
+            *number = known.max(*number);
+            more
+        });
+        self.mirror.reload(self.store.as_ref()).await?;
+        let stored = self.mirror.get::<PolicyNumber>("policy")?.map_or(0, |held| held.number);
+        if stored < known {
+            // The store was brought back from a backup; what components have seen already is never published again under its number.
+            let mut tries = Tries::default();
+            loop {
+                let turn = self.begin(&mut tries).await?;
+                if self.finish(turn, Txn::new()).await? {
+                    return Ok(());
+                }
+            }
+        }
+        self.publish_now()
+    }
+
+    /// The number of the policy that lies on disk, if this cluster signed it; else 0.
+    fn number_on_disk(&self) -> u64 {
+        let text = std::fs::read(self.places.policy()).ok();
+        let signed = text.and_then(|text| serde_json::from_slice::<Signed>(&text).ok());
+        let snapshot = signed.and_then(|signed| signed.open(&self.identity.roots()).ok());
+        snapshot.filter(|snapshot| snapshot.cluster_id == self.cluster_id).map_or(0, |snapshot| snapshot.number)
     }
 
     /// Publishes at a start. Where there is a policy already, one that cannot be written (a full disk) keeps nobody from
@@ -40,12 +68,17 @@ impl Directory {
         self.unpublished.notify_one();
     }
 
-    /// Builds, signs and writes. The caller holds `changing`.
-    pub(super) async fn publish_now(&self) -> Result<(), DirectoryError> {
+    /// Builds from the records in memory, signs and writes; never an older one than is there.
+    pub(super) fn publish_now(&self) -> Result<(), DirectoryError> {
+        let _one = self.writing.lock();
         self.renew_own()?;
-        let number = self.get::<PolicyNumber>("policy").await?.map_or(0, |held| held.record.number);
-        let users: Vec<User> = self.list("users/").await?;
-        let snapshot = self.snapshot(number, &users);
+        let (users, number) = self.mirror.with_list::<User, PolicyNumber>("users/", "policy")?;
+        let number = number.map_or(0, |held| held.number);
+        if number < *self.published.borrow() {
+            return Ok(());
+        }
+        let cluster = self.mirror.get::<ClusterRecord>("cluster")?.map(|held| held.map);
+        let snapshot = Snapshot { cluster, ..self.snapshot(number, &users) };
         let signed = Signed::sign(&snapshot, &self.identity)?;
         let text = serde_json::to_vec(&signed).map_err(|e| DirectoryError::Failed(e.to_string()))?;
         let path = self.places.policy();
@@ -94,20 +127,28 @@ impl Directory {
         Ok(Some(text))
     }
 
-    /// Renews identity's own certificate in time and publishes what a failure left unpublished, until `shutdown`.
+    /// Follows the records until `shutdown`.
+    pub(crate) async fn follow(&self, shutdown: Shutdown) {
+        self.mirror.follow(self.store.as_ref(), &shutdown).await;
+    }
+
+    /// Publishes what others changed and what a failure left unpublished, and renews identity's own certificate in time, until `shutdown`.
     pub(crate) async fn keep_published(&self, shutdown: Shutdown) {
+        let mut changes = self.mirror.changes();
         let mut pause = ROUND;
         loop {
             let wait = async {
-                // What just failed is not tried again at once.
-                if tokio::time::timeout(pause, self.unpublished.notified()).await.is_ok() {
-                    tokio::time::sleep(RETRY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = changes.changed(), if pause == ROUND => {}
+                    // What just failed is not tried again at once.
+                    () = self.unpublished.notified() => tokio::time::sleep(RETRY).await,
                 }
             };
             if shutdown.until(wait).await.is_none() {
                 return;
             }
-            pause = match self.catch_up().await {
+            pause = match self.catch_up() {
                 Ok(()) => ROUND,
                 Err(error) => {
                     tracing::error!(%error, "certificate or policy could not be brought up to date; trying again");
@@ -117,11 +158,11 @@ impl Directory {
         }
     }
 
-    async fn catch_up(&self) -> Result<(), DirectoryError> {
+    fn catch_up(&self) -> Result<(), DirectoryError> {
         self.renew_own()?;
-        let number = self.get::<PolicyNumber>("policy").await?.map_or(0, |held| held.record.number);
-        if number != *self.published.borrow() || !self.places.policy().exists() {
-            self.publish().await
+        let number = self.mirror.get::<PolicyNumber>("policy")?.map_or(0, |held| held.number);
+        if number > *self.published.borrow() || !self.places.policy().exists() {
+            self.publish_now()
         } else {
             Ok(())
         }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use plenum_base::policy::AccountKind;
-use plenum_store::Txn;
+use plenum_store::{StoreError, Txn};
 
+use super::turn::Tries;
 use super::{Directory, DirectoryError, Versioned, now_seconds, on_conflict};
 use crate::passwords::Refused;
 use crate::records::{self, FORMAT, User};
@@ -61,11 +62,11 @@ impl From<Refused> for DirectoryError {
 
 impl Directory {
     /// The account of `uid`.
-    pub(crate) async fn user(&self, uid: &str) -> Result<Option<Versioned<User>>, DirectoryError> {
+    pub(crate) async fn user(&self, uid: &str) -> Result<Option<User>, DirectoryError> {
         if !valid_uid(uid) {
             return Ok(None);
         }
-        self.get(&user_key(uid)).await
+        self.look(&user_key(uid)).await
     }
 
     /// All accounts by uid.
@@ -121,8 +122,14 @@ impl Directory {
             created: now_seconds(),
             creator: creator.to_owned(),
         };
-        let txn = Txn::new().absent(key.as_str()).put(key.as_str(), records::write(&key, &user)?);
-        on_conflict(self.change(txn).await, &key, DirectoryError::Exists("user"))
+        let mut tries = Tries::default();
+        loop {
+            let turn = self.begin(&mut tries).await?;
+            let txn = Txn::new().absent(key.as_str()).put(key.as_str(), records::write(&key, &user)?);
+            if on_conflict(self.finish(turn, txn).await, &key, DirectoryError::Exists("user"))? {
+                return Ok(());
+            }
+        }
     }
 
     /// Changes an account.
@@ -172,10 +179,8 @@ impl Directory {
         action: &str,
         granted: bool,
     ) -> Result<(), DirectoryError> {
-        if !granted && resource == "dcos:superuser" && action == "full" {
-            self.check_not_last(uid).await?;
-        }
-        self.edit_user(uid, |user| {
+        let guarded = !granted && resource == "dcos:superuser" && action == "full";
+        self.edit_user_if(uid, guarded, |user| {
             let actions = user.permissions.entry(resource.to_owned()).or_default();
             match (actions.iter().position(|held| held == action), granted) {
                 (Some(_), true) => return Err(DirectoryError::Exists("permission")),
@@ -197,29 +202,50 @@ impl Directory {
         uid: &str,
         edit: impl Fn(&mut User) -> Result<(), DirectoryError>,
     ) -> Result<(), DirectoryError> {
+        self.edit_user_if(uid, false, edit).await
+    }
+
+    /// As `edit_user`; with `keep_one` not where it is the last one who may administer the cluster.
+    async fn edit_user_if(
+        &self,
+        uid: &str,
+        keep_one: bool,
+        edit: impl Fn(&mut User) -> Result<(), DirectoryError>,
+    ) -> Result<(), DirectoryError> {
         let key = user_key(uid);
-        for _ in 0..5 {
+        let mut tries = Tries::default();
+        loop {
+            let turn = self.begin(&mut tries).await?;
             let Versioned { mut record, revision } =
-                self.user(uid).await?.ok_or(DirectoryError::Missing("user"))?;
+                self.get::<User>(&key).await?.ok_or(DirectoryError::Missing("user"))?;
             edit(&mut record)?;
+            if keep_one {
+                self.check_not_last(uid).await?;
+            }
             let txn = Txn::new()
                 .unchanged(key.as_str(), revision)
                 .put(key.as_str(), records::write(&key, &record)?);
-            match self.change(txn).await {
-                Err(DirectoryError::Store(plenum_store::StoreError::Conflict { .. })) => {}
-                other => return other,
+            match self.finish(turn, txn).await {
+                Ok(true) => return Ok(()),
+                Ok(false) | Err(DirectoryError::Store(StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
             }
         }
-        Err(DirectoryError::Failed("the user is being changed by others; try again".to_owned()))
     }
 
     /// Removes an account. Its tokens end with it.
     pub(crate) async fn delete_user(&self, uid: &str) -> Result<(), DirectoryError> {
-        self.user(uid).await?.ok_or(DirectoryError::Missing("user"))?;
-        self.check_not_last(uid).await?;
         let key = user_key(uid);
-        let txn = Txn::new().exists(key.as_str()).delete(key.as_str());
-        on_conflict(self.change(txn).await, &key, DirectoryError::Missing("user"))
+        let mut tries = Tries::default();
+        loop {
+            let turn = self.begin(&mut tries).await?;
+            self.get::<User>(&key).await?.ok_or(DirectoryError::Missing("user"))?;
+            self.check_not_last(uid).await?;
+            let txn = Txn::new().exists(key.as_str()).delete(key.as_str());
+            if on_conflict(self.finish(turn, txn).await, &key, DirectoryError::Missing("user"))? {
+                return Ok(());
+            }
+        }
     }
 
     async fn check_not_last(&self, uid: &str) -> Result<(), DirectoryError> {

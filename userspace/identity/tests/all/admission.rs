@@ -8,19 +8,18 @@ use plenum_base::pki::Request;
 use plenum_base::places::Role;
 use plenum_base::policy::Signed;
 use plenum_base::policy_feed;
-use plenum_base::tls::join::{JoinError, join};
+use plenum_base::tls::join::JoinError;
 use plenum_base::tls::renew::{RenewRequest, renew};
 use plenum_base::tls::{Expect, Identity, IdentityFiles};
 use serde_json::{Value, json};
 
-use crate::fixture::Site;
+use crate::fixture::{Site, host, join, join_at};
 
-fn files(folder: &std::path::Path) -> IdentityFiles {
-    IdentityFiles {
-        ca: folder.join("ca.pem"),
-        cert: folder.join("a/cert.pem"),
-        key: folder.join("a/key.pem"),
-    }
+/// An address of the loopback network for each name of these tests.
+fn address_of(name: &str) -> std::net::IpAddr {
+    let sum = name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let [_, b, c, d] = sum.to_be_bytes();
+    [127, b | 1, c, d | 1].into()
 }
 
 async fn token(site: &Site, body: Value) -> String {
@@ -33,14 +32,13 @@ async fn token(site: &Site, body: Value) -> String {
 async fn a_node_joins_renews_and_is_removed() {
     let site = Site::start().await;
     let node = tempfile::tempdir().unwrap();
-    let files = files(node.path());
     let token = token(&site, json!({"description": "rack 1"})).await;
-    let identity = join(&site.url("https"), &token, "node-1", &files).await.unwrap();
+    let identity = join(&site.url("https"), &token, "node-1", node.path()).await.unwrap();
     let peer = identity.peer();
     assert_eq!(peer.name.to_string(), "plenum://test/agent/node-1");
     assert_eq!(peer.sans.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1"]);
     // The reply of the first call may have been lost: the same key may ask again.
-    join(&site.url("https"), &token, "node-1", &files).await.unwrap();
+    join(&site.url("https"), &token, "node-1", node.path()).await.unwrap();
 
     let before = identity.peer().not_after;
     // Certificates count in seconds.
@@ -72,7 +70,7 @@ async fn tokens_are_counted_revoked_and_end() {
     let url = site.url("https");
     let try_join = async |token: &str, name: &str| {
         let node = tempfile::tempdir().unwrap();
-        join(&url, token, name, &files(node.path())).await
+        join_at(&url, token, name, address_of(name), node.path()).await
     };
     let once = token(&site, json!({})).await;
     try_join(&once, "n1").await.unwrap();
@@ -116,40 +114,42 @@ async fn wrong_tokens_and_requests_get_nothing() {
     let secret = "0".repeat(32);
     parts[2] = &secret;
     let node = tempfile::tempdir().unwrap();
-    let refused = join(&site.url("https"), &parts.join("."), "n", &files(node.path())).await.unwrap_err();
+    let refused = join(&site.url("https"), &parts.join("."), "n", node.path()).await.unwrap_err();
     assert!(refused.to_string().contains("403"), "{refused}");
     let parts: Vec<&str> = good.split('.').collect();
     let another_ca = format!("{}.{}.{}.{}", parts[0], parts[1], parts[2], "a".repeat(64));
-    let stranger = join(&site.url("https"), &another_ca, "n", &files(node.path())).await.unwrap_err();
+    let stranger = join(&site.url("https"), &another_ca, "n", node.path()).await.unwrap_err();
     assert!(
         stranger.to_string().contains("cannot be reached"),
         "the token is not sent to another cluster: {stranger}"
     );
-    assert!(matches!(join(&site.url("https"), "x", "n", &files(node.path())).await, Err(JoinError::Token)));
+    assert!(matches!(join(&site.url("https"), "x", "n", node.path()).await, Err(JoinError::Token)));
     for name in ["", "a/b", "../x", "a b", &"x".repeat(200)] {
-        assert!(join(&site.url("https"), &good, name, &files(node.path())).await.is_err(), "{name}");
+        assert!(join(&site.url("https"), &good, name, node.path()).await.is_err(), "{name}");
     }
     let csr = Request::new().unwrap().csr;
+    let csrs = json!({"agent": csr});
     for body in [
         json!({}),
-        json!({"token": "plenum1.0.0.0", "name": "n", "csr": csr}),
-        json!({"token": "plenum1.................", "name": "n", "csr": csr}),
-        json!({"token": good, "name": "n", "csr": "x"}),
-        json!({"token": good, "name": "n", "csr": 1}),
+        json!({"token": "plenum1.0.0.0", "name": "n", "address": "127.0.0.1", "csrs": csrs}),
+        json!({"token": "plenum1.................", "name": "n", "address": "127.0.0.1", "csrs": csrs}),
+        json!({"token": good, "name": "n", "address": "127.0.0.1", "csrs": {"agent": "x"}}),
+        json!({"token": good, "name": "n", "address": "127.0.0.1", "csrs": {"agent": 1}}),
+        json!({"token": good, "name": "n", "address": "127.0.0.1", "csr": csr}),
     ] {
         let (status, _) = site.send(Method::POST, "/internal/v1/join", None, Some(body.clone())).await;
         assert!(status.is_client_error(), "{status} {body}");
     }
-    join(&site.url("https"), &good, "n", &files(node.path())).await.expect("none of these used the token up");
+    join(&site.url("https"), &good, "n", node.path()).await.expect("none of these used the token up");
 }
 
 #[tokio::test]
 async fn a_node_that_was_off_for_long_comes_back_by_itself() {
     let site = Site::start().await;
     let node = tempfile::tempdir().unwrap();
-    let files = files(node.path());
+    let files = host(node.path()).identity(Role::Agent);
     let token = token(&site, json!({})).await;
-    let identity = join(&site.url("https"), &token, "node-1", &files).await.unwrap();
+    let identity = join(&site.url("https"), &token, "node-1", node.path()).await.unwrap();
     // In place of waiting: the same key, a certificate that ended yesterday.
     let ended = ended_certificate(&site, &identity, &files);
     files

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use plenum_base::client::{Client, Credentials};
-use plenum_base::places::{Places, Role};
+use plenum_base::places::{Bases, Places, Role};
 use plenum_base::service::Shutdown;
+use plenum_base::tls::Identity;
+use plenum_base::tls::join::{JoinError, Joined, NodeRequest, install, join_node, prepare};
 use plenum_identity::{Admin, Config, RunError, bootstrap, run};
 use serde_json::{Value, json};
 
@@ -30,7 +32,53 @@ pub fn config(folder: &std::path::Path) -> Config {
     }
 }
 
-fn free_port() -> SocketAddr {
+/// The places of another host, below `folder`.
+pub fn host(folder: &std::path::Path) -> Places {
+    let bases = Bases { state: folder.to_path_buf(), run: folder.to_path_buf(), root: false };
+    bases.places("test".parse().unwrap(), 0)
+}
+
+/// Joins with certificates for `roles` and puts what it got into the places below `folder`.
+pub async fn join_as(
+    url: &str,
+    token: &str,
+    name: &str,
+    address: std::net::IpAddr,
+    roles: &[Role],
+    places: &Places,
+) -> Result<Joined, JoinError> {
+    let requests = prepare(places, roles)?;
+    let csrs = requests.iter().map(|(role, request)| (*role, request.csr.clone())).collect();
+    let request = NodeRequest { name: name.to_owned(), address, names: vec![], csrs };
+    let joined = join_node(&[url.to_owned()], token, &request).await?;
+    install(places, &joined, &requests)?;
+    Ok(joined)
+}
+
+/// Joins as an agent at an address.
+pub async fn join_at(
+    url: &str,
+    token: &str,
+    name: &str,
+    address: std::net::IpAddr,
+    folder: &std::path::Path,
+) -> Result<Identity, JoinError> {
+    let places = host(folder);
+    join_as(url, token, name, address, &[Role::Agent], &places).await?;
+    Ok(Identity::load(&places.identity(Role::Agent)).unwrap())
+}
+
+/// Joins as an agent.
+pub async fn join(
+    url: &str,
+    token: &str,
+    name: &str,
+    folder: &std::path::Path,
+) -> Result<Identity, JoinError> {
+    join_at(url, token, name, [127, 0, 0, 1].into(), folder).await
+}
+
+pub fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

@@ -7,5 +7,8 @@ mod accounts;
 mod admission;
 mod bootstrap;
 mod crash;
+mod etcd;
 mod fixture;
+mod fleet;
+mod joining;
 mod login;
