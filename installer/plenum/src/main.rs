@@ -4,6 +4,7 @@
 mod demo;
 mod down;
 mod hello;
+mod host;
 mod roles;
 mod shim;
 mod supervise;
@@ -38,6 +39,18 @@ enum Command {
     /// Show the components and how they are
     #[command(after_help = "Examples:\n  plenum status\n  plenum status -o json")]
     Status(Status),
+    /// What the installer runs on a host of a fleet
+    #[command(hide = true)]
+    Host {
+        /// What to do.
+        #[command(subcommand)]
+        verb: host::Verb,
+    },
+    /// Make this machine a host of a fleet, with a join token
+    #[command(
+        after_help = "Examples:\n  plenum join 10.0.0.1 --token-file /run/token\n  echo \"$TOKEN\" | plenum join 10.0.0.1 --token -"
+    )]
+    Join(host::Join),
     /// Look at settings
     Config {
         /// What to do.
@@ -136,6 +149,8 @@ fn main() -> ExitCode {
         Command::Config { verb: ConfigVerb::Check { role, arguments } } => {
             roles::check(role, &arguments).map(|()| println!("ok")).map_err(Into::into)
         }
+        Command::Host { verb } => return host::run(&verb),
+        Command::Join(join) => return host::join(&join),
         Command::Supervise(supervise) => up::supervise(&supervise.instance),
         Command::Hello(hello) => hello::run(&hello),
         Command::Verb(verb) => return plenum_cli::run(&verb, <Arguments as clap::CommandFactory>::command),
@@ -154,6 +169,9 @@ fn main() -> ExitCode {
 }
 
 fn print_status(status: &Status) -> anyhow::Result<()> {
+    if let Some(host) = plenum_host::status::status(&status.instance)? {
+        return print_host(status, &host);
+    }
     let report = up::status(&status.instance)?;
     let mut screen = Screen::of_this_process();
     let text = screen.form(status.output, &report, || {
@@ -173,6 +191,31 @@ fn print_status(status: &Status) -> anyhow::Result<()> {
         table
     })?;
     Ok(screen.print(&text)?)
+}
+
+/// A host of a fleet: its units.
+fn print_host(status: &Status, host: &plenum_host::status::HostStatus) -> anyhow::Result<()> {
+    let mut screen = Screen::of_this_process();
+    let text = screen.form(status.output, host, || {
+        let head = ["UNIT", "CONDITION", "PID", "RESTARTS"];
+        let mut table = Table::new(&head, &["STATUS"], "no units");
+        for unit in &host.units {
+            let tone = if unit.condition == "active" { Tone::Good } else { Tone::Bad };
+            table.row(vec![
+                Cell::from(&unit.unit),
+                Cell::toned(&unit.condition, tone),
+                unit.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()).into(),
+                unit.restarts.to_string().into(),
+                Cell::from(&unit.status),
+            ]);
+        }
+        table
+    })?;
+    screen.print(&text)?;
+    for problem in host.problems.iter().filter(|_| status.output == Output::Table) {
+        eprintln!("{problem}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -313,6 +313,17 @@ fn read_table(path: &Path) -> Result<Table, String> {
     }
 }
 
+/// Lets every user pass through a folder, and nobody else than its owner see what is in it.
+fn passable(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let meta = fs::metadata(folder)?;
+    // One that is another's, or open already, is as somebody wanted it.
+    if meta.uid() != nix::unistd::geteuid().as_raw() || meta.permissions().mode() & 0o077 != 0 {
+        return Ok(());
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o711))
+}
+
 fn free_number(table: &Table, instance: &Instance) -> Option<u8> {
     if *instance == Instance::default() {
         return Some(0);
@@ -342,7 +353,8 @@ impl Places {
         Bases::of_this_user().places(instance, number)
     }
 
-    /// Creates the state and runtime folders with mode 0700.
+    /// Creates the state and runtime folders. What they hold is private (0700); as root the folders on the way to sandboxes can be passed
+    /// through (0711), since tasks of other users live in there.
     ///
     /// # Errors
     /// What the operating system says.
@@ -352,7 +364,23 @@ impl Places {
         {
             files::private_dir(&folder)?;
         }
+        if self.root {
+            for folder in self.state.parent().into_iter().chain([self.state.as_path()]) {
+                passable(folder)?;
+            }
+        }
         files::private_dir(&self.run)
+    }
+
+    /// Creates the roles' own folders, private to them; the agent's can be passed through as root.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn create_data(&self) -> io::Result<()> {
+        for role in Role::ALL {
+            files::private_dir(&self.data(role))?;
+        }
+        if self.root { passable(&self.data(Role::Agent)) } else { Ok(()) }
     }
 
     /// The folder of certificates.

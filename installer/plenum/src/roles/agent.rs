@@ -16,6 +16,10 @@ use super::Choices;
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentFile {
+    /// The parent of containers' control groups, below each hierarchy's mount; none: `plenum-<instance>`. Under systemd it is a group that
+    /// was handed over by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
     /// What every role has.
     pub component: ComponentSettings,
     /// The agent's own settings.
@@ -41,7 +45,7 @@ impl AgentFile {
             require_executor_token: !choices.open,
             ..Default::default()
         };
-        Self { component, agent }
+        Self { cgroup: None, component, agent }
     }
 }
 
@@ -60,13 +64,23 @@ impl Default for AgentFile {
     }
 }
 
-impl Settings for AgentFile {}
+impl Settings for AgentFile {
+    fn check(&self, problems: &mut Vec<String>) {
+        let wrong = |group: &String| group.starts_with('/') || group.split('/').any(|part| matches!(part, "" | "." | ".."));
+        if let Some(group) = self.cgroup.as_ref().filter(|group| wrong(group)) {
+            problems.push(format!("cgroup: \"{group}\" is no path below a hierarchy's mount, such as plenum.slice/tasks"));
+        }
+    }
+}
 
 /// The container runtime of an instance.
 pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
     let shim = crate::shim::lay_down(&file.component.data)?;
-    let config =
+    let mut config =
         RuntimeConfig::new(file.component.instance.as_str(), shim, file.agent.run_dir.join("containers"));
+    if let Some(group) = &file.cgroup {
+        config.cgroup_parent.clone_from(group);
+    }
     NativeRuntime::new(config).context("the container runtime")
 }
 
@@ -77,6 +91,7 @@ pub async fn run(file: AgentFile, shutdown: Shutdown) -> Result<()> {
     let parts = plenum_agent::Parts {
         identity: component.identity.clone(),
         authenticator: Arc::clone(&component.authenticator),
+        masters: component.masters.clone(),
         plain: file.component.plain,
         listener,
         runtime: Arc::new(runtime(&file)?),

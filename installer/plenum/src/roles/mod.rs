@@ -1,6 +1,7 @@
 //! The table of roles: where each listens, how its settings are written for one machine, how it is run. Adding a role is adding a row.
 
 mod agent;
+pub mod fleet;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -273,6 +273,9 @@ fn make_sandbox(directory: &Path, user: Option<&str>) -> Result<Option<(u32, u32
         }
     };
     std::fs::create_dir_all(directory).map_err(step("cannot make the sandbox"))?;
+    // The folders above can be passed through by every user; what is in here is its owner's.
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o750);
+    std::fs::set_permissions(directory, private).map_err(step("cannot close the sandbox"))?;
     if let Some((uid, gid)) = owner {
         std::os::unix::fs::chown(directory, Some(uid), Some(gid))
             .map_err(step("cannot give away the sandbox"))?;

@@ -103,6 +103,10 @@ impl Prepared {
         for controller in ["cpu", "memory", "pids"].iter().filter(|c| offered.iter().any(|o| o == *c)) {
             for level in &levels {
                 let file = level.join("cgroup.subtree_control");
+                // Groups above that pass it on already belong to somebody else, such as systemd.
+                if words(&file).iter().any(|on| on == controller) {
+                    continue;
+                }
                 if let Err(error) = fs::write(&file, format!("+{controller}")) {
                     self.missing
                         .push(format!("{controller}: enabling it in {} failed: {error}", file.display()));
