@@ -56,7 +56,11 @@ pub(crate) async fn open_store(config: &Config) -> Result<Embedded, StoreError> 
     let path = config.places().store(Role::Identity);
     let moved = crate::fleet::moved(config);
     if moved.exists() {
-        let reason = format!("the records of {} are on etcd now ({} says so): set store.etcd = true", path.display(), moved.display());
+        let reason = format!(
+            "the records of {} are on etcd now ({} says so): set store.etcd = true",
+            path.display(),
+            moved.display()
+        );
         return Err(StoreError::Broken { reason });
     }
     if let Some(folder) = path.parent() {
@@ -143,7 +147,8 @@ pub async fn reset_admin(config: &Config, uid: &str) -> Result<Admin, BootstrapE
     let store = open_store(config).await?;
     let password = new_password();
     let set = async {
-        let directory = Directory::open(config.clone(), own_part(config, Arc::new(store.clone())), Make::Never).await?;
+        let directory =
+            Directory::open(config.clone(), own_part(config, Arc::new(store.clone())), Make::Never).await?;
         directory.set_password(uid, &password).await?;
         directory.audit.note("bootstrap", "user.password", uid, "ok");
         Ok::<(), BootstrapError>(())

@@ -87,7 +87,10 @@ impl Settings for Config {
             problems.push("token_days must be between 1 and 365".to_owned());
         }
         if self.name.is_some() != self.address.is_some() {
-            problems.push("name and address are set both (a master of a fleet) or neither (a single machine)".to_owned());
+            problems.push(
+                "name and address are set both (a master of a fleet) or neither (a single machine)"
+                    .to_owned(),
+            );
         }
         if self.store.etcd && self.address.is_none() {
             problems.push("store.etcd needs this master's name and address".to_owned());

@@ -162,7 +162,8 @@ async fn carry(from: &dyn Store, to: &dyn Store) -> Result<(), BootstrapError> {
 }
 
 fn foreign() -> DirectoryError {
-    let text = "the store holds another cluster's records: give this one an etcd, or an instance's name, of its own";
+    let text =
+        "the store holds another cluster's records: give this one an etcd, or an instance's name, of its own";
     DirectoryError::Failed(text.to_owned())
 }
 

@@ -94,7 +94,10 @@ pub(crate) fn look(config: &Config) {
         Ok(Some((_, ca))) => {
             let renewed = renew_due(config, &ca);
             if !renewed.is_empty() {
-                tracing::warn!(?renewed, "certificates had (nearly) ended; this master issued new ones to itself");
+                tracing::warn!(
+                    ?renewed,
+                    "certificates had (nearly) ended; this master issued new ones to itself"
+                );
             }
         }
         Ok(None) => {}

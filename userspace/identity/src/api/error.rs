@@ -76,6 +76,7 @@ impl From<DirectoryError> for IamError {
             DirectoryError::LastSuperuser => {
                 Self::new(StatusCode::BAD_REQUEST, "ERR_NO_MORE_SUPERUSERS", text)
             }
+            DirectoryError::Taken(_) => Self::new(StatusCode::CONFLICT, "ERR_EXISTS", text),
             DirectoryError::LastMaster => Self::new(StatusCode::CONFLICT, "ERR_LAST_MASTER", text),
             DirectoryError::Changed => Self::new(StatusCode::PRECONDITION_FAILED, "ERR_CHANGED", text),
             DirectoryError::NoCluster | DirectoryError::NoMember => Self::unavailable(text),

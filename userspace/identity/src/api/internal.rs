@@ -94,7 +94,11 @@ pub(crate) async fn create_join(
     }
     let kind = serde_json::from_slice::<Kind>(&body).unwrap_or_default().kind;
     if kind == "master" && !app.authenticator.allows(&admin, "dcos:superuser", "full") {
-        return Err(IamError::new(StatusCode::FORBIDDEN, "ERR_FORBIDDEN", "this needs the permission dcos:superuser"));
+        return Err(IamError::new(
+            StatusCode::FORBIDDEN,
+            "ERR_FORBIDDEN",
+            "this needs the permission dcos:superuser",
+        ));
     }
     Ok((StatusCode::CREATED, super::fleet::make_token(&app, &admin, &body).await?))
 }

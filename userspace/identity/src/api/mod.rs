@@ -68,7 +68,8 @@ pub(crate) fn router(directory: Arc<Directory>, shutdown: Shutdown) -> Router {
     let components = Router::new()
         .route("/internal/v1/certificates", post(internal::renew))
         .route("/internal/v1/policy", get(internal::policy));
-    let closed = administration.merge(fleet).merge(components).layer(from_fn_with_state(authenticator, auth::require));
+    let closed =
+        administration.merge(fleet).merge(components).layer(from_fn_with_state(authenticator, auth::require));
     open.merge(closed)
         .fallback(error::nothing_here)
         .method_not_allowed_fallback(error::wrong_method)

@@ -182,7 +182,7 @@ impl Directory {
         let place = address_key(candidate.address);
         match self.get::<AddressRecord>(&place).await? {
             Some(other) if other.record.name != candidate.name => {
-                return Err(DirectoryError::Exists("host with this address under another name"));
+                return Err(taken_address(candidate.address, &other.record.name));
             }
             Some(own) => txn = txn.unchanged(place.as_str(), own.revision),
             None => {
@@ -220,7 +220,11 @@ impl Directory {
             return Ok((put(txn.absent(key.as_str()).absent(gone))?, true));
         };
         if held.record.key != member.key {
-            return Err(DirectoryError::Exists("node with another key"));
+            let text = format!(
+                "{} is in the cluster with another key: remove it (`plenum node remove {}`), or join under another name",
+                member.name, member.name
+            );
+            return Err(DirectoryError::Taken(text));
         }
         let txn = txn.unchanged(key.as_str(), held.revision);
         if held.record.addresses == member.addresses { Ok((txn, false)) } else { Ok((put(txn)?, true)) }
@@ -230,6 +234,13 @@ impl Directory {
         let cluster = self.get::<ClusterRecord>("cluster").await?;
         Ok(cluster.is_some_and(|held| held.record.map.leaving.iter().any(|leaving| leaving == name)))
     }
+}
+
+pub(super) fn taken_address(address: IpAddr, holder: &str) -> DirectoryError {
+    let text = format!(
+        "{address} is the address of {holder} in this cluster: remove that host first, or give another address"
+    );
+    DirectoryError::Taken(text)
 }
 
 /// An address at which a host can be reached. One of the loopback network is for hosts that ask from there.
@@ -247,9 +258,8 @@ fn checked_names(names: &[String]) -> Result<Vec<San>, DirectoryError> {
     let label = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    let good = |name: &String| {
-        name.len() <= 253 && name.parse::<IpAddr>().is_err() && name.split('.').all(label)
-    };
+    let good =
+        |name: &String| name.len() <= 253 && name.parse::<IpAddr>().is_err() && name.split('.').all(label);
     if names.len() > NAMES || !names.iter().all(good) {
         let text = format!("names: at most {NAMES} DNS names are expected");
         return Err(DirectoryError::Invalid(text));
@@ -277,7 +287,8 @@ mod tests {
         ] {
             assert_eq!(check_address(address.parse().unwrap(), from).is_ok(), good, "{address}");
         }
-        let names = |names: &[&str]| checked_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        let names =
+            |names: &[&str]| checked_names(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         assert_eq!(names(&["a.example", "b"]).unwrap().len(), 2);
         for bad in [&[""][..], &["*.x"], &["a..b"], &["10.0.0.1"], &["a b"], &["ä"], &["a"; 17]] {
             assert!(names(bad).is_err(), "{bad:?}");

@@ -110,7 +110,10 @@ mod tests {
         let node = |name: &str, n: u8| MasterNode { name: name.into(), address: [10, 0, 0, n].into() };
         let map = ClusterMap { number: 3, masters: vec![node("a", 1), node("b", 2)], leaving: vec![] };
         let leaving = without(&map, "a", false).unwrap();
-        assert_eq!((leaving.number, leaving.masters.len(), leaving.leaving.as_slice()), (4, 2, &["a".to_owned()][..]));
+        assert_eq!(
+            (leaving.number, leaving.masters.len(), leaving.leaving.as_slice()),
+            (4, 2, &["a".to_owned()][..])
+        );
         let gone = without(&leaving, "a", true).unwrap();
         assert_eq!((gone.masters.len(), gone.leaving.len()), (1, 1));
         for (map, name) in [(&leaving, "b"), (&gone, "b")] {

@@ -23,8 +23,7 @@ impl Directory {
         if peer.name.instance != self.config.instance.as_str() {
             return Err(GONE);
         }
-        let member =
-            self.look::<Member>(&member_key(&peer.name.role, &peer.name.name)).await?.ok_or(GONE)?;
+        let member = self.look::<Member>(&member_key(&peer.name.role, &peer.name.name)).await?.ok_or(GONE)?;
         let issued = self.issue(csr, &peer.name, &sans_of(&member))?;
         if key_of(&issued)? != member.key || member.key != peer.key_fingerprint {
             return Err(GONE);
@@ -92,7 +91,8 @@ impl Directory {
             if let Some(Versioned { record, revision }) = self.get::<ClusterRecord>("cluster").await?
                 && record.map.find(name).is_some()
             {
-                let record = ClusterRecord { format: FORMAT, map: super::masters::without(&record.map, name, true)? };
+                let record =
+                    ClusterRecord { format: FORMAT, map: super::masters::without(&record.map, name, true)? };
                 txn = txn.unchanged("cluster", revision).put("cluster", records::write("cluster", &record)?);
             }
             match self.finish(turn, txn).await {

@@ -35,8 +35,7 @@ pub(super) struct Mirror {
 impl Mirror {
     /// Reads everything.
     pub(super) async fn load(store: &dyn Store) -> Result<Self, StoreError> {
-        let this =
-            Self { view: RwLock::default(), shown: watch::Sender::new((Revision::default(), false)) };
+        let this = Self { view: RwLock::default(), shown: watch::Sender::new((Revision::default(), false)) };
         this.reload(store).await?;
         Ok(this)
     }

@@ -61,6 +61,9 @@ pub enum DirectoryError {
     /// There is one of that name already.
     #[error("there is a {0} of that name already")]
     Exists(&'static str),
+    /// A name or address that belongs to another host.
+    #[error("{0}")]
+    Taken(String),
     /// There is none of that name.
     #[error("there is no {0} of that name")]
     Missing(&'static str),

@@ -47,7 +47,9 @@ impl Directory {
         let text = std::fs::read(self.places.policy()).ok();
         let signed = text.and_then(|text| serde_json::from_slice::<Signed>(&text).ok());
         let snapshot = signed.and_then(|signed| signed.open(&self.identity.roots()).ok());
-        snapshot.filter(|snapshot| snapshot.cluster_id == self.cluster_id).map_or(0, |snapshot| snapshot.number)
+        snapshot
+            .filter(|snapshot| snapshot.cluster_id == self.cluster_id)
+            .map_or(0, |snapshot| snapshot.number)
     }
 
     /// Publishes at a start. Where there is a policy already, one that cannot be written (a full disk) keeps nobody from

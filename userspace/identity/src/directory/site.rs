@@ -125,11 +125,13 @@ impl Directory {
         let key = address_key(address);
         match self.get::<AddressRecord>(&key).await? {
             Some(held) if held.record.name == *name => return Ok(()),
-            Some(_) => return Err(DirectoryError::Exists("host with this address under another name")),
+            Some(other) => return Err(super::admission::taken_address(address, &other.record.name)),
             None => {}
         }
         let record = AddressRecord { format: FORMAT, name: name.clone() };
-        self.store.commit(Txn::new().absent(key.as_str()).put(key.as_str(), records::write(&key, &record)?)).await?;
+        self.store
+            .commit(Txn::new().absent(key.as_str()).put(key.as_str(), records::write(&key, &record)?))
+            .await?;
         Ok(())
     }
 

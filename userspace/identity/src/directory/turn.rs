@@ -57,8 +57,7 @@ impl Directory {
 
     /// Commits and publishes. False: somebody was faster; begin again. A guard of `txn` itself that does not hold is a conflict.
     pub(super) async fn finish(&self, turn: Turn<'_>, txn: Txn) -> Result<bool, DirectoryError> {
-        let txn =
-            txn.unchanged("policy", turn.revision).put("policy", records::write("policy", &turn.next)?);
+        let txn = txn.unchanged("policy", turn.revision).put("policy", records::write("policy", &turn.next)?);
         let committed = match self.store.commit(txn).await {
             Ok(revision) => revision,
             Err(StoreError::Conflict { guard, .. }) if guard.key() == "policy" => return Ok(false),

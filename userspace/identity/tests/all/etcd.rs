@@ -56,7 +56,8 @@ impl Server {
         self.child = Some(command.spawn().unwrap());
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            let options = EtcdOptions { deadline: Duration::from_secs(1), ..EtcdOptions::new([self.endpoint()]) };
+            let options =
+                EtcdOptions { deadline: Duration::from_secs(1), ..EtcdOptions::new([self.endpoint()]) };
             if let Ok(store) = Etcd::connect(options).await
                 && store.get("ready").await.is_ok()
             {

@@ -183,10 +183,17 @@ async fn the_first_master_is_made_before_etcd_and_carried_over_once() {
         let peer = Identity::load(&places.identity(role)).unwrap().peer();
         assert_eq!(peer.name.to_string(), format!("plenum://test/{role}/m1"));
         let sans: Vec<String> = peer.sans.iter().map(ToString::to_string).collect();
-        assert!(sans.contains(&"127.0.0.11".to_owned()) && sans.contains(&"127.0.0.1".to_owned()), "{sans:?}");
+        assert!(
+            sans.contains(&"127.0.0.11".to_owned()) && sans.contains(&"127.0.0.1".to_owned()),
+            "{sans:?}"
+        );
     }
     let map = master.policy().cluster.unwrap();
-    assert_eq!((map.number, master.names()), (1, vec!["m1".to_owned()]), "who starts etcd reads the map already");
+    assert_eq!(
+        (map.number, master.names()),
+        (1, vec!["m1".to_owned()]),
+        "who starts etcd reads the map already"
+    );
     let again = bootstrap_fleet(&master.config, &first()).await.unwrap();
     assert!(again.admin.is_none() && again.cluster_id == made.cluster_id);
 
@@ -245,7 +252,8 @@ async fn what_one_changes_all_publish_and_no_write_is_lost() {
     let etcd = Server::start().await;
     let one = Master::first(&etcd).await;
     let mut two = Master::joined("m2", 12, &etcd, &one).await;
-    one.until("the new master is in the map", |p| p.cluster.as_ref().is_some_and(|m| m.masters.len() == 2)).await;
+    one.until("the new master is in the map", |p| p.cluster.as_ref().is_some_and(|m| m.masters.len() == 2))
+        .await;
     let tokens = [one.login().await.unwrap(), two.login().await.unwrap()];
     let client = Client::plain().unwrap();
     // The same account at both at once: one makes it. Others: all are made.
@@ -299,7 +307,16 @@ async fn the_last_superuser_stays_even_when_two_are_removed_at_once() {
     let users = |master: &Master, uid: &str| format!("{}/acs/api/v1/users/{uid}", master.url("http"));
     for round in 0..3 {
         let uid = format!("second{round}");
-        assert_eq!(client.put(&users(&one, &uid)).json(&json!({"password": "pass-word"})).send().await.unwrap().status, 201);
+        assert_eq!(
+            client
+                .put(&users(&one, &uid))
+                .json(&json!({"password": "pass-word"}))
+                .send()
+                .await
+                .unwrap()
+                .status,
+            201
+        );
         let acl = format!("{}/acs/api/v1/acls/dcos:superuser/users/{uid}/full", one.url("http"));
         assert_eq!(client.put(&acl).send().await.unwrap().status, 204);
         let take = |master: &Master, uid: &str| {
@@ -384,7 +401,8 @@ fn authority(master: &Master) -> plenum_base::pki::Authority {
     use base64::Engine;
     let places = master.places();
     let site: Value =
-        serde_json::from_slice(&std::fs::read(places.data(Role::Identity).join("site.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(places.data(Role::Identity).join("site.json")).unwrap())
+            .unwrap();
     let key = std::fs::read(places.vault_key()).unwrap();
     let sealed = base64::engine::general_purpose::STANDARD.decode(site["ca_key"].as_str().unwrap()).unwrap();
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
@@ -405,7 +423,10 @@ async fn masters_leave_and_come_back_only_with_a_new_token() {
     assert_eq!(one.call(Method::DELETE, "/masters/m2", None).await.0, 204, "again");
     let (status, refused) = one.call(Method::DELETE, "/masters/m1", None).await;
     assert_eq!((status, refused["code"].as_str()), (409, Some("ERR_LAST_MASTER")));
-    two.until("it leaves", |p| p.cluster.as_ref().is_some_and(|m| m.leaving == ["m2"] && m.masters.len() == 2)).await;
+    two.until("it leaves", |p| {
+        p.cluster.as_ref().is_some_and(|m| m.leaving == ["m2"] && m.masters.len() == 2)
+    })
+    .await;
     assert_eq!(one.call(Method::DELETE, "/masters/m2?gone=true", None).await.0, 204);
     one.until("it is out", |p| p.cluster.as_ref().is_some_and(|m| m.masters.len() == 1)).await;
     // Started again it stays out; what it has is still good.
