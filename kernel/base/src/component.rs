@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::auth::{self, Authenticator};
 use crate::client::Client;
 use crate::cluster::Masters;
+use crate::leading::Leading;
 use crate::places::{Instance, Places, Role};
 use crate::serve::{Plain, Server};
 use crate::service::{Logging, Shutdown};
 use crate::tls::renew::keep_fresh;
+use crate::tls::tickets::keep_shared;
 use crate::tls::{ClientAuth, Expect, Identity, IdentityFiles, TlsError};
 use crate::turns::Turns;
 
@@ -117,6 +119,8 @@ impl Component {
         tokio::spawn(Arc::clone(&authenticator).keep_looking(shutdown.clone()));
         let from = Turns::new(masters.clone(), Role::Identity, vec![settings.identity.clone()]);
         tokio::spawn(keep_fresh(identity.clone(), from.clone(), shutdown.clone()));
+        let (shared, whose) = (identity.clone(), masters.clone());
+        tokio::spawn(keep_shared(shared, whose, from.clone(), shutdown.clone()));
         if settings.follow_policy {
             let to = settings.policy.clone();
             tokio::spawn(crate::policy_feed::keep_current(identity.clone(), from, to, shutdown.clone()));
@@ -130,6 +134,15 @@ impl Component {
     /// [`TlsError`].
     pub fn client(&self, peer: Role) -> Result<Client, TlsError> {
         Client::with_identity(&self.identity, Expect::Role(peer.as_str().to_owned()))
+    }
+
+    /// Follows who leads `role`; `configured` is where it is on a single machine.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn leading(&self, role: Role, configured: &[String]) -> Result<Leading, TlsError> {
+        let (client, masters) = (self.client(role)?, self.masters.clone());
+        Ok(Leading::follow(role, client, masters, configured, self.shutdown.clone()))
     }
 
     /// The router behind authentication: requests without a principal are 401.

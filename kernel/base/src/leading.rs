@@ -225,6 +225,11 @@ pub async fn find(client: &Client, list: &[String], known: u64) -> (Option<Leade
     (found, confirmed)
 }
 
+/// Whether the one at `url` says that it leads.
+pub async fn leads(client: &Client, url: &str) -> bool {
+    ask(client, url).await.is_some_and(|(_, answer)| answer.own)
+}
+
 async fn ask(client: &Client, url: &str) -> Option<(String, Answer)> {
     let call = async {
         client.get(&format!("{url}/leader")).deadline(DEADLINE).send().await?.success().await?.json().await

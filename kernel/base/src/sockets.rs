@@ -8,9 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
 /// The first inherited descriptor.
@@ -175,6 +176,18 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
         }
         bound => bound,
     }
+}
+
+/// Has the kernel notice that the other end is gone without a word (a power cut, a cable): a silent connection is probed at each `interval`,
+/// and broken once nothing was acknowledged for `silence`. Also one whose reader stands still for so long, so not for bulk data.
+///
+/// # Errors
+/// What the operating system says.
+pub fn watch_peer(stream: &tokio::net::TcpStream, interval: Duration, silence: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(3);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(silence))
 }
 
 fn named(error: io::Error, address: &dyn std::fmt::Display) -> io::Error {

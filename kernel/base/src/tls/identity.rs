@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
+use super::tickets::{Secrets, Sessions, Ticketer};
 use super::verify::{SwappedClients, SwappedServers};
 use super::{ClientAuth, Expect, PeerCert, TlsError};
 use crate::service::Shutdown;
@@ -107,6 +108,7 @@ pub(super) fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
 pub struct Identity {
     current: Arc<ArcSwap<Material>>,
     generation: Arc<watch::Sender<u64>>,
+    tickets: Arc<Secrets>,
     files: Option<Arc<IdentityFiles>>,
 }
 
@@ -120,6 +122,7 @@ impl Identity {
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(material)),
             generation: Arc::new(watch::channel(0).0),
+            tickets: Arc::new(Secrets::new()),
             files: None,
         })
     }
@@ -133,6 +136,7 @@ impl Identity {
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(material)),
             generation: Arc::new(watch::channel(0).0),
+            tickets: Arc::new(Secrets::new()),
             files: Some(Arc::new(files.clone())),
         })
     }
@@ -221,10 +225,16 @@ impl Identity {
         Arc::clone(&self.current.load().roots)
     }
 
-    /// A server's configuration that follows every exchange. Sessions resume by ticket, without memory in the server.
+    /// The secret of the tickets that the masters share; its bytes are high entropy. Servers made earlier use it too.
+    pub fn share_tickets(&self, secret: &[u8]) {
+        self.tickets.share(secret);
+    }
+
+    /// A server's configuration that follows every exchange. Sessions resume by ticket, without memory in the server, and at other servers of
+    /// the role that share the secret. Who serves must look whether the client's certificate has ended: a resumed session may outlive it.
     ///
     /// # Errors
-    /// [`TlsError::Rustls`] when randomness for the ticket key is not to be had.
+    /// [`TlsError::Rustls`].
     pub fn server_config(&self, auth: ClientAuth, alpn: &[&str]) -> Result<Arc<ServerConfig>, TlsError> {
         let builder =
             ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
@@ -239,7 +249,8 @@ impl Identity {
         };
         let mut config = builder.with_cert_resolver(Arc::new(Resolver(Arc::clone(&self.current))));
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let label = format!("{} {auth:?} ", self.peer().name.role);
+        config.ticketer = Arc::new(Ticketer::new(Arc::clone(&self.tickets), label));
         // One ticket is enough for clients that keep their connections.
         config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
@@ -250,12 +261,14 @@ impl Identity {
     /// # Errors
     /// [`TlsError::Rustls`].
     pub fn client_config(&self, expect: Expect) -> Result<ClientConfig, TlsError> {
+        let sessions = Sessions::new(self.changes(), &expect);
         let verifier = SwappedServers { current: Arc::clone(&self.current), expect };
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(Resolver(Arc::clone(&self.current))));
+        config.resumption = Resumption::store(Arc::new(sessions));
         Ok(config)
     }
 

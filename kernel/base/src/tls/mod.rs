@@ -5,6 +5,7 @@ mod identity;
 pub mod join;
 mod peer;
 pub mod renew;
+pub mod tickets;
 mod verify;
 
 pub use identity::{Identity, IdentityFiles};

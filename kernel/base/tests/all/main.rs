@@ -6,4 +6,5 @@
 mod auth;
 mod fixture;
 mod renew;
+mod resume;
 mod serve;

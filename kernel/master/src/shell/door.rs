@@ -84,6 +84,8 @@ impl Door {
             };
             let Some(Some((slot, accepted))) = door.shutdown.until(next).await else { return };
             match accepted {
+                // No handshake is spent on an agent that has to go elsewhere: it sees the end at once and tries the next master.
+                Ok((stream, _)) if !door.leads() => drop(stream),
                 Ok((stream, address)) => {
                     let door = Arc::clone(&door);
                     tokio::spawn(async move {
@@ -102,6 +104,10 @@ impl Door {
         }
     }
 
+    fn leads(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Leading(handle) if handle.validity.holds())
+    }
+
     async fn connection(
         &self,
         stream: TcpStream,
@@ -113,7 +119,7 @@ impl Door {
         drop(slot);
         let Greeted { identity, reader, writer, handle, rest } = greeted;
         let conn = handle.conn();
-        let (sender, waiting) = queue();
+        let (sender, waiting) = queue(handle.validity.clone());
         let peer = Peer { identity, address: address.into() };
         if handle.send(Input::AgentOpened(conn, peer, sender)).await.is_err() {
             return Ok(());
@@ -142,6 +148,10 @@ impl Door {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let first = certificates.first().ok_or_else(|| DoorError::Certificate("there is none".into()))?;
             let peer = PeerCert::read(first).map_err(|e| DoorError::Certificate(e.to_string()))?;
+            // A resumed session may outlive the certificate it began with.
+            if !peer.is_current(std::time::SystemTime::now()) {
+                return Err(DoorError::Certificate("it has ended".into()));
+            }
             if peer.name.role != "agent" {
                 return Err(DoorError::Certificate(format!("it is for role {}, not agent", peer.name.role)));
             }
