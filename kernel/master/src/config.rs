@@ -6,17 +6,10 @@ use plenum_api::{Millis, mesos};
 use plenum_base::component::ComponentSettings;
 use plenum_base::config::Settings as RoleSettings;
 use plenum_base::places::{Instance, Places, Role};
+use plenum_store::StoreSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Settings;
-
-/// Where the master keeps its records.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreSettings {
-    /// `https://host:2379` of each member of etcd. Empty: the store embedded in this process (one master).
-    pub etcd: Vec<String>,
-}
 
 /// Settings of the master. Every one has a default.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -38,9 +31,9 @@ pub struct Config {
     pub store: StoreSettings,
     /// Seconds between heartbeats on a framework's stream.
     pub heartbeat_seconds: f64,
-    /// Seconds between pings to an agent.
+    /// Seconds after which a silent agent is pinged.
     pub agent_ping_seconds: f64,
-    /// Pings an agent may miss before it is unreachable.
+    /// After so many of them without a sign of life an agent is unreachable.
     pub agent_ping_misses: u32,
     /// Seconds that agents have to come back after the master started.
     pub agent_reregister_seconds: f64,
@@ -71,8 +64,8 @@ impl Config {
             zone: String::new(),
             store: StoreSettings::default(),
             heartbeat_seconds: 15.0,
-            agent_ping_seconds: 15.0,
-            agent_ping_misses: 5,
+            agent_ping_seconds: 4.0,
+            agent_ping_misses: 4,
             agent_reregister_seconds: 600.0,
             offer_timeout_seconds: 0.0,
             completed_tasks: 1_000,
@@ -100,6 +93,9 @@ impl RoleSettings for Config {
         if self.agent_ping_misses == 0 {
             wrong("`agent_ping_misses` must be at least 1".into());
         }
+        for problem in self.store.problems() {
+            wrong(problem);
+        }
         if self.region.is_empty() != self.zone.is_empty() {
             wrong("`region` and `zone` go together: set both or none".into());
         }
@@ -110,6 +106,14 @@ impl Config {
     /// The host this master is reached at.
     pub(crate) fn host(&self) -> String {
         if self.hostname.is_empty() { self.component.listen.ip().to_string() } else { self.hostname.clone() }
+    }
+
+    /// Where clients find this master; its name as a candidate.
+    pub(crate) fn base_url(&self, listen: SocketAddr) -> String {
+        match self.hostname.as_str() {
+            "" => format!("https://{listen}"),
+            name => format!("https://{name}:{}", listen.port()),
+        }
     }
 
     /// What the core is configured with. `listen` is where HTTP is really served.

@@ -8,8 +8,8 @@ pub mod core;
 mod http;
 mod shell;
 
-pub use config::{Config, StoreSettings};
-pub use shell::{MasterError, Running, Setup, run, start};
+pub use config::Config;
+pub use shell::{DEPOSED, MasterError, Running, Setup, run, start};
 
 /// The Mesos release whose interfaces are spoken.
 pub const MESOS_VERSION: &str = "1.11.0";

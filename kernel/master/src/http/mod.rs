@@ -41,6 +41,8 @@ pub(crate) struct Front {
     pub authenticator: Arc<Authenticator>,
     pub cluster: String,
     pub listen: SocketAddr,
+    /// Where clients find this master.
+    pub base_url: String,
     pub heartbeat: std::time::Duration,
     /// Names and values shown as flags; nothing secret is among them.
     pub flags: Vec<(&'static str, String)>,
@@ -68,7 +70,7 @@ impl Front {
             ("authenticate_http_readwrite", (!config.component.open).to_string()),
             ("authenticate_http_frameworks", (!config.component.open).to_string()),
             ("authenticate_agents", "true".into()),
-            ("registry", if config.store.etcd.is_empty() { "embedded" } else { "etcd" }.into()),
+            ("registry", if config.store.etcd { "etcd" } else { "embedded" }.into()),
             ("work_dir", config.component.data.display().to_string()),
         ];
         Self {
@@ -76,6 +78,7 @@ impl Front {
             authenticator: Arc::clone(authenticator),
             cluster: config.cluster.clone(),
             listen,
+            base_url: config.base_url(listen),
             heartbeat: std::time::Duration::from_secs_f64(config.heartbeat_seconds.clamp(0.01, 1e7)),
             flags,
             cache: cache::Cache::default(),
@@ -85,18 +88,21 @@ impl Front {
     /// The owner of the state, or what to answer instead.
     pub fn leader(&self, path_and_query: &str) -> Result<Handle, Refusal> {
         match &*self.phase.borrow() {
-            Phase::Leading(handle) => Ok(handle.clone()),
-            Phase::Standby(Some(leader)) => Err(Box::new(redirect(&format!("//{leader}{path_and_query}")))),
-            Phase::Standby(None) => {
-                Err(Box::new(plain(StatusCode::SERVICE_UNAVAILABLE, "No leader elected")))
+            Phase::Leading(handle) if handle.validity.holds() => Ok(handle.clone()),
+            Phase::Standby(Some(leader)) => {
+                Err(Box::new(redirect(&format!("{}{path_and_query}", elsewhere(&leader.candidate)))))
             }
+            _ => Err(Box::new(nobody())),
         }
     }
 }
 
 impl From<Ended> for Response {
     fn from(_: Ended) -> Self {
-        plain(StatusCode::SERVICE_UNAVAILABLE, "this master is ending: ask the leader")
+        let mut response =
+            plain(StatusCode::SERVICE_UNAVAILABLE, "this master does not lead any more: ask the leader");
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
     }
 }
 
@@ -154,6 +160,31 @@ pub(crate) fn json(bytes: Bytes, jsonp: Option<&str>) -> Response {
     }
 }
 
+/// A leader's address as Mesos writes it into redirects: the scheme stays the caller's.
+fn elsewhere(candidate: &str) -> &str {
+    candidate.split_once(':').filter(|(_, rest)| rest.starts_with("//")).map_or(candidate, |(_, rest)| rest)
+}
+
+/// Nobody leads, which passes.
+fn nobody() -> Response {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "No leader elected");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Who leads, as far as this master knows.
+fn leader(front: &Front) -> Response {
+    let phase = front.phase.borrow().clone();
+    let known = match &phase {
+        Phase::Leading(handle) if handle.validity.holds() => Some((front.base_url.clone(), true, handle.term)),
+        Phase::Standby(Some(leader)) => Some((leader.candidate.clone(), false, leader.term)),
+        _ => None,
+    };
+    let (url, own, term) =
+        known.map_or((serde_json::Value::Null, false, 0), |(url, own, term)| (url.into(), own, term));
+    json(serde_json::json!({"leader": url, "self": own, "term": term}).to_string().into(), None)
+}
+
 fn redirect(location: &str) -> Response {
     match HeaderValue::from_str(location) {
         Ok(location) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response(),
@@ -186,6 +217,7 @@ async fn serve(Shared(front): Shared<Arc<Front>>, request: Request) -> Response 
     // Open to everybody, as in Mesos: they say nothing about the cluster.
     match path.as_str() {
         "health" => return health(&front),
+        "leader" => return leader(&front),
         "version" => return json(model::version(), None),
         "redirect" => return front_page(&front),
         _ if path.starts_with("redirect/") => {
@@ -229,15 +261,15 @@ async fn serve(Shared(front): Shared<Arc<Front>>, request: Request) -> Response 
 fn health(front: &Front) -> Response {
     match &*front.phase.borrow() {
         Phase::Leading(_) | Phase::Standby(Some(_)) => Body::empty().into_response(),
-        Phase::Standby(None) => plain(StatusCode::SERVICE_UNAVAILABLE, "No leader elected"),
+        Phase::Standby(None) => nobody(),
     }
 }
 
 fn front_page(front: &Front) -> Response {
     match &*front.phase.borrow() {
         Phase::Leading(_) => redirect(&format!("//{}", front.listen)),
-        Phase::Standby(Some(leader)) => redirect(&format!("//{leader}")),
-        Phase::Standby(None) => plain(StatusCode::SERVICE_UNAVAILABLE, "No leader elected"),
+        Phase::Standby(Some(leader)) => redirect(elsewhere(&leader.candidate)),
+        Phase::Standby(None) => nobody(),
     }
 }
 

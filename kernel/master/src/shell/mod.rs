@@ -4,6 +4,7 @@ mod commits;
 mod door;
 pub(crate) mod owner;
 pub(crate) mod queue;
+mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,19 +16,30 @@ use plenum_base::component::Component;
 use plenum_base::serve::{Limits, Plain, Server};
 use plenum_base::service::Shutdown;
 use plenum_base::tls::{ClientAuth, Identity, TlsError};
-use plenum_store::{Embedded, Etcd, EtcdOptions, Leadership, Options, Range, Store, StoreError, scoped};
+use plenum_base::places::Role;
+use plenum_store::{Guard, Leader, Leadership, Open, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::core::{Master, RecordError, Records};
+use crate::core::{Master, RecordError};
 use commits::Commits;
 use owner::Handle;
+use warm::Warm;
 
-/// How long a leadership outlives its holder.
-const LEASE: Duration = Duration::from_secs(10);
-/// Between looks at who leads.
+/// How long a leadership outlives its holder where nobody else could lead: the store's file is this process' own.
+const ALONE: Duration = Duration::from_secs(10);
+/// Between looks at who leads, where nothing tells of a change.
 const LOOK: Duration = Duration::from_secs(1);
+/// After a copy of the records could not be made or followed.
+const AGAIN: Duration = Duration::from_millis(200);
+/// The election.
+const ELECTION: &str = "leader";
+/// Where the store says who leads.
+const LEADER: &str = "leader/leader";
+
+/// The exit code of a master that has lost its leadership: it is to be started again at once.
+pub const DEPOSED: u8 = 75;
 
 /// Why the master ended.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +66,8 @@ pub enum MasterError {
 /// What this master is at the moment.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
-    /// Another master leads, at this `host:port`; or nobody does, or it is not known.
-    Standby(Option<String>),
+    /// Another master leads; or nobody does, or it is not known.
+    Standby(Option<Leader>),
     /// This one leads.
     Leading(Handle),
 }
@@ -104,30 +116,38 @@ impl Running {
     }
 }
 
-/// The role `master`, until `shutdown`.
+/// The role `master`, until `shutdown`. When the leadership is lost the process ends at once, with the code [`DEPOSED`].
 ///
 /// # Errors
-/// [`MasterError`]; after `Deposed` the process should be started again.
+/// [`MasterError`].
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), MasterError> {
     let component = Component::start(config.component.clone(), &shutdown)?;
-    let store: Arc<dyn Store> = if config.store.etcd.is_empty() {
-        std::fs::create_dir_all(component.data())?;
-        Arc::new(Embedded::open(config.component.store(), Options::default()).await?)
-    } else {
-        Arc::new(Etcd::connect(EtcdOptions::new(&config.store.etcd)).await?)
+    let own = &config.component;
+    let settings = config.store.clone().files_or(&own.ca, &own.certificate, &own.key);
+    let open = Open {
+        embedded: own.store(),
+        prefix: format!("/plenum/{}/master/", own.instance.as_str()),
+        endpoints: component.masters.follow_urls(Role::Etcd),
     };
-    let prefix = format!("/plenum/{}/master/", config.component.instance.as_str());
+    let store = plenum_store::open(&settings, open).await?;
     let setup = Setup {
         http: plenum_base::sockets::tcp("http", config.component.listen)?,
         agents: plenum_base::sockets::tcp("agents", config.agents)?,
         identity: component.identity.clone(),
         authenticator: Arc::clone(&component.authenticator),
-        store: Arc::new(scoped(store, &prefix)),
+        store,
         config,
     };
     let running = start(setup, shutdown)?;
     plenum_base::service::ready();
-    running.ended().await
+    match running.ended().await {
+        Err(error @ MasterError::Deposed) => {
+            // Nothing is tidied up: whatever is still on its way out of this process is void.
+            tracing::error!(code = DEPOSED, "{error}");
+            std::process::exit(i32::from(DEPOSED))
+        }
+        ended => ended,
+    }
 }
 
 /// Starts a master on sockets, certificate and store of the caller's.
@@ -164,6 +184,11 @@ pub fn start(setup: Setup, shutdown: Shutdown) -> Result<Running, MasterError> {
         let letting = tokio::spawn(door.serve(agents_listener));
         let result = lead(&config, http, store, phase, &own).await;
         own.trigger();
+        if matches!(result, Err(MasterError::Deposed)) {
+            serving.abort();
+            letting.abort();
+            return result;
+        }
         let _ = tokio::join!(serving, letting);
         result
     });
@@ -178,34 +203,47 @@ async fn lead(
     phase: watch::Sender<Phase>,
     shutdown: &Shutdown,
 ) -> Result<(), MasterError> {
-    let candidate = format!(
-        "{}:{}",
-        if config.hostname.is_empty() { http.ip().to_string() } else { config.hostname.clone() },
-        http.port()
-    );
+    let candidate = config.base_url(http);
+    let lease = if config.store.etcd { config.store.lease() } else { ALONE };
+    let mut copy = None;
     let campaign = async {
         tokio::select! {
-            leadership = campaign(store.as_ref(), &candidate) => leadership,
-            never = look(store.as_ref(), &phase) => match never {},
+            leadership = campaign(store.as_ref(), &candidate, lease) => leadership,
+            never = stand_by(store.as_ref(), &phase, &mut copy) => match never {},
         }
     };
     let Some(leadership) = shutdown.until(campaign).await else { return Ok(()) };
     let leadership = leadership?;
-    let Some(records) = shutdown.until(read(store.as_ref())).await else {
+    let elected = std::time::Instant::now();
+    phase.send_replace(Phase::Standby(None));
+    let revision = match leadership.guard() {
+        Guard::ModRevision(_, revision) => Some(revision),
+        _ => None,
+    };
+    let Some(records) = shutdown.until(warm::records(copy, store.as_ref(), revision)).await else {
         leadership.resign().await;
         return Ok(());
     };
-    let records = records?;
+    let records = match records {
+        Ok(records) => records,
+        // Somebody else may manage; this one begins anew.
+        Err(error) => {
+            leadership.resign().await;
+            return Err(error);
+        }
+    };
     tracing::info!(
         term = leadership.term(),
         agents = records.agents.len(),
         frameworks = records.frameworks.len(),
+        milliseconds = elected.elapsed().as_millis(),
         "leading; agents and frameworks may come back"
     );
     let master = Master::recover(config.core(http), records, leadership.term(), OsClock.now(), &mut OsIds);
     let deposed = shutdown.child();
     let (guard, pressed) = (leadership.guard(), deposed.clone());
-    let handle = owner::spawn(master, |inbox| Commits::start(store, guard, inbox, pressed), deposed.clone());
+    let commits = |inbox| Commits::start(store, guard, inbox, pressed);
+    let handle = owner::spawn(master, commits, leadership.validity(), deposed.clone());
     phase.send_replace(Phase::Leading(handle));
     tokio::select! {
         () = leadership.lost() => {
@@ -227,9 +265,11 @@ async fn lead(
 }
 
 /// Campaigns until this master leads. A store that has no room or does not answer is waited for: callers hear meanwhile that nobody leads.
-async fn campaign(store: &dyn Store, candidate: &str) -> Result<Leadership, StoreError> {
+async fn campaign(store: &dyn Store, candidate: &str, lease: Duration) -> Result<Leadership, StoreError> {
     loop {
-        match store.campaign("leader", candidate, LEASE).await {
+        match store.campaign(ELECTION, candidate, lease).await {
+            // Somebody leads, and long may they: this one goes on waiting.
+            Err(StoreError::Held { .. }) => {}
             Err(error @ (StoreError::Full { .. } | StoreError::Unavailable { .. })) => {
                 tracing::warn!(%error, "cannot lead yet; trying again");
                 tokio::time::sleep(LOOK).await;
@@ -239,31 +279,53 @@ async fn campaign(store: &dyn Store, candidate: &str) -> Result<Leadership, Stor
     }
 }
 
-/// Keeps an eye on who leads, to send callers there.
-async fn look(store: &dyn Store, phase: &watch::Sender<Phase>) -> std::convert::Infallible {
+/// Keeps an eye on who leads, to send callers there, and on the records, to have them when this one leads.
+async fn stand_by(
+    store: &dyn Store,
+    phase: &watch::Sender<Phase>,
+    copy: &mut Option<Warm>,
+) -> std::convert::Infallible {
     loop {
-        let leader = store.leader("leader").await.ok().flatten().map(|leader| leader.candidate);
-        phase.send_if_modified(|phase| match phase {
-            Phase::Standby(known) if *known != leader => {
-                known.clone_from(&leader);
-                true
-            }
-            _ => false,
-        });
-        tokio::time::sleep(LOOK).await;
+        look(store, phase).await;
+        let again = match copy {
+            None => match Warm::read(store).await {
+                Ok(read) => {
+                    *copy = Some(read);
+                    false
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the records cannot be read yet");
+                    true
+                }
+            },
+            Some(warm) => match tokio::time::timeout(LOOK, follow(warm)).await {
+                Err(_) | Ok(Ok(())) => false,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the copy of the records is made anew");
+                    *copy = None;
+                    true
+                }
+            },
+        };
+        if again {
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 
-/// Every record of the master.
-async fn read(store: &dyn Store) -> Result<Records, MasterError> {
-    let mut records = Records::default();
-    let mut request = Some(Range::prefix(""));
-    while let Some(range) = request {
-        let page = store.range(range.clone()).await?;
-        for entry in &page.entries {
-            records.take(entry)?;
+/// Takes changes in until one says that somebody else leads, or nobody.
+async fn follow(warm: &mut Warm) -> Result<(), warm::Stale> {
+    while !warm.follow(LEADER).await? {}
+    Ok(())
+}
+
+async fn look(store: &dyn Store, phase: &watch::Sender<Phase>) {
+    let leader = store.leader(ELECTION).await.ok().flatten();
+    phase.send_if_modified(|phase| match phase {
+        Phase::Standby(known) if *known != leader => {
+            *known = leader;
+            true
         }
-        request = page.next(&range);
-    }
-    Ok(records)
+        _ => false,
+    });
 }

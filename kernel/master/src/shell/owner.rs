@@ -12,6 +12,7 @@ use plenum_api::resources::Resources;
 use plenum_api::{internal, master, scheduler};
 use plenum_base::clock::{OsClock, OsIds};
 use plenum_base::service::Shutdown;
+use plenum_store::Validity;
 use tokio::sync::{mpsc, oneshot};
 
 use super::commits::Commits;
@@ -54,6 +55,8 @@ pub(crate) struct Handle {
     numbers: Arc<AtomicU64>,
     /// The term of the leadership.
     pub term: u64,
+    /// Whether it holds.
+    pub validity: Validity,
 }
 
 /// The owner has ended: this master no longer leads.
@@ -78,7 +81,9 @@ impl Handle {
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Ended> {
         let (sender, receiver) = oneshot::channel();
         self.send(input(sender)).await?;
-        receiver.await.map_err(|_| Ended)
+        let answer = receiver.await.map_err(|_| Ended)?;
+        // What a deposed leader says is not said.
+        if self.validity.holds() { Ok(answer) } else { Err(Ended) }
     }
 
     /// The state now.
@@ -119,7 +124,7 @@ impl Handle {
         caller: Caller,
     ) -> Result<(Waiting<Box<scheduler::Event>>, Guard), Ended> {
         let stream = StreamId(self.number());
-        let (sender, waiting) = queue();
+        let (sender, waiting) = queue(self.validity.clone());
         self.send(Input::Subscribe { stream, header, queue: sender, call: Box::new(call), caller }).await?;
         Ok((waiting, Guard { inbox: self.inbox.clone(), closed: Some(Input::StreamClosed(stream)) }))
     }
@@ -127,7 +132,7 @@ impl Handle {
     /// Subscribes an operator: the state, and every event after it.
     pub async fn watch(&self) -> Result<(Arc<State>, Waiting<Arc<master::Event>>, Guard), Ended> {
         let number = self.number();
-        let (sender, waiting) = queue();
+        let (sender, waiting) = queue(self.validity.clone());
         let state = self.ask(|answer| Input::Watch(number, sender, answer)).await?;
         Ok((state, waiting, Guard { inbox: self.inbox.clone(), closed: Some(Input::WatchClosed(number)) }))
     }
@@ -153,6 +158,7 @@ impl Drop for Guard {
 
 struct Owner {
     master: Master,
+    validity: Validity,
     commits: Commits,
     agents: HashMap<ConnId, Queue<Vec<internal::MasterMessage>>>,
     streams: HashMap<StreamId, Queue<Box<scheduler::Event>>>,
@@ -171,6 +177,7 @@ struct Owner {
 pub(crate) fn spawn(
     master: Master,
     commits: impl FnOnce(mpsc::Sender<Input>) -> Commits,
+    validity: Validity,
     shutdown: Shutdown,
 ) -> Handle {
     let (inbox, receiver) = mpsc::channel(INBOX);
@@ -178,6 +185,7 @@ pub(crate) fn spawn(
     let commits = commits(inbox.clone());
     let owner = Owner {
         master,
+        validity: validity.clone(),
         commits,
         agents: HashMap::new(),
         streams: HashMap::new(),
@@ -190,7 +198,7 @@ pub(crate) fn spawn(
         own: VecDeque::new(),
     };
     tokio::spawn(owner.run(receiver, shutdown));
-    Handle { inbox, numbers: Arc::new(AtomicU64::new(1)), term }
+    Handle { inbox, numbers: Arc::new(AtomicU64::new(1)), term, validity }
 }
 
 impl Owner {
@@ -202,6 +210,10 @@ impl Owner {
                 count = inbox.recv_many(&mut batch, BATCH) => if count == 0 { break },
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.wait() => break,
+            }
+            // Whatever was decided by a process that was stopped meanwhile must not get out.
+            if !self.validity.holds() {
+                break;
             }
             for input in batch.drain(..) {
                 self.take(input);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use plenum_store::Validity;
 use tokio::sync::mpsc;
 
 /// Items that may wait. A reader that is this far behind is disconnected: it has stopped, and its memory is needed.
@@ -20,13 +21,15 @@ pub(crate) struct Queue<T> {
 pub(crate) struct Waiting<T> {
     items: mpsc::UnboundedReceiver<T>,
     waiting: Arc<AtomicUsize>,
+    /// What still waits when the leadership is over is never sent.
+    validity: Validity,
 }
 
-/// A queue.
-pub(crate) fn queue<T>() -> (Queue<T>, Waiting<T>) {
+/// A queue of things that a leader says.
+pub(crate) fn queue<T>(validity: Validity) -> (Queue<T>, Waiting<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::new(AtomicUsize::new(0));
-    (Queue { items: sender, waiting: Arc::clone(&waiting) }, Waiting { items: receiver, waiting })
+    (Queue { items: sender, waiting: Arc::clone(&waiting) }, Waiting { items: receiver, waiting, validity })
 }
 
 impl<T> Queue<T> {
@@ -40,8 +43,7 @@ impl<T> Waiting<T> {
     /// Takes up to `most` items, waiting for the first; none when the stream has ended.
     pub async fn take(&mut self, out: &mut Vec<T>, most: usize) -> usize {
         let count = self.items.recv_many(out, most).await;
-        self.waiting.fetch_sub(count, Ordering::Relaxed);
-        count
+        self.taken(out, count)
     }
 
     /// As `take`, for streams that are polled.
@@ -52,7 +54,16 @@ impl<T> Waiting<T> {
         most: usize,
     ) -> std::task::Poll<usize> {
         let count = std::task::ready!(self.items.poll_recv_many(cx, out, most));
+        std::task::Poll::Ready(self.taken(out, count))
+    }
+
+    /// Asked right before sending: this process may have been stopped since the items were made.
+    fn taken(&self, out: &mut Vec<T>, count: usize) -> usize {
         self.waiting.fetch_sub(count, Ordering::Relaxed);
-        std::task::Poll::Ready(count)
+        if self.validity.holds() {
+            return count;
+        }
+        out.clear();
+        0
     }
 }

@@ -37,7 +37,7 @@ async fn requests_that_make_no_sense_have_their_status() {
             "/api/v1",
             &[json],
             br#"{"type":"DRAIN_AGENT","drain_agent":{"agent_id":{"value":"x"}}}"#,
-            501,
+            400,
         ),
         ("POST", "/api/v1", &[json], br#"{"type":"NO_SUCH_CALL"}"#, 400),
         ("POST", "/api/v1", &[json, ("Accept", "text/html")], br#"{"type":"GET_STATE"}"#, 406),
