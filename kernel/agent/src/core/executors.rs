@@ -433,6 +433,11 @@ impl Agent {
                         .reason(Reason::FrameworkRemoved)
                         .message("The framework was removed")
                 }
+                Some(kill) if matches!(kill.cause, KillCause::Drain | KillCause::DrainGone) => {
+                    News { source: Source::Agent, ..Self::killed(kill) }
+                        .reason(Reason::AgentDraining)
+                        .message("The agent is draining")
+                }
                 Some(kill) => News { source: Source::Agent, ..Self::killed(kill) }
                     .reason(verdict.reason)
                     .message(verdict.message.clone()),

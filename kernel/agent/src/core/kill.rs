@@ -4,7 +4,7 @@ use plenum_api::Millis;
 use plenum_api::internal::{self, agent_message::Kind as Say};
 use plenum_api::mesos::framework_info::capability::Type as Capability;
 use plenum_api::mesos::task_status::Reason;
-use plenum_api::mesos::{DrainConfig, TaskState, executor_info};
+use plenum_api::mesos::TaskState;
 
 use super::event::{Effect, ExecutorKey, Level, TaskKey};
 use super::model::{ExecutorPhase, Kill, KillCause, Mark, Phase};
@@ -89,6 +89,7 @@ impl Agent {
         let Some(task) = self.tasks.get(key) else { return };
         if task.kill.is_some_and(|kill| kill.began.is_none()) && task.executor.is_none() {
             let grace = wire::grace(task.info.kill_policy.as_ref()).unwrap_or(self.settings.kill_grace);
+            let grace = self.drain_grace(grace, cx);
             self.begin_kill_with(key, grace, cx);
         }
     }
@@ -210,33 +211,6 @@ impl Agent {
         self.framework_idle(id, cx);
     }
 
-    /// Everything is killed, nothing new is taken.
-    pub(super) fn drain(&mut self, config: &DrainConfig, cx: &mut Cx<'_>) {
-        let cause = if config.mark_gone() { KillCause::DrainGone } else { KillCause::Drain };
-        self.draining = Some(cause);
-        let most = config.max_grace_period.as_ref().map(wire::duration);
-        cx.report(Level::Info, "The agent is draining: its tasks are killed, no new ones are taken");
-        self.kill_everything(most, cause, cx);
-    }
-
-    fn kill_everything(&mut self, most: Option<Millis>, cause: KillCause, cx: &mut Cx<'_>) {
-        let tasks: Vec<TaskKey> = self.tasks.keys().cloned().collect();
-        for key in tasks {
-            let own = self.tasks.get(&key).and_then(|task| wire::grace(task.info.kill_policy.as_ref()));
-            let own = own.unwrap_or(self.settings.kill_grace);
-            let grace = most.map_or(own, |most| own.min(most));
-            self.kill_task(&key, Some(grace), cause, cx);
-        }
-        let executors: Vec<ExecutorKey> = self.executors.keys().cloned().collect();
-        for key in executors {
-            let default =
-                self.executors.get(&key).is_some_and(|one| one.info.r#type() == executor_info::Type::Default);
-            if !default && cause == KillCause::Shutdown {
-                self.shutdown_executor(&key, cx);
-            }
-        }
-    }
-
     /// The agent was told to leave for good.
     pub(super) fn shutdown_agent(&mut self, words: String, cx: &mut Cx<'_>) {
         cx.report(Level::Warn, format!("The master ordered this agent to leave: {words}"));
@@ -250,6 +224,7 @@ impl Agent {
         }));
         // A gone agent must not come back under its old name.
         cx.writes.push(super::records::delete("agent".to_owned()));
+        cx.writes.push(super::records::delete(super::drain::KEY.to_owned()));
         cx.out.push(Effect::Stop { reason: words });
     }
 
@@ -280,7 +255,7 @@ impl Agent {
             cx.writes.push(super::records::delete(super::records::framework_key(&id)));
         }
         self.lazy.clear();
-        self.draining = None;
+        self.resume(cx);
     }
 
     /// A sandbox that no record names any more.

@@ -201,7 +201,6 @@ impl Agent {
     /// The state in which a kill ends a task.
     pub(super) fn killed(kill: Kill) -> News {
         match kill.cause {
-            KillCause::DrainGone => News::executor(TaskState::TaskGoneByOperator),
             KillCause::Completion => News::executor(TaskState::TaskFailed),
             _ => News::executor(TaskState::TaskKilled),
         }

@@ -3,6 +3,7 @@
 //! Left to the shell: sockets, clocks, files, processes, HTTP. The one door is [`Agent::handle`].
 
 mod checks;
+mod drain;
 mod event;
 mod executors;
 mod kill;
@@ -27,7 +28,8 @@ pub use event::*;
 pub use records::RecordError;
 pub use view::{ExecutorView, FrameworkView, TaskView, View};
 
-use model::{Executor, Framework, KillCause, Mark, Task};
+use drain::Draining;
+use model::{Executor, Framework, Mark, Task};
 use register::Link;
 
 /// What an agent is told once.
@@ -111,7 +113,7 @@ impl Default for Settings {
             require_executor_token: true,
             retry_min: Millis(10_000),
             retry_max: Millis(600_000),
-            master_silence: Millis(75_000),
+            master_silence: Millis(30_000),
             max_tombstones: 10_000,
             #[cfg(feature = "deliberate-bugs")]
             deliberate_lost_acknowledgement: false,
@@ -160,7 +162,7 @@ pub struct Agent {
     /// Records that changed but need not be on the disk soon.
     lazy: BTreeSet<TaskKey>,
     flush_at: Option<Millis>,
-    draining: Option<KillCause>,
+    draining: Option<Draining>,
     stopping: bool,
 }
 
@@ -306,6 +308,7 @@ impl Agent {
                 Mark::Executor(key) => self.executor_due(&key, cx),
                 Mark::Master => self.master_due(cx),
                 Mark::Flush => self.flush_due(cx),
+                Mark::Drain => self.drain_due(cx),
             }
         }
     }

@@ -219,4 +219,5 @@ pub(crate) enum Mark {
     Executor(ExecutorKey),
     Master,
     Flush,
+    Drain,
 }

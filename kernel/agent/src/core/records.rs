@@ -46,6 +46,19 @@ pub(crate) struct TermRecord {
     pub term: u64,
 }
 
+/// Record `drain`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DrainRecord {
+    #[prost(bool, tag = "1")]
+    pub mark_gone: bool,
+    /// Milliseconds.
+    #[prost(uint64, optional, tag = "2")]
+    pub max_grace: Option<u64>,
+    /// Wall time, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub began: u64,
+}
+
 /// Record `boot_id`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BootRecord {

@@ -11,7 +11,7 @@ use super::event::{
 };
 use super::model::{Executor, ExecutorPhase, Framework, Kill, KillCause, Mark, Pending, Phase, Task};
 use super::records::{
-    self, AgentRecord, BootRecord, ExecutorRecord, FrameworkRecord, TaskRecord, TermRecord,
+    self, AgentRecord, BootRecord, DrainRecord, ExecutorRecord, FrameworkRecord, TaskRecord, TermRecord,
 };
 use super::status::{News, lost_or};
 use super::{Agent, Cx, Owner, RecordError, view, wire};
@@ -132,6 +132,7 @@ impl Agent {
             }
             self.framework_idle(&id, cx);
         }
+        self.drain_on(cx);
     }
 
     fn read_record(
@@ -156,6 +157,7 @@ impl Agent {
                 }
             }
             ["term"] => self.term = records::open::<TermRecord>(body)?.term,
+            ["drain"] => self.read_drain(&records::open::<DrainRecord>(body)?, cx),
             ["boot_id"] => *boot = records::open::<BootRecord>(body)?.boot_id,
             ["frameworks", _, "framework"] => {
                 let record: FrameworkRecord = records::open(body)?;

@@ -16,8 +16,8 @@ use super::{Agent, Cx, Waiting, updates, view, wire};
 
 /// Version of the agent protocol spoken.
 pub(crate) const PROTOCOL: u32 = 1;
-/// A master is silent after this many of its intervals.
-const MISSED: u64 = 5;
+/// A master is silent after this many of its intervals: as many as it gives an agent.
+const MISSED: u64 = 4;
 
 /// Where the connection is.
 #[derive(Debug, Clone, PartialEq)]
@@ -214,6 +214,7 @@ impl Agent {
             Hear::AcknowledgeOperation(_) => {}
             Hear::ShutdownAgent(order) => self.shutdown_agent(order.message.unwrap_or_default(), cx),
             Hear::DrainAgent(drain) => self.drain(&drain.config, cx),
+            Hear::ResumeAgent(_) => self.resume(cx),
         }
     }
 
@@ -279,6 +280,7 @@ impl Agent {
             checkpointed_resources: self.settings.resources.clone(),
             operations: Vec::new(),
             url: Some(self.settings.url.clone()),
+            draining: self.draining.map(|draining| draining.config()),
         }
     }
 

@@ -71,9 +71,8 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         Some(KillCause::Completion) => {
             News::executor(TaskState::TaskFailed).reason(Reason::MaxCompletionTimeReached)
         }
-        Some(KillCause::Drain) => News::executor(TaskState::TaskKilled).reason(Reason::AgentDraining),
-        Some(KillCause::DrainGone) => {
-            News::executor(TaskState::TaskGoneByOperator).reason(Reason::AgentDraining)
+        Some(KillCause::Drain | KillCause::DrainGone) => {
+            News::executor(TaskState::TaskKilled).reason(Reason::AgentDraining)
         }
         Some(KillCause::Teardown) => News::executor(TaskState::TaskKilled).reason(Reason::FrameworkRemoved),
         Some(KillCause::Health) => News { healthy: Some(false), ..News::executor(TaskState::TaskKilled) },

@@ -22,6 +22,7 @@ const KNOWN_UUIDS: usize = 32;
 impl Agent {
     /// Appends an update to its task's stream. It is sent when its record is on the disk.
     pub(super) fn forward(&mut self, key: &TaskKey, mut status: TaskStatus, cx: &mut Cx<'_>) {
+        self.drained_status(&key.framework, &mut status);
         let Some(task) = self.tasks.get_mut(key) else { return };
         if status.uuid.as_ref().is_none_or(|uuid| uuid.len() != 16) {
             status.uuid = Some(Bytes::copy_from_slice(&cx.ids.uuid()));

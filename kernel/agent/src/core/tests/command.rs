@@ -348,6 +348,52 @@ fn draining_kills_within_its_limit_and_takes_nothing() {
 }
 
 #[test]
+fn a_drain_is_remembered_over_a_restart_and_ends_when_the_master_says_so() {
+    let mut stage = Stage::registered();
+    let mut info = task("t");
+    info.kill_policy = Some(policy(60_000));
+    stage.run_as(framework(&[CapabilityType::PartitionAware]), info, b"l1");
+    let container = stage.launch().container;
+    stage.launched(&container);
+    stage.expect(say(TaskState::TaskRunning));
+    stage.take();
+    let config = plenum_api::mesos::DrainConfig {
+        max_grace_period: Some(DurationInfo { nanoseconds: 20_000_000_000 }),
+        mark_gone: Some(true),
+    };
+    stage.master(vec![Hear::DrainAgent(internal::DrainAgent { config })]);
+    assert_eq!(stage.take(), vec![Effect::Kill { container: container.clone(), grace: Millis(20_000) }]);
+    stage.pass(5_000);
+    let running = FoundState::Running(Started::default());
+    stage.restart(vec![Found { container: container.clone(), state: running }]);
+    let killed = stage.take();
+    let graces: Vec<Millis> = killed
+        .iter()
+        .filter_map(|effect| if let Effect::Kill { grace, .. } = effect { Some(*grace) } else { None })
+        .collect();
+    assert_eq!(graces, [Millis(15_000)], "{killed:?}");
+    stage.register();
+    let said = |stage: &mut Stage| {
+        stage.take().into_iter().find_map(|effect| match effect {
+            Effect::Send(say) => match *say {
+                internal::agent_message::Kind::Register(register) => Some(register.draining),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    assert_eq!(said(&mut stage), Some(Some(config)));
+    stage.exited(&container, ExitStatus::Signal(15));
+    let update = stage.update();
+    assert_eq!((update.state, update.reason), (TaskState::TaskGoneByOperator, Some(Reason::AgentDraining)));
+    stage.master(vec![Hear::ResumeAgent(internal::ResumeAgent {})]);
+    assert!(!stage.disk.contains_key("drain"));
+    stage.event(Event::Disconnected { conn: stage.conn });
+    stage.register();
+    assert_eq!(said(&mut stage), Some(None));
+}
+
+#[test]
 fn kills_of_the_unknown_are_answered() {
     let mut stage = Stage::registered();
     stage.kill("nobody", None);

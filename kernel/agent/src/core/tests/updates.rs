@@ -199,12 +199,12 @@ fn a_silent_master_is_given_up() {
     let mut stage = Stage::with(Settings::default());
     stage.register();
     stage.take();
-    stage.pass(74_000);
+    stage.pass(29_000);
     stage.master(vec![Hear::Ping(internal::Ping { seq: 9, connected: None })]);
     assert!(
         matches!(&stage.take()[0], Effect::Send(kind) if matches!(kind.as_ref(), Say::Pong(pong) if pong.seq == 9))
     );
-    stage.pass(74_000);
+    stage.pass(29_000);
     assert!(stage.agent.is_registered());
     stage.pass(2_000);
     assert!(!stage.agent.is_registered());
