@@ -7,6 +7,7 @@ pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod package;
 pub(crate) mod task;
+pub(crate) mod token;
 pub(crate) mod wait;
 pub(crate) mod why;
 

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{now, view};
+use super::{now, token, view};
 use crate::Global;
 use crate::api::Session;
 use crate::api::nodes::Node;
@@ -25,6 +25,13 @@ pub enum NodeVerb {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Let hosts in: make, show and revoke join tokens
+    #[command(alias = "tokens", after_help = token::EXAMPLES)]
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        verb: token::TokenVerb,
+    },
 }
 
 pub(crate) async fn run(
@@ -33,7 +40,10 @@ pub(crate) async fn run(
     verb: &NodeVerb,
     screen: &mut Screen,
 ) -> Result<()> {
-    let NodeVerb::List { watch } = verb;
+    let watch = match verb {
+        NodeVerb::List { watch } => watch,
+        NodeVerb::Token { verb } => return token::run(session, global, verb, screen).await,
+    };
     view(screen, *watch, async |screen| {
         let nodes = session.nodes().await?;
         screen.form(global.output, &nodes, || list_table(&nodes, now()))

@@ -7,4 +7,5 @@ mod errors;
 mod login;
 mod logs;
 mod packages;
+mod tokens;
 mod world;
