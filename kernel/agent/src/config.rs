@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plenum_base::auth::Authenticator;
+use plenum_base::cluster::Masters;
 use plenum_base::serve::Plain;
 use plenum_base::tls::Identity;
 use plenum_containers::Runtime;
@@ -142,6 +143,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Who may call.
     pub authenticator: Arc<Authenticator>,
+    /// Where the masters are, in a fleet; on a single machine [`Config::masters`] holds.
+    pub masters: Masters,
     /// Where plain HTTP is taken.
     pub plain: Plain,
     /// Where it serves HTTP.

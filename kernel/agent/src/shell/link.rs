@@ -1,24 +1,18 @@
-//! The connection to the leading master: dials the list, one after the other, over mutual TLS, with growing pauses.
+//! The connection to the leading master: frames both ways until one side ends it. Which master that is, is `doors`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use plenum_api::codec;
 use plenum_api::internal::{AgentFrame, AgentMessage, MasterFrame, agent_message};
 use plenum_base::frames::{FrameReader, FrameWriter, MAX_FRAME};
-use plenum_base::retry::Backoff;
 use plenum_base::service::Shutdown;
-use plenum_base::tls::{Expect, Identity, TlsError};
-use tokio::net::TcpStream;
+use plenum_base::tls::Identity;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::Input;
+use super::doors::{Doors, Finder, Heard, Stream};
 use crate::core::Event;
 
-/// For connecting and for the handshake, each.
-const DIAL: Duration = Duration::from_secs(5);
 /// For one frame to be taken by the kernel.
 const WRITE: Duration = Duration::from_secs(30);
 /// Messages in one frame at most, so that a frame stays far below its limit.
@@ -33,77 +27,46 @@ pub(crate) enum ToLink {
     HangUp { conn: u64 },
 }
 
-/// Dials until the end. `masters` are `host:port`; names are looked up anew each time.
+/// Dials until the end.
 pub(crate) async fn keep(
-    masters: Vec<String>,
+    doors: Doors,
     identity: Identity,
     inbox: mpsc::Sender<Input>,
     mut outbox: mpsc::UnboundedReceiver<ToLink>,
     shutdown: Shutdown,
 ) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-    let mut next = 0_usize;
+    let mut finder = match Finder::new(doors, &identity) {
+        Ok(finder) => finder,
+        Err(error) => return tracing::error!(%error, "masters cannot be called"),
+    };
     let mut conn = 0_u64;
-    while !shutdown.is_triggered() && !masters.is_empty() {
-        let master = &masters[next % masters.len()];
-        next = next.wrapping_add(1);
-        let dialled = shutdown.until(dial(master, &identity)).await;
-        match dialled {
+    while !shutdown.is_triggered() {
+        match shutdown.until(finder.dial()).await {
             None => return,
-            Some(Err(error)) => tracing::debug!(%master, %error, "cannot reach the master"),
-            Some(Ok(stream)) => {
+            Some(Err(error)) => tracing::debug!(%error, "cannot reach the master"),
+            Some(Ok((stream, master))) => {
                 conn += 1;
                 let began = tokio::time::Instant::now();
-                let why = shutdown.until(talk(stream, conn, &inbox, &mut outbox)).await;
+                let heard = Heard::new();
+                let talk = async {
+                    tokio::select! {
+                        why = talk(stream, conn, &inbox, &mut outbox, &heard) => why,
+                        () = finder.moved(&heard) => "another master leads".to_owned(),
+                    }
+                };
+                let why = shutdown.until(talk).await;
                 let _ = inbox.send(Input::Event(Event::Disconnected { conn })).await;
                 let Some(why) = why else { return };
                 tracing::info!(%master, why, "connection to the master ended");
-                if began.elapsed() > Duration::from_secs(10) {
-                    backoff.reset();
-                    next = next.wrapping_sub(1);
-                }
+                finder.lost(began.elapsed());
             }
         }
-        if !shutdown.sleep(backoff.delay()).await {
+        if !shutdown.sleep(finder.pause()).await {
             return;
         }
         // What was said meanwhile was for a connection that is gone.
         while outbox.try_recv().is_ok() {}
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("no answer in time")]
-    Deadline,
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    #[error("the name has no address")]
-    NoAddress,
-}
-
-type Stream = tokio_rustls::client::TlsStream<TcpStream>;
-
-async fn dial(master: &str, identity: &Identity) -> Result<Stream, DialError> {
-    let config = identity.client_config(Expect::Role("master".to_owned()))?;
-    let connect = async {
-        let mut last = DialError::NoAddress;
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host(master).await?.collect();
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok((stream, address)),
-                Err(error) => last = error.into(),
-            }
-        }
-        Err(last)
-    };
-    let (stream, address) = tokio::time::timeout(DIAL, connect).await.map_err(|_| DialError::Deadline)??;
-    stream.set_nodelay(true)?;
-    let name = ServerName::IpAddress(address.ip().into());
-    let handshake = TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream);
-    Ok(tokio::time::timeout(DIAL, handshake).await.map_err(|_| DialError::Deadline)??)
 }
 
 /// Carries frames both ways until one side ends it; says why.
@@ -112,6 +75,7 @@ async fn talk(
     conn: u64,
     inbox: &mpsc::Sender<Input>,
     outbox: &mut mpsc::UnboundedReceiver<ToLink>,
+    heard: &Heard,
 ) -> String {
     while outbox.try_recv().is_ok() {}
     let (reader, writer) = tokio::io::split(stream);
@@ -122,7 +86,9 @@ async fn talk(
     }
     let listen = async {
         loop {
-            match reader.next().await {
+            let next = reader.next().await;
+            heard.now();
+            match next {
                 Ok(Some(bytes)) => match codec::decode_protobuf::<MasterFrame>(&bytes) {
                     Ok(frame) => {
                         if inbox.send(Input::Event(Event::Master { conn, frame })).await.is_err() {

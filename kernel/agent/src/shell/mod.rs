@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod containers;
+mod doors;
 mod fetching;
 pub(crate) mod gc;
 pub(crate) mod link;
@@ -127,7 +128,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
     // Its port answers; whether a master is there is another matter.
     plenum_base::service::ready();
     let link = tokio::spawn(link::keep(
-        config.masters.clone(),
+        doors::Doors { configured: config.masters.clone(), masters: parts.masters.clone() },
         parts.identity.clone(),
         inbox,
         said,

@@ -204,6 +204,7 @@ fn agent_process() {
                 &folder.join("ca.pem"),
                 read("open") == "yes",
             ),
+            masters: plenum_base::cluster::Masters::fixed(&[]),
             plain: Plain::Loopback,
             listener: tokio::net::TcpListener::bind(("127.0.0.1", config.port)).await.unwrap(),
             runtime: std::sync::Arc::new(NativeRuntime::new(runtime).unwrap()),
