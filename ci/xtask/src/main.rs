@@ -6,10 +6,12 @@ mod edges;
 mod metadata;
 
 use anyhow::{Result, bail};
+use build::{Linking, Profile};
 
 const USAGE: &str = "usage: cargo xtask <command>
 
-  build [--release]   build the shim, then the `plenum` binary that embeds it
+  build [--release] [--static]
+                      build the shim, then the `plenum` binary that embeds it; static: for hosts of any distribution
   shim                build the shim alone and print its path
   edges               check that every crate edge obeys the plan of the house
   docs                check that the map of the code names every crate and no other
@@ -19,11 +21,18 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["build"] => build::binary(build::Profile::Dev).map(|path| println!("{}", path.display())),
-        ["build", "--release"] => {
-            build::binary(build::Profile::Release).map(|path| println!("{}", path.display()))
+        ["build", options @ ..] => {
+            let mut how = (Profile::Dev, Linking::Dynamic);
+            for option in options {
+                match *option {
+                    "--release" => how.0 = Profile::Release,
+                    "--static" => how.1 = Linking::Static,
+                    _ => bail!("{USAGE}"),
+                }
+            }
+            build::binary(how.0, how.1).map(|path| println!("{}", path.display()))
         }
-        ["shim"] => build::shim().map(|path| println!("{}", path.display())),
+        ["shim"] => build::shim(Linking::Dynamic).map(|path| println!("{}", path.display())),
         ["edges"] => edges::check(),
         ["docs"] => docs::check(),
         ["lint"] => {

@@ -18,10 +18,14 @@ pub struct Said {
 }
 
 impl Said {
-    /// The last line of what it complained about, for a sentence.
+    /// The line of what it complained about that says most, for a sentence.
     #[must_use]
     pub fn complaint(&self) -> String {
-        let line = |text: &str| text.trim().lines().last().map(str::to_owned).filter(|line| !line.is_empty());
+        let error = |line: &&str| line.to_ascii_lowercase().contains("error");
+        let line = |text: &str| {
+            let lines = || text.trim().lines().filter(|line| !line.is_empty());
+            lines().find(error).or_else(|| lines().last()).map(str::to_owned)
+        };
         line(&self.err).or_else(|| line(&self.out)).unwrap_or_else(|| "it said nothing".to_owned())
     }
 }

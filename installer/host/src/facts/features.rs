@@ -70,8 +70,8 @@ fn overlay() -> Tried {
 
 fn nftables() -> Tried {
     alone(CloneFlags::CLONE_NEWNET)?;
-    let rules = "table ip probe { chain out { type nat hook output priority -100; ip daddr 11.0.0.1 tcp dport 80 dnat to \
-                 numgen inc mod 2 map { 0 : 10.0.0.1, 1 : 10.0.0.2 } } }";
+    let rules = "table ip probe {\n chain out {\n  type nat hook output priority -100;\n  ip daddr 11.0.0.1 tcp dport 80 dnat to numgen \
+                 inc mod 2 map { 0 : 10.0.0.1, 1 : 10.0.0.2 }\n }\n}\n";
     let said = crate::run::run_with("nft", &["-f", "-"], rules, Duration::from_secs(5));
     match (said.ok, said.code) {
         (true, _) => Ok(()),

@@ -17,24 +17,39 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, String> {
     Ok(runtime.map_err(|error| error.to_string())?.block_on(work))
 }
 
+/// Roles that keep records.
+const WITH_STORE: [Role; 4] = [Role::Identity, Role::Master, Role::Services, Role::Catalog];
+
+/// Identity's settings as they are on this host.
+fn identity(host: &Host) -> Result<plenum_identity::Config, String> {
+    let text = roles::fleet::settings(host, Role::Identity)?;
+    toml::from_str(&text).map_err(|error| error.to_string())
+}
+
 impl Product for Roles {
     fn settings(&self, host: &Host, role: Role) -> Result<String, String> {
         roles::fleet::settings(host, role)
     }
 
     fn bootstrap(&self, host: &Host, user: &str, password: &str) -> Result<(), String> {
-        let _ = (host, user, password);
-        Err("this release has no fleets".to_owned())
+        let config = identity(host)?;
+        let settings = serde_json::to_value(&host.spec.shared).map_err(|error| error.to_string())?;
+        let password = Some(password.to_owned()).filter(|password| !password.is_empty());
+        let first = plenum_identity::First { uid: user.to_owned(), password, settings };
+        let made = wait(plenum_identity::bootstrap_fleet(&config, &first))?;
+        made.map(drop).map_err(|error| error.to_string())
     }
 
     fn has_embedded(&self, host: &Host) -> bool {
-        let _ = host;
-        false
+        let places = host.places();
+        WITH_STORE.into_iter().any(|role| {
+            let file = places.store(role);
+            file.exists() && !plenum_store::moved::marker(&file).exists()
+        })
     }
 
     fn carry_over(&self, host: &Host) -> Result<(), String> {
-        let _ = host;
-        Err("this release has no etcd".to_owned())
+        wait(plenum_identity::carry_over(&identity(host)?))?.map(drop).map_err(|error| error.to_string())
     }
 
     fn remove_network(&self, host: &Host) -> Result<(), String> {
