@@ -134,7 +134,7 @@ impl<'a> Work<'a> {
             let role_units = making.role(role, &host.sockets(role));
             // Masters come and go with the cluster's map, which roles follow: the list they begin with is no reason to start them anew.
             let mut constant = host.clone();
-            constant.spec.masters = Vec::new();
+            constant.spec.masters = vec![constant.spec.address];
             let lasting = product.settings(&constant, role).map_err(HostError::Spec)?;
             let texts: Vec<&str> = role_units.iter().map(|unit| unit.text.as_str()).collect();
             let started_with = files::digest_of(&[&build, &lasting, &texts.join("\n")]);
