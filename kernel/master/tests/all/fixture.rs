@@ -31,9 +31,15 @@ pub struct Cluster {
     pub open: bool,
 }
 
-pub struct Up {
+/// Where a master is.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
     pub http: SocketAddr,
     pub agents: SocketAddr,
+}
+
+pub struct Up {
+    pub at: At,
     running: Running,
     store: Arc<Embedded>,
     shutdown: Shutdown,
@@ -50,12 +56,15 @@ impl Cluster {
     }
 
     pub fn identity(&self, role: &str, name: &str) -> Identity {
-        let name = PeerName::new("test", role, name).expect("a name");
-        let (cert, key) = self
-            .ca
-            .issue_fresh(&name, &[], SystemTime::now(), Duration::from_secs(3600))
-            .expect("a certificate");
+        let (cert, key) = self.issue(role, name);
         Identity::from_pem(self.ca.certificate_pem(), &cert, &key).expect("an identity")
+    }
+
+    pub fn issue(&self, role: &str, name: &str) -> (String, String) {
+        let name = PeerName::new("test", role, name).expect("a name");
+        let issued = self.ca.issue_fresh(&name, &[], SystemTime::now(), Duration::from_secs(3600));
+        let (cert, key) = issued.expect("a certificate");
+        (cert, key)
     }
 
     pub async fn up(&self) -> Up {
@@ -79,7 +88,16 @@ impl Cluster {
         };
         let mut running = start(setup, shutdown.clone()).expect("started");
         soon(running.leads()).await;
-        Up { http: running.http, agents: running.agents, running, store, shutdown }
+        let at = At { http: running.http, agents: running.agents };
+        Up { at, running, store, shutdown }
+    }
+}
+
+impl std::ops::Deref for Up {
+    type Target = At;
+
+    fn deref(&self) -> &At {
+        &self.at
     }
 }
 
@@ -89,7 +107,9 @@ impl Up {
         soon(self.running.ended()).await.expect("an orderly end");
         self.store.close().await.expect("closed");
     }
+}
 
+impl At {
     pub async fn get(&self, path: &str) -> serde_json::Value {
         let reply = Http::ask(self.http, "GET", path, &[], b"").await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
@@ -237,7 +257,7 @@ pub struct Agent {
 
 impl Agent {
     /// Dials in and says hello.
-    pub async fn dial(up: &Up, identity: &Identity, hello: Hello) -> Self {
+    pub async fn dial(up: &At, identity: &Identity, hello: Hello) -> Self {
         let config = identity.client_config(Expect::Role("master".into())).expect("a configuration");
         let io = soon(TcpStream::connect(up.agents)).await.expect("connected");
         let stream =

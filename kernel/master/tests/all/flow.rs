@@ -7,13 +7,13 @@ use plenum_api::mesos::{self, TaskState};
 use plenum_api::resources::Resources;
 use plenum_api::scheduler::{Call, Event, call, event};
 
-use super::fixture::{Agent, Cluster, Http, Up, hello};
+use super::fixture::{Agent, At, Cluster, Http, hello};
 
-struct Framework {
-    stream: Http,
+pub struct Framework {
+    pub stream: Http,
     encoding: Encoding,
     header: String,
-    id: String,
+    pub id: String,
 }
 
 fn info(id: Option<&str>) -> mesos::FrameworkInfo {
@@ -27,7 +27,7 @@ fn info(id: Option<&str>) -> mesos::FrameworkInfo {
 }
 
 impl Framework {
-    async fn subscribe(up: &Up, encoding: Encoding, id: Option<&str>) -> Self {
+    pub async fn subscribe(up: &At, encoding: Encoding, id: Option<&str>) -> Self {
         let call = Call {
             framework_id: id.map(Into::into),
             r#type: Some(call::Type::Subscribe as i32),
@@ -47,7 +47,7 @@ impl Framework {
         this
     }
 
-    async fn next(&mut self, kind: event::Type) -> Event {
+    pub async fn next(&mut self, kind: event::Type) -> Event {
         loop {
             let event: Event = self.stream.record(self.encoding).await.expect("the stream goes on");
             if event.r#type == Some(kind as i32) {
@@ -57,7 +57,7 @@ impl Framework {
         }
     }
 
-    async fn call(&self, up: &Up, kind: call::Type, fill: impl FnOnce(&mut Call)) -> u16 {
+    pub async fn call(&self, up: &At, kind: call::Type, fill: impl FnOnce(&mut Call)) -> u16 {
         let mut call = Call {
             framework_id: Some(self.id.as_str().into()),
             r#type: Some(kind as i32),
@@ -72,7 +72,7 @@ impl Framework {
     }
 }
 
-fn register(id: Option<&str>, tasks: Vec<mesos::Task>) -> agent_message::Kind {
+pub fn register(id: Option<&str>, tasks: Vec<mesos::Task>) -> agent_message::Kind {
     let resources =
         Resources::parse("cpus:4;mem:4096;ports:[31000-32000]", "*").expect("resources").to_mesos();
     let agent_info =
@@ -86,7 +86,7 @@ fn register(id: Option<&str>, tasks: Vec<mesos::Task>) -> agent_message::Kind {
     })
 }
 
-fn update(framework: &str, task: &str, state: TaskState, uuid: u8) -> agent_message::Kind {
+pub fn update(framework: &str, task: &str, state: TaskState, uuid: u8) -> agent_message::Kind {
     let status = mesos::TaskStatus {
         task_id: task.into(),
         state: state as i32,
@@ -102,7 +102,7 @@ fn update(framework: &str, task: &str, state: TaskState, uuid: u8) -> agent_mess
     })
 }
 
-pub async fn join(up: &Up, cluster: &Cluster) -> (Agent, String, plenum_base::tls::Identity) {
+pub async fn join(up: &At, cluster: &Cluster) -> (Agent, String, plenum_base::tls::Identity) {
     let identity = cluster.identity("agent", "node");
     let mut agent = Agent::dial(up, &identity, hello()).await;
     assert!(matches!(agent.hear().await, Some(master_message::Kind::Hello(_))));
@@ -112,7 +112,7 @@ pub async fn join(up: &Up, cluster: &Cluster) -> (Agent, String, plenum_base::tl
     (agent, registered.agent_id.value, identity)
 }
 
-fn launch(agent: &str, offers: &[mesos::Offer]) -> call::Accept {
+pub fn launch(agent: &str, offers: &[mesos::Offer]) -> call::Accept {
     let task = mesos::TaskInfo {
         name: "t".into(),
         task_id: "t".into(),
@@ -134,7 +134,7 @@ fn launch(agent: &str, offers: &[mesos::Offer]) -> call::Accept {
 }
 
 /// Launches one task and sees it run.
-async fn run(up: &Up, agent: &mut Agent, agent_id: &str, framework: &mut Framework) -> mesos::Task {
+pub async fn run(up: &At, agent: &mut Agent, agent_id: &str, framework: &mut Framework) -> mesos::Task {
     let offers = framework.next(event::Type::Offers).await.offers.expect("set").offers;
     assert_eq!(offers[0].agent_id.value, agent_id);
     assert_eq!(
@@ -163,7 +163,7 @@ async fn run(up: &Up, agent: &mut Agent, agent_id: &str, framework: &mut Framewo
     }
 }
 
-async fn get<T: Message>(up: &Up, encoding: Encoding, kind: master::call::Type) -> T {
+async fn get<T: Message>(up: &At, encoding: Encoding, kind: master::call::Type) -> T {
     up.operate(encoding, &master::Call { r#type: Some(kind as i32), ..Default::default() }).await
 }
 
@@ -245,7 +245,7 @@ async fn life(encoding: Encoding) {
     up.down().await;
 }
 
-async fn legacy_sees_the_task(up: &Up, framework: &str, agent: &str) {
+async fn legacy_sees_the_task(up: &At, framework: &str, agent: &str) {
     for path in ["/state", "/master/state", "/master/state.json", "/state.json?_ts=1"] {
         let state = up.get(path).await;
         assert_eq!(state["frameworks"][0]["tasks"][0]["id"], "t", "{path}");

@@ -2,5 +2,6 @@
 
 mod by_hand;
 mod fixture;
+mod fleet;
 mod flow;
 mod hostile;
