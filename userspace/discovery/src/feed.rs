@@ -135,7 +135,7 @@ pub struct Change {
 /// One step. A replica takes the next generation of the epoch it has, or one with everything; anything else means that it missed something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
-    /// Names one life of a publisher.
+    /// Names one term of a publisher; a later one has a higher epoch.
     pub epoch: u64,
     /// Counts the steps of an epoch.
     pub generation: u64,
@@ -145,6 +145,27 @@ pub struct Delta {
     /// What changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+}
+
+/// A line of the stream between a relay and who follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A step.
+    Step(Delta),
+    /// How the relay is; sent first, then each second and whenever it changes.
+    Beat(Beat),
+}
+
+/// How a relay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Whether the publisher is heard here: what comes is the present.
+    pub live: bool,
+    /// The epoch of the last step here.
+    pub epoch: u64,
+    /// The number of the last step here.
+    pub generation: u64,
 }
 
 /// A replica's last state as it lies on disk.

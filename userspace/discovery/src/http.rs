@@ -6,10 +6,13 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use axum::{Json, Router};
+use plenum_base::cluster::Masters;
+use plenum_base::leading::Answer;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use crate::feed::Fact;
+use crate::fleet::Seen;
+use crate::relay::{self, Relay};
 use crate::replica::Shared;
 use crate::replica::core::VipTable;
 use crate::replica::records::{self, Data};
@@ -19,14 +22,17 @@ use crate::replica::records::{self, Data};
 pub struct Site {
     /// Names and tables.
     pub shared: Shared,
-    /// Whether the master's stream is there.
-    pub connected: watch::Receiver<bool>,
+    /// What this process is, and what it hears.
+    pub seen: Seen,
+    /// Who the masters are.
+    pub masters: Masters,
     /// What `/v1/config` shows.
     pub config: Arc<Value>,
 }
 
 /// The routes.
-pub fn router(site: Site) -> Router {
+pub fn router(site: Site, relay: Relay) -> Router {
+    let feed = Router::new().route("/internal/v1/feed", get(relay::feed)).with_state(relay);
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/config", get(config))
@@ -36,7 +42,14 @@ pub fn router(site: Site) -> Router {
         .route("/v1/vips", get(vips))
         .route("/net/v1/vips", get(vips))
         .route("/status", get(status))
+        .route("/leader", get(leader))
         .with_state(site)
+        .merge(feed)
+}
+
+async fn leader(State(site): State<Site>) -> Json<Answer> {
+    let led = site.seen.led.borrow().clone();
+    Json(Answer { leader: led.leader, own: led.own, term: led.term })
 }
 
 async fn version() -> Json<Value> {
@@ -48,7 +61,12 @@ async fn version() -> Json<Value> {
 }
 
 async fn config(State(site): State<Site>) -> Json<Value> {
-    Json((*site.config).clone())
+    let mut config = (*site.config).clone();
+    if let Some(object) = config.as_object_mut() {
+        let masters: Vec<String> = site.masters.list().iter().map(ToString::to_string).collect();
+        object.insert("masters".to_owned(), json!(masters));
+    }
+    Json(config)
 }
 
 fn plain(name: &str) -> String {
@@ -141,12 +159,18 @@ async fn vips(State(site): State<Site>) -> Json<Value> {
 }
 
 async fn status(State(site): State<Site>) -> Json<Value> {
-    let connected = *site.connected.borrow();
+    let connected = *site.seen.connected.borrow();
+    let mode = format!("{:?}", *site.seen.mode.borrow()).to_ascii_lowercase();
+    let leader = site.seen.led.borrow().leader.clone();
+    let live = site.shared.is_live();
     let replica = site.shared.read();
     let (epoch, generation) = replica.step();
     let tasks = replica.facts().keys().filter(|key| key.starts_with("task/")).count();
     Json(json!({
         "connected": connected,
+        "mode": mode,
+        "live": live,
+        "publisher": leader,
         "epoch": epoch,
         "generation": generation,
         "tasks": tasks,

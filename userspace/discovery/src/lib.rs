@@ -2,19 +2,26 @@
 //!
 //! The [`publisher`] turns the master's events into numbered changes of facts ([`feed`]); the node's [`replica`] derives names and tables from
 //! them, keeps them on disk and goes on with the last known ones when everything else is away; [`dns`] answers lookups; [`http`] speaks the API
-//! of Mesos-DNS. Publisher and replica share one process on a single machine; what goes between them is a wire format.
+//! of Mesos-DNS. On a single machine publisher and replica share one process. In a fleet ([`fleet`]) the publishers on the masters elect one of
+//! them ([`lead`]), every master relays what it tells ([`relay`]), and every other host follows a relay ([`follow`]).
 //!
-//! Sockets: `http`, `dns-udp`, `dns-tcp`, and `replica` (a Unix socket for the balancer).
+//! Sockets: `http`, `dns-udp`, `dns-tcp` (these two once for each address, in the order of the settings), and `replica` (a Unix socket for the
+//! balancer). The node's agent tells deaths on a Unix datagram socket ([`deaths`]).
 
+pub mod deaths;
 pub mod dns;
 pub mod feed;
+pub mod fleet;
+pub mod follow;
 pub mod http;
+pub mod lead;
 pub mod names;
 pub mod publisher;
 pub mod range;
+pub mod relay;
 pub mod replica;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +32,13 @@ use plenum_base::places::{Instance, Places, Role};
 use plenum_base::service::Shutdown;
 use plenum_base::tls::TlsError;
 use plenum_base::{files, sockets};
-use plenum_sdk::operator::Operator;
+use plenum_store::StoreSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
 
 use crate::dns::answer::Site;
 use crate::dns::forward::{self, Forwarder};
-use crate::feed::{Fact, Facts};
+use crate::fleet::Seen;
 use crate::range::Range;
 use crate::replica::{Shared, disk};
 
@@ -42,10 +48,14 @@ use crate::replica::{Shared, disk};
 pub struct Config {
     /// What every role has.
     pub component: ComponentSettings,
-    /// The masters' base addresses.
+    /// The masters' base addresses on a single machine; those of a fleet are told by its map.
     pub masters: Vec<String>,
+    /// Where the publishers of a fleet elect one of them.
+    pub store: StoreSettings,
     /// Where DNS is served, over UDP and TCP, unless sockets are handed over.
     pub dns: SocketAddr,
+    /// Where else DNS is served, such as the host's own address. What cannot be had yet is tried again.
+    pub dns_also: Vec<SocketAddr>,
     /// The range from which virtual addresses are taken.
     pub range: Range,
     /// How long clients may keep answers, in seconds.
@@ -56,6 +66,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// The Unix socket on which the balancer reads tables.
     pub socket: PathBuf,
+    /// The Unix datagram socket on which the node's agent tells deaths.
+    pub deaths: PathBuf,
 }
 
 impl Config {
@@ -66,12 +78,15 @@ impl Config {
         Self {
             component: ComponentSettings::at(places, Role::Discovery),
             masters: vec![format!("https://{}", places.address(Role::Master))],
+            store: StoreSettings::default(),
             dns: places.dns(),
+            dns_also: Vec::new(),
             range: Range::new(base, bits).expect("a place's range has a sensible size"),
             ttl_seconds: 5,
             resolvers: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             socket: places.run.join("replica.sock"),
+            deaths: places.run.join("deaths.sock"),
         }
     }
 
@@ -79,18 +94,6 @@ impl Config {
     #[must_use]
     pub fn copy(&self) -> PathBuf {
         self.component.data.join("copy.json")
-    }
-
-    /// The masters as facts. Which of several leads is told by none of them here: the first is taken to.
-    fn master_facts(&self) -> Facts {
-        let mut facts = Facts::new();
-        for (number, url) in self.masters.iter().enumerate() {
-            let place = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            let Ok(place) = place.trim_end_matches('/').parse::<SocketAddr>() else { continue };
-            let fact = Fact::Master { address: place.ip(), port: place.port(), leads: number == 0 };
-            facts.insert(format!("master/{number}"), fact);
-        }
-        facts
     }
 }
 
@@ -105,6 +108,7 @@ impl Settings for Config {
         if self.masters.is_empty() {
             problems.push("masters is empty; name at least one, such as https://127.88.0.1:5050".to_owned());
         }
+        problems.extend(self.store.problems());
         if self.ttl_seconds > 3600 {
             problems.push(format!("ttl_seconds is {}; give at most 3600", self.ttl_seconds));
         }
@@ -138,6 +142,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), DiscoveryErro
     serve_dns(&config, &shared, &shutdown)?;
     let listener = sockets::unix("replica", &config.socket)?;
     tokio::spawn(replica::socket::serve(listener, shared.clone(), config.range, shutdown.clone()));
+    let told = deaths::bind(&config.deaths)?;
+    tokio::spawn(deaths::hear(told, shared.clone(), shutdown.clone()));
     let keep = tokio::spawn(disk::keep(shared.clone(), config.copy(), shutdown.clone()));
     let served = cluster(&config, &shared, &shutdown).await;
     if served.is_ok() {
@@ -148,16 +154,40 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), DiscoveryErro
 }
 
 fn serve_dns(config: &Config, shared: &Shared, shutdown: &Shutdown) -> std::io::Result<()> {
-    let udp = sockets::udp("dns-udp", config.dns)?;
-    let tcp = sockets::tcp("dns-tcp", config.dns)?;
-    let own = udp.local_addr()?.ip();
+    let sockets = (sockets::udp("dns-udp", config.dns)?, sockets::tcp("dns-tcp", config.dns)?);
+    let first = sockets.0.local_addr()?.ip();
+    let own: Vec<IpAddr> = config.dns_also.iter().map(SocketAddr::ip).chain([first]).collect();
     let given = config.resolvers.clone();
     let resolvers = if given.is_empty() { forward::resolvers(&config.resolv_conf) } else { given };
-    let site = Site { ttl: config.ttl_seconds, server: own };
-    let server = dns::Server::new(shared.clone(), site, Forwarder::new(resolvers, own));
-    tokio::spawn(server.clone().udp(udp, shutdown.clone()));
-    tokio::spawn(server.tcp(tcp, shutdown.clone()));
+    let forwarder = Forwarder::new(resolvers, &own);
+    let server = |address: IpAddr| {
+        let site = Site { ttl: config.ttl_seconds, server: address };
+        dns::Server::new(shared.clone(), site, forwarder.clone())
+    };
+    server(first).serve(sockets, shutdown);
+    for address in config.dns_also.clone() {
+        let (server, shutdown) = (server(address.ip()), shutdown.clone());
+        tokio::spawn(serve_dns_also(address, server, shutdown));
+    }
     Ok(())
+}
+
+/// An address that is not there yet (a network that comes up later) must not keep the others from answering.
+async fn serve_dns_also(address: SocketAddr, server: dns::Server, shutdown: Shutdown) {
+    let mut said = false;
+    loop {
+        let bound = sockets::udp("dns-udp", address).and_then(|udp| Ok((udp, sockets::tcp("dns-tcp", address)?)));
+        match bound {
+            Ok(sockets) => return server.serve(sockets, &shutdown),
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::warn!(%error, "names are not answered there; trying on");
+            }
+            Err(_) => {}
+        }
+        if !shutdown.sleep(Duration::from_secs(2)).await {
+            return;
+        }
+    }
 }
 
 /// What needs a certificate: the master's stream and the HTTP API.
@@ -176,18 +206,12 @@ async fn cluster(config: &Config, shared: &Shared, shutdown: &Shutdown) -> Resul
             return Ok(());
         }
     };
-    let (to, from) = mpsc::channel(64);
-    let (_deaths, deaths) = mpsc::channel(64);
-    let (connected, connection) = watch::channel(false);
-    let operator = Operator::new(component.client(Role::Master)?, config.masters.clone());
-    let epoch = u64::from_be_bytes(rand::random()) >> 11;
-    let last = shared.copy().facts;
-    let core = publisher::core::Core::new(epoch, config.range, config.master_facts(), last);
-    tokio::spawn(publisher::run(operator, core, to, deaths, connected, shutdown.clone()));
-    tokio::spawn(replica::follow(shared.clone(), from, shutdown.clone()));
+    let seen = Seen::new();
+    let (masters, own) = (component.masters.clone(), shutdown.clone());
+    let work =
+        tokio::spawn(fleet::run(config.clone(), shared.clone(), component.clone(), seen.clone(), own));
     let about = json!({
         "domain": "mesos",
-        "masters": config.masters,
         "listener": config.dns.ip().to_string(),
         "port": config.dns.port(),
         "ttl": config.ttl_seconds,
@@ -199,7 +223,13 @@ async fn cluster(config: &Config, shared: &Shared, shutdown: &Shutdown) -> Resul
         "IPSources": ["host", "netinfo"],
         "recurseOn": true,
     });
-    let site = http::Site { shared: shared.clone(), connected: connection, config: Arc::new(about) };
-    let router = component.authenticated(http::router(site));
-    Ok(component.serve(router).await?)
+    let site = http::Site { shared: shared.clone(), seen, masters, config: Arc::new(about) };
+    let relay = relay::Relay { shared: shared.clone(), shutdown: shutdown.clone() };
+    let router = component.authenticated(http::router(site, relay));
+    component.serve(router).await?;
+    // Whoever publishes steps down, so that another one takes over at once.
+    match work.await {
+        Ok(done) => done,
+        Err(_) => Ok(()),
+    }
 }

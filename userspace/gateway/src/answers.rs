@@ -38,6 +38,24 @@ impl Failure {
         Self::new(StatusCode::BAD_GATEWAY, "BROKEN", message)
     }
 
+    /// The leader was lost before it answered, and the request cannot be repeated by us.
+    pub fn lost(who: &str) -> Self {
+        let message = format!(
+            "{who} was lost before it answered, and another one takes over; whether the request was carried out is not known. Look, then repeat it; \
+             a request with the header Idempotency-Key is repeated for you and applied once"
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "LEADER_LOST", message)
+    }
+
+    /// Nobody leads.
+    pub fn leaderless(who: &str) -> Self {
+        let message = format!(
+            "none of the masters leads as {who} at the moment, so nothing is changed or told; what runs goes on. Try again in a moment; \
+             `plenum cluster status` shows what is missing if it stays so"
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "NO_LEADER", message)
+    }
+
     /// The component did not answer in time.
     pub fn late(who: &str) -> Self {
         let message = format!("{who} did not answer in time; see its log if this happens again");

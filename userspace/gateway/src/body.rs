@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body as Incoming;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use plenum_base::client::BoxError;
@@ -55,9 +55,32 @@ impl Lent {
         }))
     }
 
+    /// Reads it to its end. `None` when nothing came for `stall`, or when it broke off or the limit ([`Lent::broke_off`], [`Lent::too_large`]).
+    pub async fn gather(&self, stall: Duration) -> Option<Bytes> {
+        let mut own = self.clone();
+        let mut all = BytesMut::new();
+        loop {
+            let next = std::future::poll_fn(|cx| Pin::new(&mut own).poll_frame(cx));
+            match tokio::time::timeout(stall, next).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        all.extend_from_slice(&data);
+                    }
+                }
+                Ok(None) => return Some(all.freeze()),
+                Ok(Some(Err(_))) | Err(_) => return None,
+            }
+        }
+    }
+
     /// Whether another attempt can send it.
     pub fn is_whole(&self) -> bool {
         !self.0.touched.load(Ordering::Relaxed) || self.is_empty()
+    }
+
+    /// Whether somebody began to read it, which happens once there is a connection.
+    pub fn is_touched(&self) -> bool {
+        self.0.touched.load(Ordering::Relaxed)
     }
 
     fn is_empty(&self) -> bool {

@@ -2,6 +2,7 @@
 //! that carries none shows none either, so that nobody is ever taken for the gateway itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use plenum_base::client::Client;
 use plenum_base::component::Component;
@@ -14,6 +15,13 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
+use crate::route::Target;
+
+/// How long a master has to take a connection: one that is switched off must not hold requests up, another one may be there.
+const MASTER: Duration = Duration::from_millis(500);
+/// The same for nodes and what runs there; longer than it takes to send a lost packet anew.
+const NODE: Duration = Duration::from_millis(1500);
+
 /// Clients for one role.
 #[derive(Debug, Clone)]
 pub struct Pair {
@@ -24,16 +32,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    fn new(component: &Component, role: Role) -> Result<Self, TlsError> {
-        let expect = Expect::Role(role.as_str().to_owned());
-        let mut config = component.identity.client_config(expect)?;
-        config.client_auth_cert_resolver = Arc::new(NoCertificate);
-        Ok(Self { known: component.client(role)?, nameless: Client::with_tls(config) })
-    }
-
-    /// The one to use for a relay with or without credentials.
-    pub fn of(&self, with_credentials: bool) -> &Client {
-        if with_credentials { &self.known } else { &self.nameless }
+    fn new(component: &Component, role: Role, connect: Duration) -> Result<Self, TlsError> {
+        let config = component.identity.client_config(Expect::Role(role.as_str().to_owned()))?;
+        let known = Client::with_tls_within(config.clone(), connect);
+        let mut nameless = config;
+        nameless.client_auth_cert_resolver = Arc::new(NoCertificate);
+        Ok(Self { known, nameless: Client::with_tls_within(nameless, connect) })
     }
 }
 
@@ -57,18 +61,32 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// The one for a target, for a relay with or without credentials.
+    pub fn of(&self, target: &Target, with_credentials: bool) -> &Client {
+        let pair = match target {
+            Target::Identity => &self.identity,
+            Target::Master => &self.master,
+            Target::Services => &self.services,
+            Target::Catalog => &self.catalog,
+            Target::Discovery => &self.discovery,
+            Target::Agent(_) => &self.agent,
+            Target::Service { .. } | Target::Framework(_) => return &self.foreign,
+        };
+        if with_credentials { &pair.known } else { &pair.nameless }
+    }
+
     /// Makes them.
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn new(component: &Component) -> Result<Self, TlsError> {
         Ok(Self {
-            identity: Pair::new(component, Role::Identity)?,
-            master: Pair::new(component, Role::Master)?,
-            services: Pair::new(component, Role::Services)?,
-            catalog: Pair::new(component, Role::Catalog)?,
-            discovery: Pair::new(component, Role::Discovery)?,
-            agent: Pair::new(component, Role::Agent)?,
+            identity: Pair::new(component, Role::Identity, MASTER)?,
+            master: Pair::new(component, Role::Master, MASTER)?,
+            services: Pair::new(component, Role::Services, MASTER)?,
+            catalog: Pair::new(component, Role::Catalog, MASTER)?,
+            discovery: Pair::new(component, Role::Discovery, MASTER)?,
+            agent: Pair::new(component, Role::Agent, NODE)?,
             foreign: foreign()?,
         })
     }
@@ -83,7 +101,7 @@ fn foreign() -> Result<Client, TlsError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
-    Ok(Client::with_tls(config))
+    Ok(Client::with_tls_within(config, NODE))
 }
 
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use plenum_base::client::{Client, ClientError};
+use plenum_base::leading::Leading;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -38,19 +39,19 @@ pub struct Directory {
     /// When the frameworks were asked for; the lock lets one ask at a time.
     frameworks: tokio::sync::Mutex<Option<Instant>>,
     master: Client,
-    master_url: String,
+    leading: Leading,
 }
 
 impl Directory {
     /// Knows nothing yet.
-    pub fn new(master: Client, master_url: String) -> Self {
+    pub fn new(master: Client, leading: Leading) -> Self {
         Self {
             table: RwLock::default(),
             changes: watch::channel(0).0,
             agents: Mutex::default(),
             frameworks: tokio::sync::Mutex::default(),
             master,
-            master_url,
+            leading,
         }
     }
 
@@ -81,9 +82,7 @@ impl Directory {
             _ => {}
         }
         // An id has passed the router: nothing in it needs encoding.
-        let url = format!("{}/slaves?slave_id={id}", self.master_url);
-        let answer: Value =
-            self.master.get(&url).deadline(DEADLINE).send().await?.success().await?.json().await?;
+        let answer = self.ask_master(&format!("/slaves?slave_id={id}")).await?;
         let found = agent_address(&answer, id);
         let known = match &found {
             Some(address) => Known::At(address.clone()),
@@ -95,6 +94,26 @@ impl Directory {
         }
         agents.insert(id.to_owned(), known);
         Ok(found)
+    }
+
+    /// Asks the leading master; gives up at once when another one leads.
+    async fn ask_master(&self, path: &str) -> Result<Value, ClientError> {
+        let base = self.leading.place();
+        let url = format!("{base}{path}");
+        let call = async {
+            self.master.get(&url).deadline(DEADLINE).send().await?.success().await?.json::<Value>().await
+        };
+        let answered = tokio::select! {
+            answered = call => answered,
+            () = self.leading.moved_from(&base) => {
+                let reason = "it leads no longer".to_owned();
+                Err(ClientError::Transport { url: url.clone(), reason, connect: false })
+            }
+        };
+        if answered.is_err() {
+            self.leading.look();
+        }
+        answered
     }
 
     /// Forgets an agent's address: nobody answered there.
@@ -109,11 +128,7 @@ impl Directory {
             return false;
         }
         *asked = Some(Instant::now());
-        let url = format!("{}/state-summary", self.master_url);
-        let call = async {
-            self.master.get(&url).deadline(DEADLINE).send().await?.success().await?.json::<Value>().await
-        };
-        match call.await {
+        match self.ask_master("/state-summary").await {
             Ok(answer) => {
                 self.change(|table| table.put_frameworks(&answer));
                 true

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plenum_base::client::{Client, ClientError, Stream};
+use plenum_base::leading::Leading;
 use plenum_base::retry::Backoff;
 use plenum_base::service::Shutdown;
 use serde_json::Value;
@@ -31,13 +32,24 @@ const KINDS: [&str; 9] = [
 ];
 
 /// Follows until `shutdown`.
-pub async fn follow(directory: Arc<Directory>, client: Client, base: String, shutdown: Shutdown) {
+pub async fn follow(directory: Arc<Directory>, client: Client, leading: Leading, shutdown: Shutdown) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let follower = Follower { directory, client, base };
     loop {
-        let Some(ended) = shutdown.until(follower.once(&mut backoff)).await else { return };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "the service scheduler's events cannot be followed; trying again");
+        let base = leading.place();
+        let follower = Follower { directory: Arc::clone(&directory), client: client.clone(), base };
+        tokio::select! {
+            () = shutdown.wait() => return,
+            // A leader that was switched off says nothing, not even that it is gone.
+            () = leading.moved_from(&follower.base) => {
+                backoff.reset();
+                continue;
+            }
+            ended = follower.once(&mut backoff) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "the service scheduler's events cannot be followed; trying again");
+                }
+                leading.look();
+            }
         }
         if !shutdown.sleep(backoff.delay()).await {
             return;

@@ -4,6 +4,7 @@
 mod answers;
 mod body;
 mod clients;
+mod cluster;
 mod directory;
 mod door;
 mod follow;
@@ -12,6 +13,7 @@ mod pages;
 pub mod path;
 mod proxy;
 pub mod route;
+mod status;
 pub mod table;
 mod upgrade;
 
@@ -30,10 +32,12 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::clients::Clients;
+use crate::cluster::{Addresses, Cluster};
 use crate::directory::Directory;
 use crate::door::Door;
 use crate::pages::Pages;
-use crate::proxy::{Addresses, Bounds, Proxy};
+use crate::proxy::{Bounds, Proxy};
+use crate::status::Overview;
 
 /// The gateway's settings. `component.listen` is the plain port (socket `http`); both ports tell TLS from plain HTTP by the first byte.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -68,6 +72,8 @@ pub struct Config {
     pub stall_seconds: u64,
     /// Seconds for which a component or service that cannot be reached is waited for.
     pub patience_seconds: u64,
+    /// Seconds for which a new leader is waited for in a fleet, where that is longer.
+    pub failover_seconds: u64,
     /// Whether installed services see their callers' tokens, as in DC/OS. Passwords they never see.
     pub tokens_to_services: bool,
 }
@@ -92,6 +98,7 @@ impl Config {
             head_seconds: 60,
             stall_seconds: 600,
             patience_seconds: 5,
+            failover_seconds: 10,
             tokens_to_services: true,
         }
     }
@@ -112,6 +119,7 @@ impl Config {
             head: Duration::from_secs(self.head_seconds),
             stall: Duration::from_secs(self.stall_seconds),
             patience: Duration::from_secs(self.patience_seconds),
+            failover: Duration::from_secs(self.failover_seconds),
             body: self.body_bytes,
             service_body: self.service_body_bytes,
             tokens_to_services: self.tokens_to_services,
@@ -132,8 +140,12 @@ impl Settings for Config {
                 problems.push(format!("{name} is {value}; give 1 to 86400"));
             }
         }
-        if self.patience_seconds > 600 {
-            problems.push(format!("patience_seconds is {}; give at most 600", self.patience_seconds));
+        for (name, value) in
+            [("patience_seconds", self.patience_seconds), ("failover_seconds", self.failover_seconds)]
+        {
+            if value > 600 {
+                problems.push(format!("{name} is {value}; give at most 600"));
+            }
         }
         let addresses = self.addresses();
         let all = [
@@ -188,11 +200,12 @@ pub async fn run_on(
 ) -> Result<(), GatewayError> {
     let component = Component::start(config.component.clone(), &shutdown)?;
     let clients = Clients::new(&component)?;
-    let addresses = config.addresses();
-    let directory = Arc::new(Directory::new(clients.master.known.clone(), addresses.master.clone()));
-    let (following, source) = (clients.services.known.clone(), addresses.services.clone());
-    tokio::spawn(follow::follow(Arc::clone(&directory), following, source, shutdown.clone()));
-    let proxy = Proxy::new(clients, addresses, directory, config.bounds(), shutdown.clone());
+    let cluster = Cluster::follow(&component, &clients, config.addresses());
+    let directory = Arc::new(Directory::new(clients.master.known.clone(), cluster.master.clone()));
+    let (following, leading) = (clients.services.known.clone(), cluster.services.clone());
+    tokio::spawn(follow::follow(Arc::clone(&directory), following, leading, shutdown.clone()));
+    let overview = Overview::new(&component, &clients, cluster.clone())?;
+    let proxy = Proxy::new(clients, cluster, directory, config.bounds(), shutdown.clone());
     let door = Door {
         authenticator: Arc::clone(&component.authenticator),
         proxy,
@@ -200,6 +213,7 @@ pub async fn run_on(
             release: config.release.clone(),
             address: config.public_address.unwrap_or(config.component.listen.ip()),
             ca: config.component.ca.clone(),
+            overview,
         },
         tls_port: config.redirect_to_tls.then(|| config.listen_tls.port()),
         open: config.component.open,

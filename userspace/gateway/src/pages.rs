@@ -10,17 +10,19 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use plenum_base::auth::Authenticator;
 use plenum_base::client::Client;
+use plenum_base::places::Role;
 use serde_json::{Value, json};
 
 use crate::answers::{Failure, frame, html};
 use crate::proxy::Proxy;
 use crate::route::Page;
+use crate::status::Overview;
 
 /// How long a component has to show that it is there.
 const PROBE: Duration = Duration::from_secs(2);
 
 /// What the documents say.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Pages {
     /// The release of DC/OS whose interfaces are spoken.
     pub release: String,
@@ -28,6 +30,8 @@ pub struct Pages {
     pub address: IpAddr,
     /// The CA's certificate.
     pub ca: PathBuf,
+    /// Knows how the whole cluster is.
+    pub overview: Overview,
 }
 
 impl Pages {
@@ -59,6 +63,12 @@ impl Pages {
                 "plenum": {"package_version": env!("CARGO_PKG_VERSION"), "dcos_release": self.release},
             })),
             Page::Health => json_reply(&self.health(proxy).await),
+            Page::HealthUnits => json_reply(&crate::status::units(&*self.overview.look().await)),
+            Page::HealthNodes => json_reply(&crate::status::nodes(&*self.overview.look().await)),
+            Page::Status => match serde_json::to_value(&*self.overview.look().await) {
+                Ok(value) => json_reply(&value),
+                Err(_) => Failure::unreachable("the cluster's status").answer(headers),
+            },
         }
     }
 
@@ -78,15 +88,18 @@ impl Pages {
 
     /// How the components are: one that answers anything is there.
     async fn health(&self, proxy: &Proxy) -> Value {
-        let (clients, at) = (&proxy.clients, &proxy.addresses);
+        let clients = &proxy.clients;
         let all = [
-            ("identity", &clients.identity.known, &at.identity),
-            ("master", &clients.master.known, &at.master),
-            ("services", &clients.services.known, &at.services),
-            ("catalog", &clients.catalog.known, &at.catalog),
-            ("discovery", &clients.discovery.known, &at.discovery),
+            (Role::Identity, &clients.identity.known),
+            (Role::Master, &clients.master.known),
+            (Role::Services, &clients.services.known),
+            (Role::Catalog, &clients.catalog.known),
+            (Role::Discovery, &clients.discovery.known),
         ];
-        let units = all.map(|(name, client, base)| unit(name, client.clone(), base.clone()));
+        let units = all.map(|(role, client)| {
+            let base = proxy.cluster.of(role).into_iter().next().unwrap_or_default();
+            unit(role.as_str(), client.clone(), base)
+        });
         let mut units: Vec<Value> = futures_util::future::join_all(units).await;
         units.push(unit_value("gateway", Ok(())));
         json!({

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -13,11 +14,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use plenum_base::client::{CallBody, Client, ClientError};
+use plenum_base::leading::{Leader, Leading};
 use plenum_base::service::Shutdown;
 
 use crate::answers::Failure;
 use crate::body::Lent;
 use crate::clients::Clients;
+use crate::cluster::{self, Cluster};
 use crate::directory::Directory;
 use crate::headers::{self, Naming, Origin};
 use crate::route::{Relay, Target};
@@ -33,6 +36,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longer than any call: the watch over progress ends calls, not the client's own deadline.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Bodies up to this size are held until the leader has answered, so that they can be sent to the next one.
+const HELD: u64 = 4 << 20;
+/// How many redirects between masters one request follows without waiting.
+const HOPS: u32 = 3;
+
 /// Bounds of a relay.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -42,6 +50,8 @@ pub struct Bounds {
     pub stall: Duration,
     /// How long a target that cannot be reached is waited for.
     pub patience: Duration,
+    /// How long another leader is waited for, in a fleet.
+    pub failover: Duration,
     /// Bytes of a body to a component.
     pub body: u64,
     /// Bytes of a body to an installed service.
@@ -50,28 +60,13 @@ pub struct Bounds {
     pub tokens_to_services: bool,
 }
 
-/// Addresses of the components, without a slash at the end.
-#[derive(Debug, Clone)]
-pub struct Addresses {
-    /// Identity.
-    pub identity: String,
-    /// The master.
-    pub master: String,
-    /// The service scheduler.
-    pub services: String,
-    /// The catalog.
-    pub catalog: String,
-    /// Discovery.
-    pub discovery: String,
-}
-
 /// Relays requests.
 #[derive(Debug)]
 pub struct Proxy {
     /// Clients.
     pub clients: Clients,
-    /// Components.
-    pub addresses: Addresses,
+    /// Where components are.
+    pub cluster: Cluster,
     /// What is known of services, agents and frameworks.
     pub directory: Arc<Directory>,
     /// Bounds.
@@ -101,6 +96,8 @@ struct Place {
     base: String,
     /// For remembering that nobody was there.
     id: String,
+    /// Who led when it was chosen.
+    known: Option<Leader>,
 }
 
 /// How an attempt failed.
@@ -113,18 +110,22 @@ enum Miss {
     Late,
     /// The request cannot be formed.
     Unformed,
+    /// Another one leads meanwhile.
+    Moved,
+    /// It does not lead, and did nothing; perhaps it knows who does.
+    Standby(Option<String>),
 }
 
 impl Proxy {
     /// Makes one.
     pub fn new(
         clients: Clients,
-        addresses: Addresses,
+        cluster: Cluster,
         directory: Arc<Directory>,
         bounds: Bounds,
         shutdown: Shutdown,
     ) -> Self {
-        Self { clients, addresses, directory, bounds, shutdown, suspects: Mutex::default() }
+        Self { clients, cluster, directory, bounds, shutdown, suspects: Mutex::default() }
     }
 
     /// Relays a request. `again` decides anew where a changed table may change the target.
@@ -147,6 +148,8 @@ impl Proxy {
         let wants = websocket && head.method == Method::GET && headers::wants_websocket(&head.headers);
         let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| wants);
         headers::to_upstream(&mut head.headers, &asked.origin);
+        let fleet = self.cluster.leading(&first.target).is_some_and(Leading::is_fleet);
+        let patience = if fleet { self.bounds.patience.max(self.bounds.failover) } else { self.bounds.patience };
         let mut run = Run {
             proxy: self,
             body: Lent::new(asked.body, limit),
@@ -155,9 +158,13 @@ impl Proxy {
             origin: asked.origin,
             authorization: asked.authorization.filter(|value| !foreign || self.may_see(value)),
             upgrade,
-            until: Instant::now() + self.bounds.patience,
+            until: Instant::now() + patience,
             breaks: 0,
+            hops: 0,
+            fleet,
+            held: None,
         };
+        run.hold(&first.target).await?;
         let mut changes = self.directory.changes();
         let mut relay = first;
         loop {
@@ -166,7 +173,8 @@ impl Proxy {
                 return Ok(response);
             }
             if Instant::now() >= run.until {
-                return Err(Failure::unreachable(&name(&relay.target)));
+                let who = name(&relay.target);
+                return Err(if run.fleet { Failure::leaderless(&who) } else { Failure::unreachable(&who) });
             }
             // A target that comes back, or another instance of it, is noticed at once; everything else is looked at again soon.
             let _ = tokio::time::timeout(PAUSE, changes.changed()).await;
@@ -191,17 +199,23 @@ impl Proxy {
         caller: &str,
     ) -> Result<Vec<Place>, Failure> {
         let one = |client: &Client, base: &str| {
-            Ok(vec![Place { client: client.clone(), base: base.to_owned(), id: base.to_owned() }])
+            Ok(vec![Place { client: client.clone(), base: base.to_owned(), id: base.to_owned(), known: None }])
         };
+        let client = self.clients.of(target, with_credentials);
         match target {
-            Target::Identity => one(self.clients.identity.of(with_credentials), &self.addresses.identity),
-            Target::Master => one(self.clients.master.of(with_credentials), &self.addresses.master),
-            Target::Services => one(self.clients.services.of(with_credentials), &self.addresses.services),
-            Target::Catalog => one(self.clients.catalog.of(with_credentials), &self.addresses.catalog),
-            Target::Discovery => one(self.clients.discovery.of(with_credentials), &self.addresses.discovery),
-            Target::Framework(origin) => one(&self.clients.foreign, origin),
+            Target::Master | Target::Services | Target::Identity | Target::Catalog | Target::Discovery => {
+                let known = self.cluster.leading(target).and_then(Leading::leader);
+                let mut bases = self.cluster.places(target);
+                if self.cluster.leading(target).is_none() {
+                    let (now, suspects) = (Instant::now(), self.suspects.lock());
+                    bases.sort_by_key(|base| suspects.get(base).is_some_and(|until| now < *until));
+                }
+                let place = |base: String| Place { client: client.clone(), id: base.clone(), base, known: known.clone() };
+                Ok(bases.into_iter().map(place).collect())
+            }
+            Target::Framework(origin) => one(client, origin),
             Target::Agent(id) => match self.directory.agent(id).await {
-                Ok(Some(address)) => one(self.clients.agent.of(with_credentials), &address),
+                Ok(Some(address)) => one(client, &address),
                 Ok(None) => {
                     let message =
                         format!("the master knows no agent {id}; `plenum node list` shows those it knows");
@@ -217,12 +231,13 @@ impl Proxy {
                 order(&mut instances, caller, |one| suspects.get(&one.id).is_some_and(|until| now < *until));
                 let scheme = if *secure { "https" } else { "http" };
                 let place = |one: crate::table::Instance| Place {
-                    client: self.clients.foreign.clone(),
+                    client: client.clone(),
                     base: match one.host.contains(':') {
                         true => format!("{scheme}://[{}]:{}", one.host, one.port),
                         false => format!("{scheme}://{}:{}", one.host, one.port),
                     },
                     id: one.id,
+                    known: None,
                 };
                 Ok(instances.into_iter().map(place).collect())
             }
@@ -248,39 +263,59 @@ struct Run<'a> {
     upgrade: Option<OnUpgrade>,
     until: Instant,
     breaks: u32,
+    hops: u32,
+    /// Whether it goes to a leader that others stand in for.
+    fleet: bool,
+    /// The body, where it was read in advance.
+    held: Option<Bytes>,
 }
 
 impl Run<'_> {
+    /// Reads a small body in advance where the one who gets it may be lost: it can be sent to the next one then.
+    async fn hold(&mut self, target: &Target) -> Result<(), Failure> {
+        let led = self.proxy.cluster.leading(target).is_some();
+        let size = self.body.size_hint().exact();
+        let wanted = led && (self.fleet || self.has_key()) && !self.body.ended();
+        if !wanted || size.is_none_or(|size| size > HELD) {
+            return Ok(());
+        }
+        self.held = self.body.gather(self.proxy.bounds.stall).await;
+        match (&self.held, self.check_body()) {
+            (_, Err(failure)) => Err(failure),
+            (None, Ok(())) => Err(body_late()),
+            (Some(_), Ok(())) => Ok(()),
+        }
+    }
+
+    fn check_body(&self) -> Result<(), Failure> {
+        if self.body.too_large() {
+            return Err(too_large(self.limit));
+        }
+        if self.body.broke_off() {
+            let message = "the request's body broke off or is not framed as HTTP wants it; send it whole";
+            return Err(Failure::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
+        }
+        Ok(())
+    }
+
     /// Tries each place once; `None` when nobody was there.
     async fn round(&mut self, relay: &Relay) -> Result<Option<Response>, Failure> {
         let caller = self.origin.remote.map(|ip| ip.to_string()).unwrap_or_default();
         let places = self.proxy.places(&relay.target, self.authorization.is_some(), &caller).await?;
-        let who = name(&relay.target);
-        for place in places {
+        let mut places: std::collections::VecDeque<Place> = places.into();
+        while let Some(place) = places.pop_front() {
             let missed = match self.attempt(relay, &place).await {
                 Ok(response) => return self.finish(relay, &place, response).map(Some),
                 Err(missed) => missed,
             };
-            if self.body.too_large() {
-                return Err(too_large(self.limit));
+            self.check_body()?;
+            if let Some(base) = self.after(relay, missed)? {
+                places.push_front(Place { id: base.clone(), base, ..place });
+                continue;
             }
-            if self.body.broke_off() {
-                let message = "the request's body broke off or is not framed as HTTP wants it; send it whole";
-                return Err(Failure::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
-            }
-            match missed {
-                Miss::Late if self.body.ended() => return Err(Failure::late(&who)),
-                Miss::Late => {
-                    let message = "the request's body stopped arriving; send it again";
-                    return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", message));
-                }
-                Miss::Unformed => {
-                    let message = "the address cannot be passed on as it is; check its characters";
-                    return Err(Failure::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
-                }
-                Miss::Broken if !self.may_repeat() => return Err(Failure::broken(&who)),
-                Miss::Broken => self.breaks += 1,
-                Miss::Connect => {}
+            if let Some(leading) = self.proxy.cluster.leading(&relay.target) {
+                leading.look();
+                continue;
             }
             self.proxy.suspect(&place.id);
             // It may have moved: the master is asked again.
@@ -295,16 +330,55 @@ impl Run<'_> {
         Ok(None)
     }
 
+    /// What a miss means: the end, the next place, or this very one.
+    fn after(&mut self, relay: &Relay, missed: Miss) -> Result<Option<String>, Failure> {
+        let who = name(&relay.target);
+        match missed {
+            Miss::Late if self.body.ended() => return Err(Failure::late(&who)),
+            Miss::Late => return Err(body_late()),
+            Miss::Unformed => {
+                let message = "the address cannot be passed on as it is; check its characters";
+                return Err(Failure::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
+            }
+            Miss::Broken | Miss::Moved if !self.may_repeat() => {
+                return Err(if self.fleet { Failure::lost(&who) } else { Failure::broken(&who) });
+            }
+            Miss::Broken => self.breaks += 1,
+            Miss::Connect | Miss::Moved => {}
+            // Nothing was done; but what was read of the body is gone.
+            Miss::Standby(_) if !self.is_whole() => return Err(Failure::leaderless(&who)),
+            Miss::Standby(there) => {
+                self.hops += 1;
+                return Ok(there.filter(|_| self.hops <= HOPS));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.held.is_some() || self.body.is_whole()
+    }
+
+    fn has_key(&self) -> bool {
+        self.head.headers.contains_key("idempotency-key")
+    }
+
     /// Whether sending it once more does no harm.
     fn may_repeat(&self) -> bool {
         let safe = matches!(self.head.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        safe && self.body.is_whole() && self.breaks < BREAKS
+        // In a fleet a break is the death of a leader: it is waited for the next one, however often that takes.
+        let tired = !self.fleet && self.breaks >= BREAKS;
+        (safe || self.has_key()) && self.is_whole() && !tired
     }
 
     async fn attempt(&self, relay: &Relay, place: &Place) -> Result<http::Response<Incoming>, Miss> {
         let query = self.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let uri: Uri = format!("{}{}{query}", place.base, relay.path).parse().map_err(|_| Miss::Unformed)?;
-        let mut request = Request::new(CallBody::new(self.body.clone()));
+        let body = match &self.held {
+            Some(held) => Lent::new(Body::from(held.clone()), self.limit),
+            None => self.body.clone(),
+        };
+        let mut request = Request::new(CallBody::new(body.clone()));
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
@@ -318,8 +392,12 @@ impl Run<'_> {
         self.body.touch_clock();
         let slow = matches!(relay.target, Target::Agent(_) | Target::Service { .. } | Target::Framework(_));
         let bounds = &self.proxy.bounds;
+        let leading = self.proxy.cluster.leading(&relay.target);
         let call = place.client.forward(request, FAR);
-        tokio::pin!(call);
+        // Where it was a guess who leads, hearing who does says nothing of this one: if it only stands by it says so, and does nothing.
+        let watched = leading.filter(|_| place.known.is_some() || self.may_repeat());
+        let moved = cluster::moved(watched, &place.base, place.known.as_ref());
+        tokio::pin!(call, moved);
         loop {
             let allowed = if slow || !self.body.ended() { bounds.stall } else { bounds.head };
             let left = allowed.saturating_sub(self.body.quiet());
@@ -327,9 +405,22 @@ impl Run<'_> {
                 return Err(Miss::Late);
             }
             // Looked at again at the shorter bound, since the body may end meanwhile.
-            match tokio::time::timeout(left.min(bounds.head), &mut call).await {
+            let answered = tokio::select! {
+                answered = tokio::time::timeout(left.min(bounds.head), &mut call) => answered,
+                () = &mut moved => {
+                    // Who never took a connection did nothing.
+                    let unsent = self.held.is_some() && !body.is_touched();
+                    return Err(if unsent { Miss::Connect } else { Miss::Moved });
+                }
+            };
+            match answered {
                 Err(_) => {}
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    let Some(leading) = leading.filter(|_| self.fleet) else { return Ok(response) };
+                    let known = self.proxy.clients.of(&relay.target, true);
+                    let led = cluster::led(leading, &place.base, response, known, self.may_repeat());
+                    return led.await.map_err(Miss::Standby);
+                }
                 Ok(Err(ClientError::Transport { connect: true, .. })) => return Err(Miss::Connect),
                 Ok(Err(ClientError::Deadline { .. })) => return Err(Miss::Late),
                 Ok(Err(error)) => {
@@ -360,7 +451,11 @@ impl Run<'_> {
         headers::to_client(response.headers_mut(), &naming);
         *response.version_mut() = Version::default();
         if !upgraded {
-            return Ok(response.map(Body::new));
+            let leading = self.proxy.cluster.leading(&relay.target).filter(|_| self.fleet);
+            return Ok(response.map(|body| match leading {
+                Some(leading) => cluster::until_moved(body, leading.clone(), place.base.clone(), place.known.clone()),
+                None => Body::new(body),
+            }));
         }
         match (client_side, protocol) {
             (Some(client_side), Some(protocol)) => {
@@ -373,6 +468,11 @@ impl Run<'_> {
             _ => Err(Failure::broken(&name(&relay.target))),
         }
     }
+}
+
+fn body_late() -> Failure {
+    let message = "the request's body stopped arriving; send it again";
+    Failure::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", message)
 }
 
 fn too_large(limit: u64) -> Failure {

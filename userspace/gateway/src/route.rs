@@ -41,6 +41,12 @@ pub enum Page {
     BuildInfo,
     /// How the components are.
     Health,
+    /// The same in DC/OS' form: every unit ...
+    HealthUnits,
+    /// ... and every node.
+    HealthNodes,
+    /// How the whole cluster is.
+    Status,
 }
 
 /// Whom a request is relayed to.
@@ -165,7 +171,26 @@ fn decide(path: &Path<'_>, table: &Table) -> Routed {
         "system" if path.segments(1, 4).eq(["health", "v1"]) => {
             permission("dcos:adminrouter:ops:system-health", Decision::Page(Page::Health))
         }
+        "system" if path.segments(1, 5).eq(["health", "v1", "units"]) => {
+            permission("dcos:adminrouter:ops:system-health", Decision::Page(Page::HealthUnits))
+        }
+        "system" if path.segments(1, 5).eq(["health", "v1", "nodes"]) => {
+            permission("dcos:adminrouter:ops:system-health", Decision::Page(Page::HealthNodes))
+        }
+        "plenum" => own(path),
         // What comes later hides behind a login already, so that nobody learns what is there.
+        _ => account(Decision::Nothing),
+    }
+}
+
+/// The cluster's own administration, below `/plenum/v1/`.
+fn own(path: &Path<'_>) -> Routed {
+    let parts: Vec<&str> = path.segments(1, path.len()).collect();
+    match parts.as_slice() {
+        ["v1", "status"] => account(Decision::Page(Page::Status)),
+        ["v1", "tokens" | "settings" | "masters" | "members", ..] => {
+            permission("dcos:superuser", relay(Target::Identity, path, 2, "/internal/v1"))
+        }
         _ => account(Decision::Nothing),
     }
 }

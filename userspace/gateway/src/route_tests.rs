@@ -124,7 +124,16 @@ GET /capabilities => account -> Catalog /capabilities (/capabilities=/capabiliti
 GET /mesos_dns/v1/hosts/leader.mesos => ops:mesos-dns -> Discovery /v1/hosts/leader.mesos (/mesos_dns=)
 GET /net/v1/vips => ops:networking -> Discovery /v1/vips (/net=)
 GET /system/health/v1 => ops:system-health -> Page(Health)
-GET /system/health/v1/units => account -> Nothing
+GET /system/health/v1/units => ops:system-health -> Page(HealthUnits)
+GET /system/health/v1/nodes => ops:system-health -> Page(HealthNodes)
+GET /system/health/v1/nodes/x => account -> Nothing
+GET /plenum/v1/status => account -> Page(Status)
+POST /plenum/v1/status => account -> ReadOnly
+POST /plenum/v1/tokens => dcos:superuser -> Identity /internal/v1/tokens (/plenum/v1=/internal/v1)
+DELETE /plenum/v1/tokens/a => dcos:superuser -> Identity /internal/v1/tokens/a (/plenum/v1=/internal/v1)
+PUT /plenum/v1/settings => dcos:superuser -> Identity /internal/v1/settings (/plenum/v1=/internal/v1)
+POST /plenum/v1/join => account -> Nothing
+GET /plenum => account -> Nothing
 GET /favicon.ico => account -> Nothing
 "#;
 

@@ -36,11 +36,11 @@ pub enum Failed {
 }
 
 impl Forwarder {
-    /// Asks these, but never `own`.
+    /// Asks these, but never one at an address of `own`.
     #[must_use]
-    pub fn new(resolvers: Vec<SocketAddr>, own: IpAddr) -> Self {
+    pub fn new(resolvers: Vec<SocketAddr>, own: &[IpAddr]) -> Self {
         let others: Vec<SocketAddr> =
-            resolvers.into_iter().filter(|one| one.ip() != own).take(MOST).collect();
+            resolvers.into_iter().filter(|one| !own.contains(&one.ip())).take(MOST).collect();
         Self { resolvers: others.into(), out: Arc::new(Semaphore::new(OUT)) }
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let text = "# nameserver 9.9.9.9\nsearch x\nnameserver 10.0.0.2\n nameserver fe80::1%eth0\nnameserver x\noptions ndots:2\n";
         let found: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["10.0.0.2:53", "[fe80::1]:53"]);
-        let forwarder = Forwarder::new(parse(text), "10.0.0.2".parse().unwrap());
+        let forwarder = Forwarder::new(parse(text), &["10.0.0.2".parse().unwrap()]);
         assert_eq!(forwarder.resolvers.len(), 1, "never ourselves");
     }
 

@@ -38,6 +38,12 @@ impl Server {
         Self { shared, site: Arc::new(site), forwarder }
     }
 
+    /// Answers on both sockets until the end, in tasks of its own.
+    pub fn serve(&self, (udp, tcp): (UdpSocket, TcpListener), shutdown: &Shutdown) {
+        tokio::spawn(self.clone().udp(udp, shutdown.clone()));
+        tokio::spawn(self.clone().tcp(tcp, shutdown.clone()));
+    }
+
     fn answer(&self, packet: &[u8], transport: Transport) -> Outcome {
         answer::answer(packet, &self.shared.read(), &self.site, transport)
     }

@@ -48,6 +48,8 @@ pub struct Core {
     asked: BTreeMap<String, BTreeSet<String>>,
     masters: Facts,
     published: Facts,
+    /// What the store says was given out: held for its name while not all agents have told what they run.
+    reserved: BTreeMap<String, Ipv4Addr>,
 }
 
 fn task_key(framework: &str, task: &str) -> String {
@@ -58,7 +60,22 @@ impl Core {
     /// A publisher that begins with what was known last. `masters` are told as they are.
     #[must_use]
     pub fn new(epoch: u64, range: Range, masters: Facts, last: Facts) -> Self {
+        Self::with_reserved(epoch, range, masters, last, BTreeMap::new())
+    }
+
+    /// As [`Core::new`]; `reserved` says which name has which address, whatever was known last says.
+    #[must_use]
+    pub fn with_reserved(
+        epoch: u64,
+        range: Range,
+        masters: Facts,
+        last: Facts,
+        reserved: BTreeMap<String, Ipv4Addr>,
+    ) -> Self {
         let mut addresses = Assigner::new(range);
+        for (name, address) in &reserved {
+            addresses.remember(name, *address);
+        }
         let mut askers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut asked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut kept = BTreeMap::new();
@@ -84,6 +101,10 @@ impl Core {
         let mut published = last;
         published.retain(|key, _| !key.starts_with("master/"));
         published.extend(masters.clone());
+        for name in reserved.keys() {
+            let address = addresses.address(name).map(Fact::Address);
+            published.extend(address.map(|address| (format!("vip/{name}"), address)));
+        }
         let away = BTreeSet::new();
         let (agents, frameworks, tasks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self {
@@ -100,7 +121,16 @@ impl Core {
             asked,
             masters,
             published,
+            reserved,
         }
+    }
+
+    /// The masters are these now.
+    pub fn masters(&mut self, masters: Facts) -> Option<Delta> {
+        let mut touched: BTreeSet<String> = self.masters.keys().chain(masters.keys()).cloned().collect();
+        touched.retain(|key| self.masters.get(key) != masters.get(key));
+        self.masters = masters;
+        self.publish(touched)
     }
 
     /// Everything, as the first step of the epoch or for a replica that missed one.
@@ -165,13 +195,6 @@ impl Core {
             _ => {}
         }
         (self.publish(touched), next)
-    }
-
-    /// A death that the node's own agent saw: the task leaves names and tables before the master tells it.
-    pub fn ended(&mut self, framework: &str, task: &str) -> Option<Delta> {
-        let key = task_key(framework, task);
-        self.forget(&key);
-        self.publish(BTreeSet::from([key]))
     }
 
     fn forget(&mut self, key: &str) {
@@ -414,6 +437,7 @@ impl Core {
         for key in &keys {
             if let Some(name) = key.strip_prefix("vip/")
                 && self.askers.get(name).is_none_or(BTreeSet::is_empty)
+                && (self.away.is_empty() || !self.reserved.contains_key(name))
             {
                 self.askers.remove(name);
                 self.addresses.release(name);

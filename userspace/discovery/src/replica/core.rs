@@ -1,12 +1,15 @@
 //! The replica's core: facts by step in, names and tables out. Pure; every change costs what it changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
 use super::records::{self, Data};
 use crate::feed::{Change, Copy, Delta, FORMAT, Fact, Facts, Protocol};
+
+/// So many deaths are remembered; the publisher hears of each within seconds.
+const GRAVES: usize = 4096;
 
 /// Why a step cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +77,8 @@ pub struct Replica {
     facts: Facts,
     names: HashMap<String, Node>,
     vips: BTreeMap<VipKey, Vip>,
+    /// Tasks whose end the node's own agent told, oldest first: ids never come to life again.
+    graves: VecDeque<String>,
 }
 
 impl Replica {
@@ -122,7 +127,24 @@ impl Replica {
         Ok(touched)
     }
 
+    /// Takes a task out whose end was seen here, whatever the publisher says of it until it hears of that too. Gives the keys of the tables
+    /// that changed; `None` when nothing was known of the task.
+    pub fn bury(&mut self, framework: &str, task: &str) -> Option<BTreeSet<VipKey>> {
+        let key = format!("task/{framework}/{task}");
+        if !self.graves.contains(&key) {
+            if self.graves.len() >= GRAVES {
+                self.graves.pop_front();
+            }
+            self.graves.push_back(key.clone());
+        }
+        let known = self.facts.contains_key(&key);
+        let mut touched = BTreeSet::new();
+        self.set(&key, None, &mut touched);
+        known.then_some(touched)
+    }
+
     fn set(&mut self, key: &str, fact: Option<Fact>, touched: &mut BTreeSet<VipKey>) {
+        let fact = fact.filter(|_| !self.graves.iter().any(|grave| grave == key));
         if fact.as_ref() == self.facts.get(key) {
             return;
         }

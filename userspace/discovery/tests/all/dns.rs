@@ -43,7 +43,7 @@ async fn server(shared: Shared, resolvers: Vec<SocketAddr>, shutdown: &Shutdown)
             break (udp, tcp, at);
         }
     };
-    let server = Server::new(shared, site(), Forwarder::new(resolvers, [127, 0, 0, 2].into()));
+    let server = Server::new(shared, site(), Forwarder::new(resolvers, &[[127, 0, 0, 2].into()]));
     tokio::spawn(server.clone().udp(udp, shutdown.clone()));
     tokio::spawn(server.tcp(tcp, shutdown.clone()));
     at

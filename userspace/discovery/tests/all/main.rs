@@ -3,6 +3,7 @@
 
 mod dns;
 mod events;
+mod fleet;
 mod publisher;
 mod role;
 mod stream;

@@ -8,7 +8,11 @@ use plenum_discovery::publisher::{self, core::Core};
 use plenum_discovery::replica::core::Replica;
 use plenum_discovery::replica::socket::{self, Tables};
 use plenum_discovery::replica::{self, Shared};
-use plenum_sdk::operator::{Event, Operator};
+use plenum_base::cluster::Masters;
+use plenum_base::leading::Leading;
+use plenum_base::places::Role;
+use plenum_discovery::publisher::Upstream;
+use plenum_sdk::operator::Event;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -21,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn subscriber(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     let mut request = Vec::new();
-    while !String::from_utf8_lossy(&request).contains("SUBSCRIBE") {
+    while !String::from_utf8_lossy(&request).contains("\r\n\r\n") {
         assert!(stream.read_buf(&mut request).await.unwrap() > 0, "the request ended early");
     }
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -47,14 +51,14 @@ async fn from_the_master_to_the_balancer() {
     let master = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", master.local_addr().unwrap());
     let client = plenum_sdk::Client::plain().unwrap();
-    let operator = Operator::new(client, [url]).with_encoding(plenum_sdk::Encoding::Json);
+    let leading = Leading::fixed(Role::Master, &[url]);
+    let upstream = Upstream { client, leading, masters: Masters::fixed(&[]) };
     let range = "11.0.0.0/16".parse().unwrap();
     let shared = Shared::new(Replica::default());
     let (to, from) = mpsc::channel(8);
-    let (_deaths, deaths) = mpsc::channel(8);
     let (connected, _) = watch::channel(false);
     let core = Core::new(5, range, Facts::new(), Facts::new());
-    tokio::spawn(publisher::run(operator, core, to, deaths, connected, shutdown.clone()));
+    tokio::spawn(publisher::run(upstream, core, to, connected, shutdown.clone()));
     tokio::spawn(replica::follow(shared.clone(), from, shutdown.clone()));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("replica.sock");

@@ -55,7 +55,8 @@ pub struct World {
     pub token: String,
     pub client: Client,
     pub scheduler: Scheduler,
-    shutdown: Shutdown,
+    pub ca: Arc<Authority>,
+    pub shutdown: Shutdown,
 }
 
 impl Drop for World {
@@ -64,7 +65,7 @@ impl Drop for World {
     }
 }
 
-fn identity(ca: &Authority, role: &str) -> (Identity, String, String) {
+pub fn identity(ca: &Authority, role: &str) -> (Identity, String, String) {
     let sans = [San::Ip("127.0.0.1".parse().unwrap()), San::Dns("localhost".into())];
     let name = PeerName::new("test", role, role).unwrap();
     let (cert, key) = ca.issue_fresh(&name, &sans, SystemTime::now(), LIFETIME).unwrap();
@@ -101,7 +102,12 @@ fn sign_policy(path: &Path, ca: &Authority, enforce: bool) -> String {
 
 /// Serves until the world ends.
 pub async fn serve(server: Server, shutdown: &Shutdown) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve_at("127.0.0.1:0".parse().unwrap(), server, shutdown).await
+}
+
+/// The same at an address of the test's choice.
+pub async fn serve_at(at: SocketAddr, server: Server, shutdown: &Shutdown) -> SocketAddr {
+    let listener = TcpListener::bind(at).await.unwrap();
     let address = listener.local_addr().unwrap();
     let switch = shutdown.clone();
     tokio::spawn(async move { server.serve(listener, switch).await });
@@ -213,7 +219,7 @@ impl World {
         let switch = shutdown.clone();
         tokio::spawn(async move { plenum_gateway::run_on(config, switch, plain, tls).await.unwrap() });
         let client = Client::with_ca(ca.certificate_pem()).unwrap();
-        Self { _folder: folder, http, https, token, client, scheduler: state, shutdown }
+        Self { _folder: folder, http, https, token, client, scheduler: state, ca: Arc::new(ca), shutdown }
     }
 
     /// `(status, headers, body)` of a request with the token.

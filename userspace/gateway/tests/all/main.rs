@@ -4,6 +4,8 @@
 
 mod callers;
 mod fixture;
+mod fleet;
+mod leaders;
 mod hostile;
 mod relays;
 mod services;
