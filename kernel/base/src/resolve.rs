@@ -265,7 +265,7 @@ fn addresses(answer: &Message<Vec<u8>>) -> io::Result<Vec<IpAddr>> {
     let unclear = |error: domain::base::wire::ParseError| io::Error::new(io::ErrorKind::InvalidData, error);
     let Some(owner) = answer.canonical_name() else { return Ok(Vec::new()) };
     let section = answer.answer().map_err(unclear)?;
-    let four = section.clone().limit_to_in::<A>().flatten().filter(|record| *record.owner() == owner);
+    let four = section.limit_to_in::<A>().flatten().filter(|record| *record.owner() == owner);
     let six = section.limit_to_in::<Aaaa>().flatten().filter(|record| *record.owner() == owner);
     let four = four.map(|record| IpAddr::V4(record.data().addr()));
     Ok(four.chain(six.map(|record| IpAddr::V6(record.data().addr()))).collect())

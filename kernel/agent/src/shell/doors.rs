@@ -27,6 +27,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(2500);
 /// While its master says nothing, an agent asks another about so often who leads: cheap, also for masters of ten thousand agents.
 const ASK: Duration = Duration::from_secs(4);
+/// A leader that does not say so itself is dialled each time this number of rounds went by: it may only be slow.
+const HEARSAY: u32 = 5;
 /// A connection that lived for so long was a good one.
 const GOOD: Duration = Duration::from_secs(10);
 
@@ -86,6 +88,8 @@ pub(crate) struct Finder {
     next: usize,
     /// The leader that was dialled last.
     leader: Option<Leader>,
+    /// How often nobody said of itself that it leads.
+    hearsay: u32,
 }
 
 impl Finder {
@@ -94,7 +98,15 @@ impl Finder {
         let config: ClientConfig = identity.client_config(expect.clone())?;
         let client = Client::with_identity(identity, expect)?;
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-        Ok(Self { doors, tls: TlsConnector::from(Arc::new(config)), client, backoff, next: 0, leader: None })
+        Ok(Self {
+            doors,
+            tls: TlsConnector::from(Arc::new(config)),
+            client,
+            backoff,
+            next: 0,
+            leader: None,
+            hearsay: 0,
+        })
     }
 
     /// A connection to a door, and whose it is.
@@ -125,8 +137,10 @@ impl Finder {
         let list = self.doors.masters.urls(Role::Master);
         // The same leader is as good as a new one: the connection may have broken for another reason.
         let known = self.leader.as_ref().map_or(0, |leader| leader.term.saturating_sub(1));
-        let (found, _) = leading::find(&self.client, &list, known).await;
-        let leader = found.ok_or(DialError::NoLeader)?;
+        let (found, said_itself) = leading::find(&self.client, &list, known).await;
+        // One whom only others name is most likely gone, and dialling it would cost the time in which another is elected.
+        self.hearsay = if said_itself { 0 } else { self.hearsay.saturating_add(1) };
+        let leader = found.filter(|_| self.hearsay.is_multiple_of(HEARSAY)).ok_or(DialError::NoLeader)?;
         let door = door(&leader.url).ok_or(DialError::NoLeader)?;
         self.leader = Some(leader);
         Ok(door)
