@@ -57,6 +57,8 @@ enum Command {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Look after the cluster's store: etcd's members, backups, recovery
+    Store(plenum_etcd::command::Command),
     #[command(hide = true)]
     Supervise(Supervise),
     #[command(hide = true)]
@@ -151,6 +153,7 @@ fn main() -> ExitCode {
         }
         Command::Host { verb } => return host::run(&verb),
         Command::Join(join) => return host::join(&join),
+        Command::Store(store) => plenum_etcd::command::run(&store),
         Command::Supervise(supervise) => up::supervise(&supervise.instance),
         Command::Hello(hello) => hello::run(&hello),
         Command::Verb(verb) => return plenum_cli::run(&verb, <Arguments as clap::CommandFactory>::command),

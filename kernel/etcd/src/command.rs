@@ -1,0 +1,200 @@
+//! `plenum store …`: what an operator does with the store of an instance, as root on a master.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use plenum_base::client::Client;
+use plenum_base::component::ComponentSettings;
+use plenum_base::config::{self, Sources};
+use plenum_base::places::{Bases, Instance, Places, Role};
+use plenum_base::tls::{Expect, Identity};
+use plenum_store::{Etcd, EtcdOptions, EtcdTls};
+
+use crate::config::{CARETAKER, client_url};
+use crate::{Config, Moved, Status, Target};
+
+/// How long any call to etcd may take here.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Look after the cluster's store
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  plenum store status\n  plenum store backup /root/plenum-backup\n  plenum store recover     a majority of the masters is lost for good"
+)]
+pub struct Command {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// The instance.
+    #[arg(long, env = "PLENUM_INSTANCE", default_value = "default", global = true)]
+    pub instance: Instance,
+}
+
+/// The verbs of `plenum store`.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Show the members of etcd, how they are and what to do
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go on from this master alone, when a majority of the masters is lost
+    Recover {
+        /// Also while a majority answers. What only the others have is lost.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Carry the records over to etcd, or back to this machine's own files; the control roles must be stopped
+    Move {
+        /// Where to.
+        #[arg(long, value_enum)]
+        to: Target,
+        /// `https://host:2379` of a member, instead of this cluster's own. May be repeated.
+        #[arg(long = "endpoint", value_name = "URL")]
+        endpoints: Vec<String>,
+    },
+    /// Write all records to files in a new folder
+    Backup {
+        /// The folder; it must not exist.
+        folder: PathBuf,
+    },
+    /// Read a backup into a store that holds nothing
+    Restore {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// Runs the command and prints what it did.
+///
+/// # Errors
+/// In sentences for the operator.
+pub fn run(command: &Command) -> Result<()> {
+    plenum_base::service::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(carry_out(command))
+}
+
+async fn carry_out(command: &Command) -> Result<()> {
+    let found = Bases::of_this_user().find(&command.instance)?;
+    let places =
+        found.with_context(|| format!("there is no instance {} on this machine", command.instance))?;
+    match &command.verb {
+        Verb::Status { json } => show_status(&places, *json).await,
+        Verb::Recover { force } => {
+            let config = member(&places)?
+                .context("this machine runs no member of etcd, so there is nothing to recover from")?;
+            let done = crate::recover(&config, *force).await?;
+            println!("this master goes on alone, with everything up to revision {}", done.revision);
+            println!("its data as it was before is kept in {}", done.copy.display());
+            if !done.dropped.is_empty() {
+                println!("no longer members, they join anew when they start: {}", done.dropped.join(", "));
+            }
+            Ok(())
+        }
+        Verb::Move { to, endpoints } => {
+            let etcd = connect(&places, endpoints).await?;
+            print(&crate::move_store(&places, &etcd, *to).await?);
+            match to {
+                Target::Etcd => println!("set store.etcd = true for the control roles, then start them"),
+                Target::Embedded => println!("set store.etcd = false for the control roles, then start them"),
+            }
+            Ok(())
+        }
+        Verb::Backup { folder } => {
+            print(&crate::backup(&places, current(&places).await?.as_ref(), folder).await?);
+            println!(
+                "keep {} with it: secrets in the backup are sealed with that key",
+                places.vault_key().display()
+            );
+            Ok(())
+        }
+        Verb::Restore { folder } => {
+            print(&crate::restore(&places, current(&places).await?.as_ref(), folder).await?);
+            Ok(())
+        }
+    }
+}
+
+fn print(all: &[Moved]) {
+    for part in all {
+        let note = if part.already { " (already there)" } else { "" };
+        println!("{:<10} {:>8} records{note}", part.component, part.records);
+    }
+}
+
+/// The settings of this machine's member, if it has one.
+fn member(places: &Places) -> Result<Option<Config>> {
+    let file = places.config(Role::Etcd);
+    if !file.exists() {
+        return Ok(None);
+    }
+    Ok(Some(config::load("etcd", &Sources::of_process(Some(&file), Vec::new()))?))
+}
+
+/// etcd, if that is where the records of this machine's components are.
+async fn current(places: &Places) -> Result<Option<Etcd>> {
+    let moved = |role| plenum_store::moved::marker(&places.store(role)).exists();
+    let on_etcd =
+        crate::moving::COMPONENTS.into_iter().any(|role| moved(role) || !places.store(role).exists());
+    if on_etcd && member(places)?.is_some() { Ok(Some(connect(places, &[]).await?)) } else { Ok(None) }
+}
+
+async fn connect(places: &Places, endpoints: &[String]) -> Result<Etcd> {
+    let member = member(places)?;
+    let files =
+        member.as_ref().map_or_else(|| ComponentSettings::at(places, Role::Etcd), |m| m.component.clone());
+    let mut urls = endpoints.to_vec();
+    if urls.is_empty() {
+        let Some(member) = &member else {
+            bail!("this machine runs no member of etcd: name one with --endpoint https://host:2379");
+        };
+        urls.push(member.client_url());
+        urls.extend(member.component.masters.iter().map(|address| client_url(*address)));
+        urls.dedup();
+    }
+    let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
+    let tls = EtcdTls {
+        ca: read(&files.ca)?,
+        cert: read(&files.certificate)?,
+        key: read(&files.key)?,
+        server_name: None,
+    };
+    let options = EtcdOptions { tls: Some(tls), deadline: DEADLINE, ..EtcdOptions::new(urls) };
+    Ok(Etcd::connect(options).await?)
+}
+
+async fn show_status(places: &Places, json: bool) -> Result<()> {
+    let Some(member) = member(places)? else {
+        println!("the records are in this machine's own files, below {}", places.state.display());
+        return Ok(());
+    };
+    let files = &member.component;
+    let text = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let identity = Identity::from_pem(&text(&files.ca)?, &text(&files.certificate)?, &text(&files.key)?)?;
+    let client = Client::with_identity(&identity, Expect::Role(Role::Etcd.as_str().to_owned()))?;
+    let url = format!("https://{}/v1/status", std::net::SocketAddr::new(member.address, CARETAKER));
+    let reply = client.get(&url).deadline(DEADLINE).send().await;
+    let reply = reply.context("the role etcd of this master does not answer: is it running?")?;
+    let status: Status = reply.success().await?.json().await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+        return Ok(());
+    }
+    let leader = status.leader.as_deref().unwrap_or("nobody");
+    println!("{} is {:?} {}", status.name, status.phase, status.doing);
+    println!("leader {leader}, term {}, {} of {} MiB", status.term, status.db_size >> 20, status.quota >> 20);
+    for member in &status.members {
+        let health = if member.healthy { "well" } else { "NOT WELL" };
+        let vote = if member.votes { "votes" } else { "learner" };
+        println!(
+            "  {:<16} {:<32} {vote:<8} {health:<9} {} behind {}",
+            member.name, member.url, member.lag, member.reason
+        );
+    }
+    status.problems.iter().for_each(|problem| println!("! {problem}"));
+    Ok(())
+}
