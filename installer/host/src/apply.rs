@@ -71,6 +71,7 @@ pub fn apply(
     report.step("programs, user and folders");
     work.programs(report)?;
     let owner = work.user_and_folders(report)?;
+    work.resolv_conf(report)?;
     work.silence_others(report)?;
     work.enter(owner, report)?;
     report.step("settings and units");
@@ -234,6 +235,19 @@ impl<'a> Work<'a> {
             }
         }
         Ok(owner)
+    }
+
+    /// Containers see theirs in the place of the machine's, which must be there for that.
+    fn resolv_conf(&mut self, report: &mut Report<'_>) -> Result<(), HostError> {
+        const FILE: &str = "/etc/resolv.conf";
+        if !self.host.is_agent() || fs::symlink_metadata(FILE).is_ok() {
+            return Ok(());
+        }
+        self.manifest.empty.insert(FILE.to_owned());
+        self.manifest.write(&self.path)?;
+        files::file(Path::new(FILE), "", ROOT, 0o644)?;
+        report.changed("file", FILE);
+        Ok(())
     }
 
     /// The distribution's etcd starts a member of its own, on the ports of ours.

@@ -36,6 +36,8 @@ pub struct Manifest {
     pub users: BTreeSet<String>,
     /// Units of others that were stopped and disabled, and how they were: `enabled`, `active`, with a blank between.
     pub silenced: BTreeMap<String, String>,
+    /// Empty files that were not there before; removed if they are empty still.
+    pub empty: BTreeSet<String>,
     /// The host began the cluster: its etcd member is the first.
     pub founder: bool,
     /// Of each service: digest of program, unit and settings that it was last started with.

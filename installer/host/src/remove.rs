@@ -223,6 +223,13 @@ impl Removal<'_> {
                 report.changed("file", path.display());
             }
         }
+        for file in &manifest.empty {
+            let path = Path::new(file);
+            let needed = self.others.iter().any(|other| other.empty.contains(file));
+            if !needed && fs::metadata(path).is_ok_and(|meta| meta.len() == 0) && files::remove(path)? {
+                report.changed("file", file);
+            }
+        }
         for (link, to) in &manifest.links {
             let path = Path::new(link);
             let ours = fs::read_link(path).is_ok_and(|there| there == Path::new(to));

@@ -108,8 +108,10 @@ fn mounts(launch: &Launch) -> Step<()> {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, none).at("mount", "/proc")?;
     }
-    if let Some(file) = &launch.resolv_conf {
-        const TARGET: &str = "/etc/resolv.conf";
+    const TARGET: &str = "/etc/resolv.conf";
+    // A machine that has none, or a link that leads nowhere, has no place to show one at: no reason not to run.
+    let file = launch.resolv_conf.as_ref().filter(|_| std::path::Path::new(TARGET).exists());
+    if let Some(file) = file {
         mount(Some(path(file)), TARGET, none, MsFlags::MS_BIND, none)
             .at("bind over /etc/resolv.conf", file)?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;

@@ -1,7 +1,7 @@
 //! The machine itself: distribution, kernel, systemd, control groups, memory, clock, names, programs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use plenum_plan::facts::{Cgroups, Names, Os};
@@ -186,7 +186,7 @@ pub fn names() -> Names {
 fn answers(server: &str) -> bool {
     const QUESTION: [u8; 17] = [0x50, 0x4c, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
     let ask = || -> Option<bool> {
-        let to = (server, 53).to_socket_addrs().ok()?.next()?;
+        let to = SocketAddr::new(server.split('%').next()?.parse().ok()?, 53);
         let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(from).ok()?;
         socket.set_read_timeout(Some(Duration::from_millis(700))).ok()?;
