@@ -47,12 +47,14 @@ impl Master {
             Ok(grace) => grace,
             Err(reason) => return t.reply(reply, Answer::bad(reason)),
         };
-        let drain = Drain {
-            max_grace,
-            mark_gone: call.mark_gone.unwrap_or(false),
-            started: t.now.wall,
-            drained: false,
+        let mark_gone = call.mark_gone.unwrap_or(false);
+        let known = self.intended(&call.agent_id.value).drain;
+        let same = |known: &Drain| {
+            !known.drained && (known.max_grace, known.mark_gone) == (max_grace, mark_gone)
         };
+        // The same order again does not begin anew.
+        let started = known.filter(same).map_or(t.now.wall, |known| known.started);
+        let drain = Drain { max_grace, mark_gone, started, drained: false };
         let life = Life { deactivated: true, drain: Some(drain) };
         self.wish(t, Some(reply), &call.agent_id.value, life, &caller.uid);
     }

@@ -173,6 +173,19 @@ fn recovered(s: &State, only: Option<&str>) -> Json {
     wanted.map(|(_, absent)| Json::Object(model::agent_info(&absent.info))).collect()
 }
 
+/// Agents that are unreachable. Not part of Mesos' answer.
+fn unreachable(s: &State, only: Option<&str>) -> Json {
+    let wanted = s.absent.iter().filter(|(id, _)| only.is_none_or(|only| *only == ***id));
+    let shown = wanted.filter_map(|(_, absent)| {
+        let crate::core::Absence::Unreachable(since) = absent.why else { return None };
+        let mut map = model::agent_info(&absent.info);
+        map.insert("unreachable_time".into(), json!(since.as_secs_f64()));
+        map.insert("deactivated".into(), json!(!absent.life.serves()));
+        Some(Json::Object(map))
+    });
+    shown.collect()
+}
+
 fn state(s: &State, cluster: &str, flags: Json) -> Json {
     let totals = s.totals();
     let active = s.agents.iter().filter(|agent| agent.active()).count();
@@ -291,7 +304,7 @@ fn slaves(s: &State, only: Option<&str>) -> Json {
             }
             Json::Object(map)
         }).collect();
-    json!({ "slaves": slaves, "recovered_slaves": recovered(s, only) })
+    json!({ "slaves": slaves, "recovered_slaves": recovered(s, only), "unreachable_slaves": unreachable(s, only) })
 }
 
 fn frameworks(s: &State, only: Option<&str>) -> Json {

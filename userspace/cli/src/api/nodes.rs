@@ -59,6 +59,48 @@ pub struct Node {
     pub other: Map<String, Value>,
 }
 
+impl Node {
+    fn says(&self, field: &str) -> bool {
+        self.other.get(field).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Whether the cluster has lost it.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        self.says("unreachable")
+    }
+
+    /// `active`, `draining`, `drained`, `deactivated`, `unreachable`, `returning` (known from before the master changed) or `inactive`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        let drain = self.other.get("drain_info").and_then(|info| info.get("state")).and_then(Value::as_str);
+        match drain {
+            _ if self.is_unreachable() => "unreachable",
+            _ if self.says("recovered") => "returning",
+            Some("DRAINED") => "drained",
+            Some(_) => "draining",
+            None if self.says("deactivated") => "deactivated",
+            None if self.active => "active",
+            None => "inactive",
+        }
+    }
+
+    /// Region and zone, as `region/zone`.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        let domain = self.other.get("domain")?.get("fault_domain")?;
+        let name = |part: &str| domain.get(part)?.get("name")?.as_str().map(str::to_owned);
+        Some(format!("{}/{}", name("region")?, name("zone")?))
+    }
+
+    /// Whether it faces the outside: it offers to the role of public nodes, or says so.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        let reserved = self.other.get("reserved_resources").and_then(|roles| roles.get("slave_public"));
+        reserved.is_some() || self.attributes.get("public_ip").is_some_and(|value| value == "true")
+    }
+}
+
 /// A task of any framework.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterTask {
@@ -203,6 +245,29 @@ impl Session {
             slaves: Vec<Node>,
         }
         Ok(self.get::<Answer>("/mesos/slaves").await?.slaves)
+    }
+
+    /// All nodes, those that cannot be reached included.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn all_nodes(&self) -> Result<Vec<Node>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            slaves: Vec<Node>,
+            #[serde(default, deserialize_with = "or_default")]
+            recovered_slaves: Vec<Node>,
+            #[serde(default, deserialize_with = "or_default")]
+            unreachable_slaves: Vec<Node>,
+        }
+        let answer = self.get::<Answer>("/mesos/slaves").await?;
+        let away = |(mut node, word): (Node, &str)| {
+            node.other.insert(word.to_owned(), Value::Bool(true));
+            node
+        };
+        let recovered = answer.recovered_slaves.into_iter().map(|node| (node, "recovered"));
+        let unreachable = answer.unreachable_slaves.into_iter().map(|node| (node, "unreachable"));
+        Ok(answer.slaves.into_iter().chain(recovered.chain(unreachable).map(away)).collect())
     }
 
     /// Tasks of all frameworks: those alive, and those that ended where the master still knows them.

@@ -1,10 +1,12 @@
 //! The verbs, one file a noun, and what they share.
 
 pub(crate) mod app;
+pub(crate) mod cluster;
 pub(crate) mod deploy;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod node;
+pub(crate) mod node_life;
 pub(crate) mod package;
 pub(crate) mod task;
 pub(crate) mod token;

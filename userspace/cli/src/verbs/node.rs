@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{now, token, view};
+use super::{node_life, now, token, view};
 use crate::Global;
 use crate::api::Session;
 use crate::api::nodes::Node;
@@ -25,6 +25,30 @@ pub enum NodeVerb {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Empty a node: its tasks are moved away, nothing new comes
+    #[command(after_help = node_life::DRAIN)]
+    Drain(node_life::DrainArguments),
+    /// Place nothing new on a node; what runs there runs on
+    #[command(after_help = node_life::DEACTIVATE)]
+    Deactivate {
+        /// The node's name or id
+        name: String,
+    },
+    /// Put a drained or deactivated node back into service
+    #[command(after_help = node_life::REACTIVATE)]
+    Reactivate {
+        /// The node's name or id
+        name: String,
+    },
+    /// Give a node up for ever; its tasks are lost at once
+    #[command(after_help = node_life::GONE)]
+    Gone {
+        /// The node's name or id
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Let hosts in: make, show and revoke join tokens
     #[command(alias = "tokens", after_help = token::EXAMPLES)]
     Token {
@@ -42,30 +66,34 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let watch = match verb {
         NodeVerb::List { watch } => watch,
+        NodeVerb::Drain(arguments) => return node_life::drain(session, global, arguments, screen).await,
+        NodeVerb::Deactivate { name } => return node_life::switch(session, global, name, false, screen).await,
+        NodeVerb::Reactivate { name } => return node_life::switch(session, global, name, true, screen).await,
+        NodeVerb::Gone { name, yes } => return node_life::gone(session, global, name, *yes, screen).await,
         NodeVerb::Token { verb } => return token::run(session, global, verb, screen).await,
     };
     view(screen, *watch, async |screen| {
-        let nodes = session.nodes().await?;
+        let nodes = session.all_nodes().await?;
         screen.form(global.output, &nodes, || list_table(&nodes, now()))
     })
     .await
 }
 
 fn condition(node: &Node) -> (&'static str, Tone) {
-    if node.other.get("drain_info").is_some_and(|info| !info.is_null()) {
-        ("draining", Tone::Busy)
-    } else if node.active {
-        ("active", Tone::Good)
-    } else {
-        ("inactive", Tone::Bad)
-    }
+    let state = node.state();
+    let tone = match state {
+        "active" => Tone::Good,
+        "unreachable" | "inactive" => Tone::Bad,
+        _ => Tone::Busy,
+    };
+    (state, tone)
 }
 
 fn list_table(nodes: &[Node], now: i64) -> Table {
-    let head = ["NODE", "CONDITION", "CPUS USED", "MEM USED", "DISK USED", "AGE"];
+    let head = ["NODE", "ROLE", "CONDITION", "CPUS USED", "MEM USED", "DISK USED", "AGE"];
     let mut table = Table::new(
         &head,
-        &["GPUS", "ID", "VERSION", "ATTRIBUTES"],
+        &["REGION/ZONE", "GPUS", "ID", "VERSION", "ATTRIBUTES"],
         "no nodes; `plenum status` says how the agent is",
     );
     let mut sorted: Vec<&Node> = nodes.iter().collect();
@@ -77,11 +105,13 @@ fn list_table(nodes: &[Node], now: i64) -> Table {
             node.attributes.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
         table.row(vec![
             Cell::from(&node.hostname),
+            if node.is_public() { "public" } else { "agent" }.into(),
             Cell::toned(word, tone),
             format!("{}/{}", number(used.cpus), number(all.cpus)).into(),
             format!("{}/{}", mebibytes(used.mem), mebibytes(all.mem)).into(),
             format!("{}/{}", mebibytes(used.disk), mebibytes(all.disk)).into(),
             age_of_seconds(now, node.registered_time).into(),
+            Cell::from(&node.place().unwrap_or_else(|| "-".into())),
             number(all.gpus).into(),
             Cell::from(&node.id),
             Cell::from(&node.version),
@@ -103,18 +133,21 @@ mod tests {
             {"id": "S1", "hostname": "n2", "active": true, "registered_time": 1000.0, "version": "1.11.0", "attributes": {"rack": "a", "n": 2},
              "resources": {"cpus": 8, "mem": 16384, "disk": 1024, "ports": "[1-2]"}, "used_resources": {"cpus": 0.5, "mem": 128}},
             {"id": "S0", "hostname": "n1", "active": false, "used_resources": null},
-            {"id": "S2", "hostname": "n3", "active": true, "drain_info": {"state": "DRAINING"}}
+            {"id": "S2", "hostname": "n3", "active": false, "deactivated": true, "drain_info": {"state": "DRAINING"}},
+            {"id": "S3", "hostname": "n4", "unreachable": true, "attributes": {"public_ip": "true"},
+             "domain": {"fault_domain": {"region": {"name": "r"}, "zone": {"name": "z"}}}}
         ]))
         .unwrap();
         let table = list_table(&nodes, 1_300_000);
         assert_eq!(
             table.render(Look::default()),
-            "NODE  CONDITION  CPUS USED  MEM USED  DISK USED  AGE\n\
-             n1    inactive   0/0        0M/0M     0M/0M      -\n\
-             n2    active     0.5/8      128M/16G  0M/1G      5m\n\
-             n3    draining   0/0        0M/0M     0M/0M      -\n"
+            "NODE  ROLE    CONDITION    CPUS USED  MEM USED  DISK USED  AGE\n\
+             n1    agent   inactive     0/0        0M/0M     0M/0M      -\n\
+             n2    agent   active       0.5/8      128M/16G  0M/1G      5m\n\
+             n3    agent   draining     0/0        0M/0M     0M/0M      -\n\
+             n4    public  unreachable  0/0        0M/0M     0M/0M      -\n"
         );
         let wide = table.render(Look { wide: true, ..Look::default() });
-        assert!(wide.contains("5m   0     S1  1.11.0   n=2 rack=a\n"), "{wide}");
+        assert!(wide.contains("5m   -            0     S1  1.11.0   n=2 rack=a\n"), "{wide}");
     }
 }

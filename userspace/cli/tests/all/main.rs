@@ -6,6 +6,7 @@ mod apps;
 mod errors;
 mod login;
 mod logs;
+mod nodes;
 mod packages;
 mod tokens;
 mod world;
