@@ -11,7 +11,6 @@ use plenum_base::service::{Shutdown, ready};
 use plenum_base::sockets;
 use plenum_base::tls::{ClientAuth, TlsError};
 use plenum_store::{Open, Store, StoreError};
-use tokio::sync::watch;
 
 use crate::api;
 use crate::bootstrap::{open_store, own_part};
@@ -76,25 +75,12 @@ pub(crate) async fn open_etcd(config: &Config, shutdown: &Shutdown) -> Result<Ar
     let places = config.places();
     let authenticator = Authenticator::open(&places.policy(), &places.ca(), false);
     tokio::spawn(Arc::clone(&authenticator).keep_looking(shutdown.clone()));
-    let mut masters = Masters::follow(&authenticator, &config.masters, config.address);
-    let (endpoints, followed) = watch::channel(masters.urls(Role::Etcd));
-    let ended = shutdown.clone();
-    tokio::spawn(async move {
-        while ended.until(masters.changed()).await.is_some() {
-            let urls = masters.urls(Role::Etcd);
-            endpoints.send_if_modified(|held| {
-                let differs = !urls.is_empty() && *held != urls;
-                if differs {
-                    *held = urls;
-                }
-                differs
-            });
-        }
-    });
+    let masters = Masters::follow(&authenticator, &config.masters, config.address);
     let files = places.identity(Role::Identity);
     let settings = config.store.clone().files_or(&files.ca, &files.cert, &files.key);
     let prefix = format!("/plenum/{}/identity/", config.instance);
-    let open = Open { embedded: places.store(Role::Identity), prefix, endpoints: followed };
+    let open =
+        Open { embedded: places.store(Role::Identity), prefix, endpoints: masters.follow_urls(Role::Etcd) };
     plenum_store::open(&settings, open).await
 }
 
@@ -112,6 +98,10 @@ async fn open_directory(
             directory.check_member().await?;
             directory.enter().await?;
             directory.publish_first().await?;
+            if config.is_fleet() {
+                // The masters open each other's TLS tickets.
+                directory.identity.share_tickets(&directory.ticket_secret().await?);
+            }
             Ok(directory)
         };
         match shutdown.until(opening).await {

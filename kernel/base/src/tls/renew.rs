@@ -90,6 +90,8 @@ pub async fn keep_fresh(identity: Identity, mut from: Turns, shutdown: Shutdown)
                 tracing::info!(peer = %own.name, "certificate renewed");
                 backoff = quick();
             }
+            // On masters identity sees to the files by itself where nobody can be asked.
+            Some(Err(_)) if take_newer(&identity) => backoff = quick(),
             Some(Err(error)) => {
                 let left = own.not_after.duration_since(SystemTime::now()).unwrap_or_default();
                 tracing::warn!(%error, seconds_left = left.as_secs(), "the certificate could not be renewed");
@@ -102,6 +104,13 @@ pub async fn keep_fresh(identity: Identity, mut from: Turns, shutdown: Shutdown)
             return;
         }
     }
+}
+
+/// Takes the certificate in the files where it is newer than the one in use.
+fn take_newer(identity: &Identity) -> bool {
+    let held = identity.files().and_then(|files| Identity::load(files).ok());
+    let newer = held.is_some_and(|held| held.peer().not_after > identity.peer().not_after);
+    newer && identity.reload().is_ok()
 }
 
 /// Renews once at the first identity that does it.
@@ -157,6 +166,29 @@ async fn ask(client: &Client, url: &str, body: &impl Serialize) -> Result<Issued
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newer_certificate_in_the_files_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let files = super::super::IdentityFiles { ca: path("ca"), cert: path("cert"), key: path("key") };
+        let now = SystemTime::now();
+        let ca = crate::pki::Authority::create("c", now).unwrap();
+        let name = crate::pki::PeerName::new("c", "etcd", "m1").unwrap();
+        let request = Request::new().unwrap();
+        let write = |life: u64| {
+            let cert = ca.issue(&request.csr, &name, &[], now, Duration::from_secs(life)).unwrap();
+            files.write(ca.certificate_pem(), &cert, &request.key).unwrap();
+        };
+        write(10);
+        let identity = Identity::load(&files).unwrap();
+        assert!(!take_newer(&identity));
+        write(100);
+        let before = identity.peer().not_after;
+        assert!(take_newer(&identity) && identity.peer().not_after > before);
+        std::fs::write(&files.cert, "broken").unwrap();
+        assert!(!take_newer(&identity));
+    }
 
     #[test]
     fn half_the_life_is_when_it_is_due() {

@@ -14,15 +14,13 @@ use plenum_base::auth::{Kind, OnlyComponent, Principal};
 use plenum_base::cluster::ClusterMap;
 use plenum_base::serve::ConnInfo;
 use plenum_base::tls::join::JoinBody;
+use plenum_base::tls::tickets::SHARING;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::App;
 use super::error::{IamError, json as read_json};
 use crate::directory::{DirectoryError, JoinToken, NewJoinToken};
-
-/// The roles of control, which share the secret of TLS tickets. Those that agents have too are not among them.
-const CONTROL: [&str; 5] = ["identity", "master", "services", "catalog", "gateway"];
 
 /// A caller who may change the fleet: a superuser, or root on a master, who holds identity's own key.
 pub(crate) struct Operator(pub(crate) Principal);
@@ -216,7 +214,7 @@ pub(crate) async fn ticket_secret(
     State(app): State<App>,
     OnlyComponent(principal): OnlyComponent,
 ) -> Result<Response, IamError> {
-    if !CONTROL.iter().any(|role| principal.is_role(role)) {
+    if !SHARING.iter().any(|role| principal.is_role(role)) {
         let text = "only the roles of control share this secret";
         return Err(IamError::new(StatusCode::FORBIDDEN, "ERR_FORBIDDEN", text));
     }

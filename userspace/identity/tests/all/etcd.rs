@@ -1,10 +1,11 @@
-//! An etcd of a test's own, without TLS: a child process on loopback with a folder of its own, gone with the test.
+//! An etcd of a test's own, without TLS or with the certificates of a master: a child process on loopback with a folder of its own, gone with the test.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use plenum_base::tls::IdentityFiles;
 use plenum_store::{Etcd, EtcdOptions, Store};
 
 const PROGRAM: &str = "/usr/bin/etcd";
@@ -14,6 +15,8 @@ pub struct Server {
     child: Option<Child>,
     client: u16,
     peer: u16,
+    /// Mutual TLS at this address.
+    tls: Option<(std::net::IpAddr, IdentityFiles)>,
 }
 
 fn free_port() -> u16 {
@@ -27,13 +30,33 @@ impl Server {
             "{PROGRAM} is missing: this test needs Debian's package etcd-server (apt-get install etcd-server)"
         );
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { dir, child: None, client: free_port(), peer: free_port() };
+        let mut server = Self { dir, child: None, client: free_port(), peer: free_port(), tls: None };
         server.run().await;
         server
     }
 
+    /// One that is not started yet, for clients of `files`' authority only, showing `files`.
+    pub fn secured(address: std::net::IpAddr, files: IdentityFiles) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, child: None, client: free_port(), peer: free_port(), tls: Some((address, files)) }
+    }
+
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+        match &self.tls {
+            Some((address, _)) => format!("https://{address}:{}", self.client),
+            None => format!("http://127.0.0.1:{}", self.client),
+        }
+    }
+
+    fn tls_arguments(&self) -> Vec<String> {
+        let Some((_, files)) = &self.tls else { return Vec::new() };
+        let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
+        vec![
+            "--client-cert-auth".to_owned(),
+            file("trusted-ca-file", &files.ca),
+            file("cert-file", &files.cert),
+            file("key-file", &files.key),
+        ]
     }
 
     /// Starts it, for the first time or again on the same data.
@@ -49,11 +72,16 @@ impl Server {
             .arg(format!("--initial-advertise-peer-urls={peer}"))
             .arg(format!("--initial-cluster=test={peer}"))
             .args(["--heartbeat-interval=20", "--election-timeout=200", "--log-level=error"])
+            .args(self.tls_arguments())
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         self.child = Some(command.spawn().unwrap());
+        if self.tls.is_some() {
+            // Whoever uses it waits for it: here nobody has a certificate that it would take.
+            return;
+        }
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let options =

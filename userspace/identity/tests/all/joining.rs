@@ -36,7 +36,7 @@ async fn each_kind_of_token_is_good_for_its_roles() {
         csrs,
     };
     // Asking what it is for uses nothing up.
-    let told = join_node(&[url.clone()], &token, &ask(BTreeMap::new())).await.unwrap();
+    let told = join_node(std::slice::from_ref(&url), &token, &ask(BTreeMap::new())).await.unwrap();
     assert_eq!(
         (told.kind, told.instance.as_str(), told.vault_key.is_some()),
         (NodeKind::Agent, "test", false)
