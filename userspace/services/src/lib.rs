@@ -8,17 +8,20 @@ pub mod http;
 pub mod shell;
 pub mod wire;
 
-use std::sync::Arc;
-
 use plenum_base::component::{Component, ComponentSettings, ServeError};
 use plenum_base::config::Settings;
+use plenum_base::leading::Leading;
 use plenum_base::places::{Instance, Places, Role};
 use plenum_base::service::Shutdown;
 use plenum_base::tls::TlsError;
-use plenum_store::{Embedded, Store, StoreError};
+use plenum_store::{Open, StoreError, StoreSettings};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use crate::shell::{EngineError, Setup};
+use crate::shell::{EngineError, Phase, Setup};
+
+/// The exit code of a scheduler that has lost its leadership: it is to be started again at once.
+pub const DEPOSED: u8 = 75;
 
 /// The settings of the service scheduler.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -26,7 +29,9 @@ use crate::shell::{EngineError, Setup};
 pub struct Config {
     /// What every role has.
     pub component: ComponentSettings,
-    /// Base addresses of the masters.
+    /// Where the records are kept.
+    pub store: StoreSettings,
+    /// Base addresses of the masters, on a single machine; a fleet has its map.
     pub masters: Vec<String>,
     /// The framework's name; DNS names and virtual addresses contain it.
     pub framework: String,
@@ -50,6 +55,7 @@ impl Config {
     pub fn at(places: &Places) -> Self {
         Self {
             component: ComponentSettings::at(places, Role::Services),
+            store: StoreSettings::default(),
             masters: vec![format!("https://{}", places.address(Role::Master))],
             framework: "marathon".to_owned(),
             user: "root".to_owned(),
@@ -70,6 +76,7 @@ impl Default for Config {
 
 impl Settings for Config {
     fn check(&self, problems: &mut Vec<String>) {
+        problems.extend(self.store.problems());
         if self.masters.is_empty() {
             problems.push("masters is empty; give at least one address".to_owned());
         }
@@ -99,40 +106,69 @@ pub enum ServicesError {
     Serve(#[from] ServeError),
 }
 
-/// Runs the role until `shutdown`.
+/// Runs the role until `shutdown`. When the leadership is lost the process ends at once, with the code [`DEPOSED`].
 ///
 /// # Errors
 /// [`ServicesError`].
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServicesError> {
     let component = Component::start(config.component.clone(), &shutdown)?;
-    let store: Arc<dyn Store> =
-        Arc::new(Embedded::open(&config.component.store(), plenum_store::Options::default()).await?);
-    let listen = config.component.listen.to_string();
-    let mut setup = Setup::new(config.masters.clone(), component.client(Role::Master)?);
+    let own = &config.component;
+    let open = Open {
+        embedded: own.store(),
+        prefix: format!("/plenum/{}/services/", own.instance.as_str()),
+        endpoints: component.masters.follow_urls(Role::Etcd),
+    };
+    let settings = config.store.clone().files_or(&own.ca, &own.certificate, &own.key);
+    let store = plenum_store::open(&settings, open).await?;
+    let setup = setup(&config, &component, &shutdown)?;
+    let about = http::About {
+        leader: own.listen.to_string(),
+        master: config.masters.join(","),
+        framework: config.framework.clone(),
+        failover_timeout: config.failover_timeout_seconds,
+        ha: config.store.etcd,
+    };
+    let (phase, phases) = watch::channel(Phase::Standby(None));
+    let serving = component.serve(component.authenticated(http::front(phases, about)));
+    let deciding = async {
+        if config.store.etcd {
+            let candidate = format!("https://{}", own.listen);
+            shell::contend(setup, store, &candidate, config.store.lease(), phase, &shutdown).await
+        } else {
+            let (handle, engine) = shell::engine(setup, store);
+            phase.send_replace(Phase::Leading(handle, 0));
+            engine.run(shutdown.clone()).await
+        }
+    };
+    // Whichever ends first ends the other: an API without a scheduler would only time out.
+    tokio::select! {
+        biased;
+        decided = deciding => {
+            if matches!(decided, Err(EngineError::Deposed)) {
+                // Nothing is tidied up: whatever is still on its way out of this process is void.
+                tracing::error!(code = DEPOSED, "the leadership is lost");
+                std::process::exit(i32::from(DEPOSED));
+            }
+            shutdown.trigger();
+            Ok(decided?)
+        }
+        served = serving => Ok(served?),
+    }
+}
+
+fn setup(config: &Config, component: &Component, shutdown: &Shutdown) -> Result<Setup, TlsError> {
+    let client = component.client(Role::Master)?;
+    let (masters, until) = (component.masters.clone(), shutdown.clone());
+    let leading = Leading::follow(Role::Master, client.clone(), masters, &config.masters, until);
+    let mut setup = Setup::new(config.masters.clone(), client);
+    setup.leading = Some(leading);
     setup.framework.name.clone_from(&config.framework);
     setup.framework.user.clone_from(&config.user);
     setup.framework.failover_timeout = Some(config.failover_timeout_seconds);
     setup.framework.hostname = Some(config.component.listen.ip().to_string());
-    setup.framework.webui_url = Some(format!("https://{listen}"));
+    setup.framework.webui_url = Some(format!("https://{}", config.component.listen));
     setup.settings.default_role.clone_from(&config.default_role);
     setup.settings.service_ports = (config.service_port_min, config.service_port_max);
     setup.settings.refuse = plenum_api::Millis::from_secs(config.refuse_seconds);
-    let about = http::About {
-        leader: listen,
-        master: config.masters.join(","),
-        framework: config.framework,
-        failover_timeout: config.failover_timeout_seconds,
-    };
-    let (handle, engine) = shell::engine(setup, store);
-    let router = component.authenticated(http::router(handle, about));
-    let serving = component.serve(router);
-    let deciding = engine.run(shutdown.clone());
-    // Whichever ends first ends the other: an API without a scheduler would only time out.
-    tokio::select! {
-        served = serving => Ok(served?),
-        decided = deciding => {
-            shutdown.trigger();
-            Ok(decided?)
-        }
-    }
+    Ok(setup)
 }

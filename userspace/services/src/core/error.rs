@@ -28,6 +28,11 @@ pub enum ApiError {
     /// 422: well-formed and not acceptable.
     #[error("Object is not valid")]
     Invalid(Vec<Flaw>),
+    /// 422: the idempotency key belongs to another request.
+    #[error(
+        "This idempotency key was used for another request. A key stands for one request: repeat that one as it was, or take a new key."
+    )]
+    KeyReused,
     /// 503: not now.
     #[error("{0}")]
     Unavailable(String),
@@ -66,7 +71,7 @@ impl ApiError {
             Self::BadJson(_) | Self::BadFields(_) | Self::BadRequest(_) => 400,
             Self::NotFound(_) => 404,
             Self::Locked(_) | Self::Conflict(_) => 409,
-            Self::Invalid(_) => 422,
+            Self::Invalid(_) | Self::KeyReused => 422,
             Self::Unavailable(_) => 503,
         }
     }

@@ -193,6 +193,12 @@ impl Instance {
         self.record.goal == Goal::Run
     }
 
+    /// Is being ended although nobody here asked for it: its node is being emptied, or its health check gave it up. What takes its place
+    /// need not wait for its end.
+    pub fn is_leaving(&self) -> bool {
+        self.state == Some(State::Killing) && self.is_wanted()
+    }
+
     /// Serves: runs and, where there is a health check, passes it.
     pub fn is_ready(&self, app: &App) -> bool {
         self.state == Some(State::Running)

@@ -15,6 +15,7 @@ pub mod instance;
 pub mod matching;
 mod notices;
 mod offers;
+pub mod once;
 mod planner;
 pub mod records;
 pub mod requests;
@@ -258,6 +259,8 @@ pub struct Core {
     pub(crate) index: BTreeMap<InstanceId, AppId>,
     pub(crate) deployments: IndexMap<String, Deployment>,
     pub(crate) ghosts: BTreeMap<InstanceId, Record>,
+    /// Ghosts that nobody wanted to end: they were out of reach for too long. They may take their place again while it is free.
+    lapsed: BTreeSet<InstanceId>,
     pub(crate) strangers: BTreeMap<String, Stranger>,
     pub(crate) framework: Option<String>,
     pub(crate) master: Option<String>,
@@ -283,6 +286,7 @@ impl Core {
             index: BTreeMap::new(),
             deployments: IndexMap::new(),
             ghosts: BTreeMap::new(),
+            lapsed: BTreeSet::new(),
             strangers: BTreeMap::new(),
             framework: None,
             master: None,
@@ -410,10 +414,24 @@ impl Core {
     }
 
     fn commit(&mut self, writes: Vec<Write>) {
-        // A store takes 100 operations at once; one place is left for the leader's guard.
+        // A store takes 100 operations at once; places are left for the leader's guard and for a request's outcome.
         for chunk in writes.chunks(90) {
             self.out.push(Effect::Commit(chunk.to_vec()));
         }
+    }
+
+    /// Commits an intent. Where it is too large for one transaction, the definitions that come and go are written first: the rest names
+    /// them and makes them count, all at once.
+    fn commit_intent(&mut self, writes: Vec<Write>) {
+        let is_version = |write: &Write| {
+            let (Write::Put(key, _) | Write::Delete(key)) = write;
+            key.starts_with("versions/")
+        };
+        let large = writes.len() > 90;
+        let (versions, rest): (Vec<_>, Vec<_>) =
+            writes.into_iter().partition(|write| large && is_version(write));
+        self.commit(versions);
+        self.commit(rest);
     }
 
     /// The entry of an app that readers see.

@@ -39,7 +39,7 @@ impl Core {
     fn plan_app(&mut self, id: &AppId, now: Now) {
         let holds = self.deployments.values().any(|d| d.holds(id));
         let Some(entry) = self.apps.get_mut(id) else { return };
-        let (mut writes, wake) = entry.give_up_unreachable(now);
+        let (mut writes, wake, lapsed) = entry.give_up_unreachable(now);
         let ghosts: Vec<InstanceId> = entry
             .instances
             .values()
@@ -49,6 +49,9 @@ impl Core {
         for ghost in ghosts {
             if let Some(instance) = entry.instances.remove(&ghost) {
                 self.index.remove(&ghost);
+                if lapsed.contains(&ghost) {
+                    self.lapsed.insert(ghost.clone());
+                }
                 self.ghosts.insert(ghost, instance.record);
             }
         }
@@ -123,32 +126,36 @@ impl Core {
 
 impl Entry {
     /// Gives instances up that are out of reach for too long, or that are to end anyway: they become ghosts, which are
-    /// ended when they come back. Says when to look again.
-    fn give_up_unreachable(&mut self, now: Now) -> (Vec<Write>, Option<Millis>) {
+    /// ended when they come back. Says when to look again, and which were wanted to the last.
+    fn give_up_unreachable(&mut self, now: Now) -> (Vec<Write>, Option<Millis>, BTreeSet<InstanceId>) {
         let patience = match &self.app.unreachable_strategy {
             Unreachable::Disabled(_) => None,
             Unreachable::Enabled { inactive_after_seconds, .. } => {
                 Some(Millis::from_secs_f64(*inactive_after_seconds))
             }
         };
-        let (mut writes, mut wake) = (Vec::new(), None);
+        let (mut writes, mut wake, mut lapsed) = (Vec::new(), None, BTreeSet::new());
         for instance in self.instances.values_mut().filter(|i| i.state == Some(State::Unreachable)) {
             let until = patience.map(|p| instance.since + p);
             if !instance.is_wanted() || until.is_some_and(|at| at <= now.mono) {
+                if instance.is_wanted() && !self.removing {
+                    lapsed.insert(instance.record.id.clone());
+                }
                 instance.record.goal = Goal::Ghost;
                 writes.push(records::put_instance(&instance.record));
             } else if let Some(at) = until {
                 wake = Some(wake.map_or(at, |w: Millis| w.min(at)));
             }
         }
-        (writes, wake)
+        (writes, wake, lapsed)
     }
 
     /// How many instances to add and which to end, from the numbers alone.
     pub(super) fn decide(&self) -> Decision {
         let config = &self.app.version_info.last_config_change_at;
-        let wanted = || self.instances.values().filter(|i| i.is_wanted());
+        let wanted = || self.instances.values().filter(|i| i.is_wanted() && !i.is_leaving());
         if self.removing {
+            let wanted = || self.instances.values().filter(|i| i.is_wanted());
             return Decision { missing: 0, stop: wanted().map(|i| i.record.id.clone()).collect() };
         }
         let target = usize::try_from(self.app.instances).unwrap_or(usize::MAX);
@@ -156,8 +163,10 @@ impl Entry {
         let old: Vec<&Instance> = wanted().filter(is_old).collect();
         let new: Vec<&Instance> = wanted().filter(|i| !is_old(i)).collect();
         let alive = self.instances.len();
-        // Whoever is still ending has its place until it has ended; only replacing a version may go above the target.
-        let replacing = self.roll && self.instances.values().any(|i| i.record.config != *config);
+        // Whoever is still ending has its place until it has ended; only replacing a version, or what others are taking away, may go
+        // above the target.
+        let replacing =
+            self.instances.values().any(|i| i.is_leaving() || (self.roll && i.record.config != *config));
         let (least, most) = if replacing { bounds(&self.app) } else { (0, target) };
         let missing = target.saturating_sub(new.len()).min(most.saturating_sub(alive));
         let mut stop = self.surplus(&new, new.len().saturating_sub(target));

@@ -94,7 +94,7 @@ pub(super) fn version_key(id: &AppId, version: &str) -> String {
     format!("versions/{}/{version}", id.key())
 }
 
-fn put<T: Serialize>(key: String, value: &T) -> Write {
+pub(super) fn put<T: Serialize>(key: String, value: &T) -> Write {
     // Records are trees of plain values with text keys, which always have a JSON form.
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     Write::Put(key, bytes)

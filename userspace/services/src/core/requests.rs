@@ -12,6 +12,7 @@ use super::deployment::{self, Deployment, What};
 use super::error::{ApiError, Flaw};
 use super::id::{AppId, InstanceId};
 use super::instance::Goal;
+use super::once::Once;
 use super::{Core, Effect, Entry, Write, notices, records, update, validate, view};
 
 /// A request that changes something.
@@ -27,6 +28,8 @@ pub struct Request {
     pub uri: String,
     /// The client's address, for the same.
     pub client: String,
+    /// Its idempotency key: what comes of the request is written with it. Whether it is a repetition was looked at before.
+    pub once: Option<Once>,
 }
 
 /// What is asked for.
@@ -113,19 +116,27 @@ const MOST_APPS: usize = 80;
 
 impl Core {
     pub(super) fn request(&mut self, request: Request, now: Now, ids: &mut dyn IdSource) {
-        let token = request.token;
-        let reply =
-            self.carry_out(request, now, ids).unwrap_or_else(|error| Reply::ok(error.status(), error.body()));
+        let (token, from) = (request.token, self.out.len());
+        let reply = match self.carry_out(&request, now, ids) {
+            Ok(reply) => {
+                if let Some(once) = &request.once {
+                    self.remember(from, once, &reply, now);
+                }
+                reply
+            }
+            // What is refused changes nothing: a repetition is judged anew.
+            Err(error) => Reply::ok(error.status(), error.body()),
+        };
         self.out.push(Effect::Reply { token, reply });
     }
 
-    fn carry_out(&mut self, r: Request, now: Now, ids: &mut dyn IdSource) -> Result<Reply, ApiError> {
+    fn carry_out(&mut self, r: &Request, now: Now, ids: &mut dyn IdSource) -> Result<Reply, ApiError> {
         match &r.kind {
-            Kind::Create(body) => self.create(&r, body, now, ids),
+            Kind::Create(body) => self.create(r, body, now, ids),
             Kind::Update { id, body, partial } => {
                 let existed = self.entry(id).is_some();
                 let target = self.updated(id, body, *partial)?;
-                self.announce(&r, &target, now);
+                self.announce(r, &target, now);
                 let targets = [(id.clone(), target)].into();
                 let result = self.submit(targets, r.force, now, ids)?;
                 let created = (!existed).then(|| format!("/v2/apps{id}"));
@@ -260,9 +271,20 @@ impl Core {
         }
     }
 
-    /// Writes an intent down and starts its deployment.
     fn submit(
         &mut self,
+        targets: Targets,
+        force: bool,
+        now: Now,
+        ids: &mut dyn IdSource,
+    ) -> Result<Reply, ApiError> {
+        self.submit_with(Vec::new(), targets, force, now, ids)
+    }
+
+    /// Writes an intent down, with what else belongs to it, and starts its deployment.
+    fn submit_with(
+        &mut self,
+        first: Vec<Write>,
         targets: Targets,
         force: bool,
         now: Now,
@@ -308,7 +330,8 @@ impl Core {
                 .map(|id| (id.clone(), self.entry(id).map(|e| e.app.version.clone())))
                 .collect(),
         };
-        let mut writes = vec![records::put_deployment(&deployment)];
+        let mut writes = first;
+        writes.push(records::put_deployment(&deployment));
         for id in in_the_way {
             writes.extend(self.supersede(&id, now));
         }
@@ -316,7 +339,7 @@ impl Core {
             self.retarget(&id, target, &version, &mut writes);
             self.dirty.insert(id);
         }
-        self.commit(writes);
+        self.commit_intent(writes);
         let id = deployment.id.clone();
         let group = json!({"groupId": "/", "version": version});
         self.publish(notices::notice("group_change_success", group, now));
@@ -486,13 +509,15 @@ impl Core {
             }
             self.dirty.insert(app.clone());
         }
-        self.commit(writes);
         for (task, agent) in victims.strangers {
             self.out.push(Effect::Kill { task, agent, grace: None });
         }
         if which.scale {
-            return self.submit(targets, true, now, ids);
+            let ending = writes.clone();
+            // Those that end do so in any case.
+            return self.submit_with(writes, targets, true, now, ids).inspect_err(|_| self.commit(ending));
         }
+        self.commit(writes);
         let single = app.is_some() && tasks.is_some();
         let body = match (single, victims.shown.first()) {
             (true, Some(task)) => json!({"task": task}),

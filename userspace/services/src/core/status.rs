@@ -5,7 +5,7 @@ use plenum_api::{Millis, Now};
 use serde_json::json;
 
 use super::id::{AppId, InstanceId};
-use super::instance::{Goal, Instance, State, Status};
+use super::instance::{Goal, Instance, Record, State, Status};
 use super::{Backoff, Core, Effect, Entry, Stranger, notices, records, time};
 
 /// An instance that ran for so long starts the delay over when it fails.
@@ -20,7 +20,9 @@ impl Core {
                 self.ended(&app, &instance, &status, now)
             }
             (Some(instance), Some(app)) => self.observed(&app, &instance, &status, now),
-            (Some(instance), None) if self.ghosts.contains_key(&instance) => self.ghost(&instance, &status),
+            (Some(instance), None) if self.ghosts.contains_key(&instance) => {
+                self.ghost(&instance, &status, now)
+            }
             _ => self.stranger(&status, now),
         }
         if let (Some(uuid), Some(agent)) = (status.uuid, status.agent) {
@@ -36,7 +38,7 @@ impl Core {
         instance.healthy = status.healthy.or(instance.healthy);
         if instance.is_wanted() {
             entry.note_failure(&instance, status, now);
-            entry.back_off(&instance, status.state, now);
+            entry.back_off(&instance, status, now);
         }
         self.dirty.insert(app.clone());
         if staged && matches!(status.state, State::Lost | State::Unknown) {
@@ -84,15 +86,46 @@ impl Core {
     }
 
     /// One that we gave up came back, or is finally known to have ended.
-    fn ghost(&mut self, id: &InstanceId, status: &Status) {
+    fn ghost(&mut self, id: &InstanceId, status: &Status, now: Now) {
         if status.state.is_terminal() {
+            self.lapsed.remove(id);
             if let Some(record) = self.ghosts.remove(id) {
                 self.commit(vec![records::delete_instance(&record)]);
             }
         } else if status.state != State::Unreachable {
+            if self.take_back(id, status, now) {
+                return;
+            }
+            self.lapsed.remove(id);
             let (task, agent) = (status.task.clone(), status.agent.clone());
             self.out.push(Effect::Kill { task, agent, grace: None });
+            // Should the kill get lost, the next comparison of views shows it.
+            self.doubt(now);
         }
+    }
+
+    /// A ghost whose place nobody has taken yet has it again: ending what serves in order to launch the same would help nobody.
+    fn take_back(&mut self, id: &InstanceId, status: &Status, now: Now) -> bool {
+        if status.state != State::Running || !self.lapsed.contains(id) {
+            return false;
+        }
+        let Some(record) = self.ghosts.get(id) else { return false };
+        let app = record.app.clone();
+        let Some(entry) = self.apps.get_mut(&app) else { return false };
+        let fits = !entry.removing && record.config == entry.app.version_info.last_config_change_at;
+        if !fits || entry.decide().missing == 0 {
+            return false;
+        }
+        let record = Record { goal: Goal::Run, ..record.clone() };
+        self.ghosts.remove(id);
+        self.lapsed.remove(id);
+        self.index.insert(id.clone(), app);
+        let write = records::put_instance(&record);
+        entry.missing = entry.missing.saturating_sub(1);
+        entry.instances.insert(id.clone(), Instance::new(record.clone(), now.mono, false));
+        self.commit(vec![write]);
+        self.observed(&record.app, id, status, now);
+        true
     }
 
     /// Nobody wrote it down. It is shown, and left alone until somebody decides.
@@ -106,6 +139,14 @@ impl Core {
         let (agent, state) = (status.agent.clone(), status.state);
         let stranger = self.strangers.entry(status.task.clone());
         stranger.or_insert(Stranger { agent, state, since: now.wall }).state = state;
+    }
+}
+
+impl Status {
+    /// Whether the node went, and the task with it: that says nothing about the app.
+    fn is_nodes_fault(&self) -> bool {
+        matches!(self.state, State::Gone | State::GoneByOperator)
+            || self.reason.as_deref() == Some("REASON_AGENT_DRAINING")
     }
 }
 
@@ -142,8 +183,8 @@ impl Entry {
     }
 
     /// Launches wait after an end that nobody asked for; longer after each, anew after a long run.
-    fn back_off(&mut self, instance: &Instance, state: State, now: Now) {
-        if state == State::Killed || instance.record.goal != Goal::Run {
+    fn back_off(&mut self, instance: &Instance, status: &Status, now: Now) {
+        if status.state == State::Killed || status.is_nodes_fault() || instance.record.goal != Goal::Run {
             return;
         }
         let config = &self.app.version_info.last_config_change_at;

@@ -97,7 +97,7 @@ impl Script {
         };
         let force = flag("force") || command.starts_with("force") || command == "delete";
         let (uri, client) = (String::new(), String::new());
-        Event::Request(Box::new(Request { token: 1, kind, force, uri, client }))
+        Event::Request(Box::new(Request { token: 1, kind, force, uri, client, once: None }))
     }
 
     fn wait(&mut self, seconds: &str) -> Vec<String> {
@@ -315,6 +315,7 @@ fn status(task: &str, agent: &str, words: &[&str]) -> Status {
         match word.split_once('=').unwrap() {
             ("healthy", value) => status.healthy = Some(value == "true"),
             ("uuid", "none") => status.uuid = None,
+            ("reason", value) => status.reason = Some(value.to_owned()),
             other => panic!("{other:?}"),
         }
     }

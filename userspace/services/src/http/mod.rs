@@ -4,8 +4,10 @@
 mod answer;
 mod apps;
 mod events;
+mod once;
 mod others;
 mod query;
+mod standby;
 
 use std::sync::Arc;
 
@@ -16,9 +18,11 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use plenum_base::serve::ConnInfo;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::core::error::ApiError;
-use crate::shell::Handle;
+use crate::core::once::Once;
+use crate::shell::{Asked, Handle, Phase};
 use answer::{failure, json_answer, text_answer};
 use query::{Query, decode};
 
@@ -38,9 +42,18 @@ pub struct About {
     pub framework: String,
     /// The failover timeout, seconds.
     pub failover_timeout: f64,
+    /// Whether others stand by.
+    pub ha: bool,
 }
 
-/// What every request needs.
+/// What every request finds: whether this process decides, and what it tells about itself.
+#[derive(Debug)]
+struct Front {
+    phase: watch::Receiver<Phase>,
+    about: About,
+}
+
+/// What every request to the one that decides needs.
 #[derive(Debug)]
 struct Api {
     handle: Handle,
@@ -56,19 +69,31 @@ struct Ask {
     accept: String,
     uri: String,
     client: String,
+    once: Option<Once>,
 }
 
-/// The API over `handle`. Authentication is the caller's.
+/// The API over `handle`, which always decides. Authentication is the caller's.
 pub fn router(handle: Handle, about: About) -> Router {
-    Router::new().fallback(serve).with_state(Arc::new(Api { handle, about }))
+    front(watch::channel(Phase::Leading(handle, 0)).1, about)
 }
 
-async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
+/// The API of one of several processes: while another one decides, callers are sent there. Authentication is the caller's.
+pub fn front(phase: watch::Receiver<Phase>, about: About) -> Router {
+    Router::new().fallback(serve).with_state(Arc::new(Front { phase, about }))
+}
+
+async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
+    let path: Vec<String> =
+        head.uri.path().split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+    let phase = front.phase.borrow().clone();
+    let handle = match standby::answer(&front.about, &phase, &head, &path) {
+        Ok(handle) => handle,
+        Err(response) => return *response,
+    };
     let header = |name: http::HeaderName| {
         head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
     };
-    let path = head.uri.path().split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
     let client = head
         .extensions
         .get::<ConnInfo>()
@@ -85,6 +110,10 @@ async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response 
             return json_answer(StatusCode::PAYLOAD_TOO_LARGE, &json!({"message": message}));
         }
     };
+    let once = match once::of(&head, &body) {
+        Ok(once) => once,
+        Err(error) => return failure(&error),
+    };
     let ask = Ask {
         method: head.method.clone(),
         path,
@@ -93,8 +122,12 @@ async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response 
         accept: header(http::header::ACCEPT),
         uri: head.uri.path().to_owned(),
         client,
+        once,
     };
-    dispatch(&api, ask).await.unwrap_or_else(|error| failure(&error))
+    let api = Api { handle, about: front.about.clone() };
+    let answer = dispatch(&api, ask).await.unwrap_or_else(|error| failure(&error));
+    // Whoever was deposed meanwhile knows nothing for certain any more.
+    if api.handle.leads() { answer } else { standby::nobody() }
 }
 
 async fn dispatch(api: &Api, ask: Ask) -> Result<Response, ApiError> {
@@ -109,10 +142,6 @@ async fn dispatch(api: &Api, ask: Ask) -> Result<Response, ApiError> {
         ["v2", "plugins"] => Ok(json_answer(StatusCode::OK, &json!({"plugins": []}))),
         ["v2", "events"] => Ok(events::stream(api, &ask)),
         ["v2", "info"] => others::info(api).await,
-        ["v2", "leader"] if ask.method == Method::GET => {
-            Ok(json_answer(StatusCode::OK, &json!({"leader": api.about.leader})))
-        }
-        ["ping"] => Ok(text_answer("pong")),
         ["metrics"] => others::metrics(api).await,
         [] => Ok(text_answer("")),
         _ => Err(no_such()),
@@ -149,6 +178,8 @@ impl Ask {
         kind: crate::core::requests::Kind,
         force: bool,
     ) -> Result<Response, ApiError> {
-        api.handle.change(kind, force, &self.uri, &self.client).await.map(answer::reply)
+        let asked =
+            Asked { force, uri: self.uri.clone(), client: self.client.clone(), once: self.once.clone() };
+        api.handle.change(kind, asked).await.map(answer::reply)
     }
 }

@@ -210,7 +210,7 @@ pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
             "framework_name": about.framework,
             "failover_timeout": about.failover_timeout,
             "checkpoint": true,
-            "ha": false,
+            "ha": about.ha,
             "features": ["gpu_resources", "secrets"],
         },
         "zookeeper_config": {},

@@ -8,6 +8,7 @@ use plenum_sdk::CallError;
 use plenum_sdk::scheduler::Scheduler;
 use tokio::sync::mpsc;
 
+use super::Lead;
 use crate::core::Effect;
 use crate::wire;
 
@@ -24,11 +25,16 @@ pub(super) enum Order {
 /// Carries orders out until the sender is gone; reports failures.
 pub(super) async fn run(
     scheduler: Scheduler,
+    lead: Lead,
     mut orders: mpsc::UnboundedReceiver<Order>,
     failed: mpsc::Sender<()>,
 ) {
     let mut offers: HashMap<String, mesos::Offer> = HashMap::new();
     while let Some(order) = orders.recv().await {
+        // This process may have been stopped since the order was given: whoever leads now knows better.
+        if !lead.holds() {
+            return;
+        }
         match order {
             Order::Offers(new) => offers.extend(new.into_iter().map(|o| (o.id.value.clone(), o))),
             Order::Forget => offers.clear(),

@@ -2,6 +2,8 @@
 //! one talks to the master. When the store fails for good the core is thrown away and read back from the store.
 
 mod caller;
+mod lead;
+mod once;
 mod persist;
 mod room;
 
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use plenum_api::mesos::{self, FrameworkInfo, framework_info};
 use plenum_api::{Millis, Now};
 use plenum_base::clock::{OsClock, OsIds};
+use plenum_base::leading::Leading;
 use plenum_base::retry::Backoff;
 use plenum_base::service::Shutdown;
 use plenum_sdk::Client;
@@ -21,6 +24,7 @@ use plenum_store::{Store, StoreError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::core::error::ApiError;
+use crate::core::once::Once;
 use crate::core::records::Unreadable;
 use crate::core::requests::{Kind, Reply, Request};
 use crate::core::{Core, Effect, Event, Notice, Settings, Write};
@@ -28,6 +32,7 @@ use crate::wire;
 
 use room::Room;
 
+pub use lead::{Lead, Phase, contend};
 pub use persist::LoadError;
 
 /// How long a request may wait for its answer.
@@ -42,6 +47,8 @@ const EVENTS: usize = 8192;
 pub struct Setup {
     /// Masters, `http(s)://host:port`.
     pub masters: Vec<String>,
+    /// Follows who leads, in a fleet.
+    pub leading: Option<Leading>,
     /// How they are called.
     pub client: Client,
     /// The framework: name, user, failover timeout, addresses. Roles and id are filled in.
@@ -76,7 +83,7 @@ impl Setup {
             ..Default::default()
         };
         let encoding = plenum_sdk::Encoding::Protobuf;
-        Self { masters, client, framework, settings: Settings::default(), encoding }
+        Self { masters, leading: None, client, framework, settings: Settings::default(), encoding }
     }
 }
 
@@ -86,6 +93,12 @@ pub enum EngineError {
     /// The store's content cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The store does not let anybody lead.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody else leads.
+    #[error("the leadership is lost: this process has to be started again")]
+    Deposed,
     /// A record cannot be understood.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -106,6 +119,20 @@ pub struct Handle {
     events: broadcast::Sender<Arc<Notice>>,
     tokens: Arc<AtomicU64>,
     room: Room,
+    keys: once::Keys,
+}
+
+/// How a change is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Replace deployments that are in the way.
+    pub force: bool,
+    /// The path it came by.
+    pub uri: String,
+    /// The client's address.
+    pub client: String,
+    /// Its idempotency key.
+    pub once: Option<Once>,
 }
 
 impl std::fmt::Debug for Message {
@@ -118,21 +145,43 @@ impl std::fmt::Debug for Message {
 }
 
 impl Handle {
-    /// Asks for a change; the answer comes when it is durable.
+    /// Asks for a change; the answer comes when it is durable. With a key, a change that was carried out before is only answered.
     ///
     /// # Errors
-    /// [`ApiError::Unavailable`] when the scheduler cannot answer now.
-    pub async fn change(&self, kind: Kind, force: bool, uri: &str, client: &str) -> Result<Reply, ApiError> {
+    /// [`ApiError::Unavailable`] when the scheduler cannot answer now; [`ApiError::KeyReused`], [`ApiError::Conflict`] about the key.
+    pub async fn change(&self, kind: Kind, asked: Asked) -> Result<Reply, ApiError> {
+        let gone = || self.room.refusal();
+        let this = self.clone();
+        let work = async move {
+            let Some(once) = asked.once.clone() else { return this.carry_out(kind, asked).await };
+            let _turn = this.keys.turn(&once).await?;
+            match once::before(this.room.store(), &once, OsClock.now()).await? {
+                Some(reply) => Ok(reply),
+                None => this.carry_out(kind, asked).await,
+            }
+        };
+        // On a task of its own: a client that goes away must not free the key while the change is under way.
+        let done = tokio::time::timeout(DEADLINE, tokio::spawn(work)).await;
+        let reply = done.map_err(|_| gone())?.map_err(|_| gone())??;
+        // Of what a deposed leader says nobody knows whether it is still so.
+        if self.leads() { Ok(reply) } else { Err(gone()) }
+    }
+
+    async fn carry_out(&self, kind: Kind, asked: Asked) -> Result<Reply, ApiError> {
         self.room.check().await?;
         let gone = || self.room.refusal();
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let request = Request { token, kind, force, uri: uri.to_owned(), client: client.to_owned() };
+        let Asked { force, uri, client, once } = asked;
+        let request = Request { token, kind, force, uri, client, once };
         let (answer, answered) = oneshot::channel();
-        let ask = async {
-            self.to.send(Message::Write { request, answer }).await.map_err(|_| gone())?;
-            answered.await.map_err(|_| gone())
-        };
-        tokio::time::timeout(DEADLINE, ask).await.map_err(|_| gone())?
+        self.to.send(Message::Write { request, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    /// Whether this process still decides.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.room.lead().holds()
     }
 
     /// Looks at the state.
@@ -181,10 +230,16 @@ pub struct Engine {
 
 /// A scheduler on `store` and the handle to ask it.
 pub fn engine(setup: Setup, store: Arc<dyn Store>) -> (Handle, Engine) {
+    engine_led(setup, store, Lead::alone())
+}
+
+/// The same where several could decide, and this one does by `lead`.
+pub fn engine_led(setup: Setup, store: Arc<dyn Store>, lead: Lead) -> (Handle, Engine) {
     let (to, from) = mpsc::channel(1024);
     let (events, _) = broadcast::channel(EVENTS);
-    let room = Room::new(Arc::clone(&store));
-    let handle = Handle { to, events: events.clone(), tokens: Arc::default(), room: room.clone() };
+    let room = Room::new(Arc::clone(&store), lead);
+    let keys = once::Keys::default();
+    let handle = Handle { to, events: events.clone(), tokens: Arc::default(), room: room.clone(), keys };
     (handle, Engine { setup, room, store, from, events })
 }
 
@@ -195,14 +250,24 @@ enum End {
     Store(StoreError),
     /// The master will not have this framework any more.
     Refused(String),
+    /// The right to decide is over.
+    Deposed,
 }
 
 impl Engine {
     /// Runs until `shutdown`.
     ///
     /// # Errors
-    /// [`EngineError`] when the store's content cannot be used at the start. Later failures are waited out.
-    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), EngineError> {
+    /// [`EngineError`] when the store's content cannot be used at the start, or somebody else leads. Later failures are waited out.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), EngineError> {
+        let pruning = once::prune(self.room.clone(), Arc::clone(&self.store));
+        tokio::select! {
+            ended = self.lives(shutdown) => ended,
+            () = pruning => Ok(()),
+        }
+    }
+
+    async fn lives(mut self, shutdown: Shutdown) -> Result<(), EngineError> {
         // Readers wait meanwhile, so it stays short.
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         let mut first = true;
@@ -222,6 +287,8 @@ impl Engine {
             first = false;
             match self.live(core, &shutdown).await {
                 End::Shutdown => return Ok(()),
+                End::Deposed => return Err(EngineError::Deposed),
+                End::Store(error) if self.room.lead().is_over(&error) => return Err(EngineError::Deposed),
                 End::Store(error) => tracing::error!(%error, "the store failed; reading it anew"),
                 End::Refused(reason) => {
                     tracing::warn!(%reason, "the master refused the framework; registering anew");
@@ -243,7 +310,7 @@ impl Engine {
     }
 
     async fn load(&self) -> Result<Core, EngineError> {
-        let entries = persist::load(&self.store).await?;
+        let entries = persist::load(&self.room).await?;
         Ok(Core::load(self.setup.settings.clone(), &entries, OsClock.now())?)
     }
 
@@ -253,12 +320,14 @@ impl Engine {
         let roles = framework.roles.clone();
         let mut options = Options::new(self.setup.masters.clone(), framework);
         options.encoding = self.setup.encoding;
+        options.leading.clone_from(&self.setup.leading);
         let (scheduler, happenings) = scheduler::connect(self.setup.client.clone(), options);
         let (orders, orders_out) = mpsc::unbounded_channel();
         let (failed_in, failed) = mpsc::channel(1);
         let (effects, effects_out) = mpsc::unbounded_channel();
         let (broken_in, broken) = oneshot::channel();
-        let caller = tokio::spawn(caller::run(scheduler.clone(), orders_out, failed_in));
+        let caller =
+            tokio::spawn(caller::run(scheduler.clone(), self.room.lead().clone(), orders_out, failed_in));
         let (room, events) = (self.room.clone(), self.events.clone());
         let carrier = tokio::spawn(carry(room, events, orders, effects_out, broken_in));
         let life = Life {
@@ -269,6 +338,7 @@ impl Engine {
             failed,
             roles,
             framework: self.setup.framework.clone(),
+            lead: self.room.lead().clone(),
         };
         let end = life.run(&mut self.from, broken, shutdown).await;
         // The carrier ends when its channel is drained, the caller with it: what was decided is still carried out.
@@ -289,6 +359,14 @@ impl Engine {
     }
 }
 
+/// What wakes the core.
+enum What {
+    Happened(Option<Happening>),
+    CallFailed,
+    Asked(Option<Message>),
+    Tick,
+}
+
 /// What goes to the carrier, in order.
 enum Parcel {
     Offers(Vec<mesos::Offer>),
@@ -304,6 +382,7 @@ struct Life {
     failed: mpsc::Receiver<()>,
     roles: Vec<String>,
     framework: FrameworkInfo,
+    lead: Lead,
 }
 
 impl Life {
@@ -315,30 +394,43 @@ impl Life {
     ) -> End {
         loop {
             let tick = self.core.next_tick();
-            tokio::select! {
+            let what = tokio::select! {
                 biased;
                 () = shutdown.wait() => return End::Shutdown,
                 error = &mut broken => {
                     return error.map_or(End::Shutdown, End::Store);
                 }
-                happening = self.happenings.next() => match happening {
-                    Some(Happening::Failed { reason }) => return End::Refused(reason),
-                    None => return End::Refused("the driver ended".to_owned()),
-                    Some(happening) => self.happened(happening),
-                },
-                Some(()) = self.failed.recv() => self.feed(Event::CallFailed, None),
-                message = messages.recv() => match message {
-                    None => return End::Shutdown,
-                    Some(Message::Read(look)) => look(&self.core, OsClock.now()),
-                    Some(Message::Write { request, answer }) => {
-                        let token = request.token;
-                        self.feed(Event::Request(Box::new(request)), Some((token, answer)));
-                        self.check_roles();
-                    }
-                },
-                () = until(tick) => self.feed(Event::Tick, None),
+                happening = self.happenings.next() => What::Happened(happening),
+                Some(()) = self.failed.recv() => What::CallFailed,
+                message = messages.recv() => What::Asked(message),
+                () = until(tick) => What::Tick,
+            };
+            // This process may have been stopped for any time right before: nothing is decided on what it knows from then.
+            if !self.lead.holds() {
+                return End::Deposed;
+            }
+            if let Some(end) = self.take(what) {
+                return end;
             }
         }
+    }
+
+    fn take(&mut self, what: What) -> Option<End> {
+        match what {
+            What::Happened(Some(Happening::Failed { reason })) => return Some(End::Refused(reason)),
+            What::Happened(None) => return Some(End::Refused("the driver ended".to_owned())),
+            What::Happened(Some(happening)) => self.happened(happening),
+            What::CallFailed => self.feed(Event::CallFailed, None),
+            What::Asked(None) => return Some(End::Shutdown),
+            What::Asked(Some(Message::Read(look))) => look(&self.core, OsClock.now()),
+            What::Asked(Some(Message::Write { request, answer })) => {
+                let token = request.token;
+                self.feed(Event::Request(Box::new(request)), Some((token, answer)));
+                self.check_roles();
+            }
+            What::Tick => self.feed(Event::Tick, None),
+        }
+        None
     }
 
     fn feed(&mut self, event: Event, answer: Option<(u64, oneshot::Sender<Reply>)>) {

@@ -2,17 +2,18 @@
 //! down in immutable chunks first; the entry itself then flips in the transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use plenum_base::retry::{self, Backoff};
-use plenum_store::{Op, Range, Store, StoreError, Txn};
+use plenum_store::{Entry, Op, Range, Store, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::room::Room;
 use crate::core::Write;
+use crate::core::once::{OUTCOMES, TIMES};
 
 /// Values above this are stored in chunks.
 const CHUNK: usize = 256 * 1024;
@@ -37,26 +38,32 @@ pub enum LoadError {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A key that makes no sense to this version.
+    #[error("the record {0} cannot be read: nobody knows such a key. Start the version that wrote it")]
+    Unknown(String),
     /// A chunk of a value is not there.
     #[error("a part of the record {0} is missing: restore it from a backup")]
     Missing(String),
 }
 
-/// Everything in the store, chunks put together and those of nobody removed.
+/// What is below the component's prefix, by the first part of the key. Nothing of [`ASIDE`] is read at the start.
+const KINDS: [&str; 6] = ["apps/", "chunks/", "deployments/", "framework", "instances/", "versions/"];
+/// What others in here read when they need it.
+const ASIDE: [&str; 3] = ["election/", OUTCOMES, TIMES];
+
+/// Everything in the store that the core knows, chunks put together and those of nobody removed. The kinds are read side by side: only the
+/// leader writes, and whoever calls this leads.
 ///
 /// # Errors
 /// [`LoadError`].
-pub async fn load(store: &Arc<dyn Store>) -> Result<Vec<(String, Vec<u8>)>, LoadError> {
+pub async fn load(room: &Room) -> Result<Vec<(String, Vec<u8>)>, LoadError> {
+    let store = room.store();
+    let (kinds, ()) = tokio::try_join!(try_join_all(KINDS.map(|kind| all(store, kind))), check_kinds(store))?;
     let (mut plain, mut chunks) = (Vec::new(), BTreeMap::new());
-    let mut next = Some(Range::prefix(""));
-    while let Some(range) = next {
-        let page = store.range(range.clone()).await?;
-        next = page.next(&range);
-        for entry in page.entries {
-            match entry.key.strip_prefix("chunks/") {
-                Some(chunk) => drop(chunks.insert(chunk.to_owned(), entry.value)),
-                None => plain.push((entry.key, entry.value)),
-            }
+    for entry in kinds.into_iter().flatten() {
+        match entry.key.strip_prefix("chunks/") {
+            Some(chunk) => drop(chunks.insert(chunk.to_owned(), entry.value)),
+            None => plain.push((entry.key, entry.value)),
         }
     }
     let (mut out, mut used) = (Vec::with_capacity(plain.len()), BTreeSet::new());
@@ -79,13 +86,39 @@ pub async fn load(store: &Arc<dyn Store>) -> Result<Vec<(String, Vec<u8>)>, Load
         .map(|name| Op::Delete { key: format!("chunks/{name}") })
         .collect();
     for ops in stale.chunks(MOST_WRITES) {
-        if let Err(error) = store.commit(Txn { guards: Vec::new(), ops: ops.to_vec() }).await {
+        if let Err(error) = room.commit(Txn { guards: Vec::new(), ops: ops.to_vec() }).await {
             // They take room and do nothing else; on a full disk they stay for another start.
             tracing::warn!(%error, "what is left of unfinished writes could not be removed");
             break;
         }
     }
     Ok(out)
+}
+
+async fn all(store: &dyn Store, prefix: &str) -> Result<Vec<Entry>, LoadError> {
+    let mut entries = Vec::new();
+    let mut next = Some(Range::prefix(prefix));
+    while let Some(range) = next {
+        let page = store.range(range.clone()).await?;
+        next = page.next(&range);
+        entries.extend(page.entries);
+    }
+    Ok(entries)
+}
+
+/// A kind that nobody here knows was written by a newer version. Each kind is passed over as a whole.
+async fn check_kinds(store: &dyn Store) -> Result<(), LoadError> {
+    let mut after = String::new();
+    loop {
+        let range = Range { start_after: Some(after), limit: 1, ..Range::prefix("") };
+        let Some(entry) = store.range(range).await?.entries.into_iter().next() else { return Ok(()) };
+        let known = KINDS.iter().chain(&ASIDE).find(|kind| entry.key.starts_with(**kind));
+        after = match known {
+            // The last key that begins so, and no other.
+            Some(kind) => format!("{kind}\u{10ffff}"),
+            None => return Err(LoadError::Unknown(entry.key)),
+        };
+    }
 }
 
 fn chunked(value: &Bytes) -> Option<Chunked> {
@@ -159,40 +192,53 @@ impl Writer<'_> {
             let late = self.hurry.is_some_and(|hurry| Instant::now() >= hurry);
             error.is_retryable() && !(late && matches!(error, StoreError::Full { .. }))
         };
-        // Plain writes of the one owner: repeating them is harmless.
+        // Plain writes of the one owner: repeating them is harmless, also when the first try was carried out after all.
         retry::within(PATIENCE, backoff, worth, || self.room.commit(txn.clone())).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use plenum_store::Embedded;
 
     use super::*;
+    use crate::shell::Lead;
 
     #[tokio::test]
     async fn large_values_are_chunked_and_old_chunks_swept() {
         let store: Arc<dyn Store> = Arc::new(Embedded::open_in_memory().await.unwrap());
-        let room = Room::new(store.clone());
+        let room = Room::new(store.clone(), Lead::alone());
         let large: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
         let put = |value: &[u8]| {
-            vec![Write::Put("versions/a/1".to_owned(), value.to_vec()), Write::Put("b".to_owned(), vec![1])]
+            vec![
+                Write::Put("versions/a/1".to_owned(), value.to_vec()),
+                Write::Put("apps/b".to_owned(), vec![1]),
+            ]
         };
         commit(&room, vec![put(b"{}"), put(&large)], false).await.unwrap();
-        let want = vec![("b".to_owned(), vec![1]), ("versions/a/1".to_owned(), large)];
-        assert_eq!(load(&store).await.unwrap(), want);
+        let want = vec![("apps/b".to_owned(), vec![1]), ("versions/a/1".to_owned(), large)];
+        assert_eq!(load(&room).await.unwrap(), want);
         assert_eq!(store.range(Range::prefix("chunks/")).await.unwrap().entries.len(), 4);
-        commit(&room, vec![put(b"{}"), vec![Write::Delete("b".to_owned())]], false).await.unwrap();
-        assert_eq!(load(&store).await.unwrap(), [("versions/a/1".to_owned(), b"{}".to_vec())]);
+        commit(&room, vec![put(b"{}"), vec![Write::Delete("apps/b".to_owned())]], false).await.unwrap();
+        assert_eq!(load(&room).await.unwrap(), [("versions/a/1".to_owned(), b"{}".to_vec())]);
         assert_eq!(store.range(Range::prefix("chunks/")).await.unwrap().entries.len(), 0);
     }
 
     #[tokio::test]
     async fn many_batches_are_split_where_the_store_ends() {
         let store: Arc<dyn Store> = Arc::new(Embedded::open_in_memory().await.unwrap());
-        let room = Room::new(store.clone());
-        let batch = |n: usize| (0..40).map(|i| Write::Put(format!("k/{n}/{i:02}"), vec![0; 10])).collect();
+        let room = Room::new(store.clone(), Lead::alone());
+        let batch =
+            |n: usize| (0..40).map(|i| Write::Put(format!("instances/{n}-{i:02}"), vec![0; 10])).collect();
         commit(&room, (0..5).map(batch).collect(), false).await.unwrap();
-        assert_eq!(load(&store).await.unwrap().len(), 200);
+        assert_eq!(load(&room).await.unwrap().len(), 200);
+        let aside =
+            ["election/leader", "once/a", "once-at/1/a"].map(|key| Write::Put(key.to_owned(), vec![1]));
+        commit(&room, vec![aside.into()], false).await.unwrap();
+        assert_eq!(load(&room).await.unwrap().len(), 200, "what others read is passed over");
+        commit(&room, vec![vec![Write::Put("pods/a".to_owned(), vec![1])]], false).await.unwrap();
+        assert!(matches!(load(&room).await, Err(LoadError::Unknown(key)) if key == "pods/a"));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use plenum_store::{Store, StoreError, Txn};
 
+use super::Lead;
 use crate::core::error::ApiError;
 
 /// What is written to see whether there is room. No root names this chunk: the next start removes what a crash leaves of it.
@@ -13,21 +14,32 @@ const PROBE: &str = "chunks/probe/000000";
 /// Bytes of it: about what a small app takes, its version and its deployment.
 const PROBE_BYTES: usize = 8 * 1024;
 
-/// The store, and whether it was full the last time it was written to. Clones are cheap and know the same.
+/// The store as its leader writes to it, and whether it was full the last time. Clones are cheap and know the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     store: Arc<dyn Store>,
+    lead: Lead,
     full: Arc<Mutex<Option<String>>>,
 }
 
 impl Room {
     /// Room until a write says otherwise.
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, full: Arc::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, lead: Lead) -> Self {
+        Self { store, lead, full: Arc::default() }
     }
 
-    /// Writes, and remembers whether there was room.
-    pub(super) async fn commit(&self, txn: Txn) -> Result<(), StoreError> {
+    pub(super) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// The right by which is written.
+    pub(super) fn lead(&self) -> &Lead {
+        &self.lead
+    }
+
+    /// Writes as the leader, and remembers whether there was room.
+    pub(super) async fn commit(&self, mut txn: Txn) -> Result<(), StoreError> {
+        txn.guards.extend(self.lead.guards());
         let result = self.store.commit(txn).await.map(|_| ());
         let full = match &result {
             Err(StoreError::Full { reason, .. }) => Some(reason.clone()),
