@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::auth::Authenticator;
-use crate::places::{AGENTS_DOOR, Role};
+use crate::places::Role;
 
 /// The masters of a cluster, as identity publishes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,13 +125,6 @@ impl Masters {
         self.list().into_iter().map(|address| SocketAddr::new(address, port)).collect()
     }
 
-    /// Where agents find the masters, in a fleet; `configured` on a single machine.
-    #[must_use]
-    pub fn doors_or(&self, configured: &[SocketAddr]) -> Vec<SocketAddr> {
-        let doors = self.sockets(AGENTS_DOOR);
-        if doors.is_empty() { configured.to_vec() } else { doors }
-    }
-
     /// The base URLs of `role`, followed for as long as the receiver is held: for a store that keeps connections.
     #[must_use]
     pub fn follow_urls(&self, role: Role) -> watch::Receiver<Vec<String>> {
@@ -192,7 +185,7 @@ mod tests {
         let expected = ["https://10.0.0.3:5050", "https://[fd00::2]:5050", "https://10.0.0.1:5050"];
         assert_eq!(masters.or(Role::Master, &configured), expected, "own first, leaving last");
         assert_eq!(masters.urls(Role::Gateway)[0], "https://10.0.0.3:443");
-        assert_eq!(masters.doors_or(&[])[1].to_string(), "[fd00::2]:5055");
+        assert_eq!(masters.sockets(5055)[1].to_string(), "[fd00::2]:5055");
         drop(sender);
         assert_eq!(masters.list().len(), 3);
         let ended = tokio::time::timeout(std::time::Duration::from_millis(20), masters.changed()).await;
