@@ -21,4 +21,4 @@ pub use config::Config;
 pub use member::{MemberError, run};
 pub use moving::{MoveError, Moved, Target, backup, move_store, restore};
 pub use recover::{RecoverError, Recovered, recover};
-pub use status::{MemberStatus, Status};
+pub use status::{MemberStatus, Phase, Status};
