@@ -35,6 +35,30 @@ pub struct Kernel {
     pub chains: BTreeSet<usize>,
 }
 
+/// A back end that left a virtual address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gone {
+    /// The virtual address.
+    pub key: Key,
+    /// Where its connections went.
+    pub backend: SocketAddrV4,
+}
+
+/// Which back ends of `keys` were there and are no longer.
+#[must_use]
+pub fn gone(before: &Kernel, after: &Kernel, keys: &BTreeSet<Key>) -> BTreeSet<Gone> {
+    let of = |kernel: &Kernel, key: &Key| -> BTreeSet<SocketAddrV4> {
+        kernel.slots.range((*key, 0)..=(*key, usize::MAX)).map(|(_, to)| *to).collect()
+    };
+    let mut out = BTreeSet::new();
+    for key in keys {
+        let stay = of(after, key);
+        let left = of(before, key).into_iter().filter(|backend| !stay.contains(backend));
+        out.extend(left.map(|backend| Gone { key: *key, backend }));
+    }
+    out
+}
+
 /// Where and for what a table is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -222,7 +246,8 @@ fn spread(table: &str, count: usize) -> String {
 }
 
 /// The table without any virtual address, made from nothing: the hooks, the maps, and what happens to connections to addresses of the range that
-/// nobody serves (refused, so that clients hear it at once).
+/// nobody serves (refused, so that clients hear it at once). What comes through this host from elsewhere goes on in this host's name: its answers
+/// must come back here to be translated.
 #[must_use]
 pub fn skeleton(place: &Place) -> String {
     let Place { table, range } = place;
@@ -249,6 +274,7 @@ table ip {table} {{
   chain returning {{
     type nat hook postrouting priority 100; policy accept;
     oifname != \"lo\" ct status dnat ip saddr {{ 127.0.0.0/8, {range} }} masquerade
+    oifname != \"lo\" ct status dnat ct original ip daddr {range} fib saddr type != local masquerade
   }}
 }}
 "

@@ -14,7 +14,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::core::{Kernel, Key, Place, Wanted, plan, skeleton};
+use crate::conntrack;
+use crate::core::{Gone, Kernel, Key, Place, Wanted, gone, plan, skeleton};
 use crate::listing::{self, Found};
 use crate::tool::{ToolError, Tools};
 
@@ -52,6 +53,8 @@ pub struct Keeper {
     /// Nothing is taken out of the kernel before discovery has spoken once.
     spoken: bool,
     status: watch::Sender<Status>,
+    /// Hears which back ends left.
+    left: Option<mpsc::UnboundedSender<BTreeSet<Gone>>>,
 }
 
 impl Keeper {
@@ -59,7 +62,16 @@ impl Keeper {
     #[must_use]
     pub fn new(place: Place, source: Ipv4Addr, tools: Tools) -> Self {
         let status = watch::Sender::new(Status::default());
-        Self { place, source, tools, wanted: Wanted::default(), kernel: None, spoken: false, status }
+        Self {
+            place,
+            source,
+            tools,
+            wanted: Wanted::default(),
+            kernel: None,
+            spoken: false,
+            status,
+            left: None,
+        }
     }
 
     /// What is reported.
@@ -70,6 +82,9 @@ impl Keeper {
 
     /// Keeps the table until the end. It stays in the kernel afterwards.
     pub async fn run(mut self, mut lines: mpsc::Receiver<Option<Tables>>, shutdown: Shutdown) {
+        let (left, gone) = mpsc::unbounded_channel();
+        self.left = Some(left);
+        tokio::spawn(conntrack::sweep(gone, shutdown.clone()));
         let mut compare = Instant::now() + AGAIN;
         while !shutdown.is_triggered() {
             let mut touched = BTreeSet::new();
@@ -179,6 +194,7 @@ impl Keeper {
             }
         };
         let planned = plan(&self.place, &kernel, &self.wanted, &touched);
+        let left = planned.as_ref().map(|(_, after)| gone(&kernel, after, &touched)).unwrap_or_default();
         let (script, after) = match planned {
             Some((script, after)) => (prefix + &script, after),
             None if prefix.is_empty() => {
@@ -188,6 +204,10 @@ impl Keeper {
             None => (prefix, kernel),
         };
         self.tools.apply(&script).await?;
+        if let Some(to) = self.left.as_ref().filter(|_| !left.is_empty()) {
+            // Its receiver ends with this keeper.
+            let _ = to.send(left);
+        }
         self.kernel = Some(after);
         Ok(true)
     }

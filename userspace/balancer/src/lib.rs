@@ -4,8 +4,9 @@
 //! transaction; the [`keeper`] carries it out. Packets never pass this process: while it is away, the kernel goes on with the last tables.
 //!
 //! A back end that leaves gets no new connection; those that it has stay with it until they end (the kernel's connection tracking keeps
-//! their translation). Socket: `http`.
+//! their translation), unless its host is gone, or they are datagrams, which never end ([`conntrack`]). Socket: `http`.
 
+pub mod conntrack;
 pub mod core;
 pub mod keeper;
 pub mod listing;

@@ -58,8 +58,8 @@ pub fn read(text: &[u8], place: &Place) -> Found {
             }
         }
     }
-    // Three hooks with a rule each, three rules that choose, two a spread.
-    if hooks != 3 || maps != 3 || rules != 6 + 2 * kernel.chains.len() {
+    // Three hooks with four rules, three rules that choose, two a spread.
+    if hooks != 3 || maps != 3 || rules != 7 + 2 * kernel.chains.len() {
         return Found::Foreign("the table's chains are not as they were made");
     }
     Found::Ours(kernel)

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod context;
 pub mod error;
+pub mod install;
 pub mod screen;
 pub mod table;
 pub mod text;
@@ -18,7 +19,7 @@ use plenum_base::places::Instance;
 use crate::context::Contexts;
 use crate::error::{CliError, Result};
 use crate::screen::{Output, Screen};
-use crate::verbs::{app, login, node, package, task};
+use crate::verbs::{app, cluster, login, node, package, task};
 
 /// What all verbs take: which cluster, and how results are printed.
 #[derive(Args, Debug, Clone)]
@@ -101,6 +102,16 @@ pub enum Verb {
         #[command(subcommand)]
         verb: node::NodeVerb,
     },
+    /// Look at the cluster as a whole
+    #[command(after_help = cluster::EXAMPLES)]
+    Cluster {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// What to do.
+        #[command(subcommand)]
+        verb: cluster::ClusterVerb,
+    },
     /// Print a script that completes words in a shell
     #[command(
         after_help = "Examples:\n  plenum completion bash > /etc/bash_completion.d/plenum\n  plenum completion zsh > ~/.zfunc/_plenum"
@@ -157,6 +168,7 @@ pub async fn execute(
         Verb::App { global, verb } => app::run(&session(global)?, global, verb, screen).await,
         Verb::Task { global, verb } => task::run(&session(global)?, global, verb, screen).await,
         Verb::Node { global, verb } => node::run(&session(global)?, global, verb, screen).await,
+        Verb::Cluster { global, verb } => cluster::run(&session(global)?, global, verb, screen).await,
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut whole(), "plenum", &mut script);

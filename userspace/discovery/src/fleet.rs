@@ -62,8 +62,11 @@ impl Seen {
     /// Nothing has begun yet.
     #[must_use]
     pub fn new() -> Self {
-        let (mode, connected, led) =
-            (watch::Sender::new(Mode::Follower), watch::Sender::new(false), watch::Sender::new(Led::default()));
+        let (mode, connected, led) = (
+            watch::Sender::new(Mode::Follower),
+            watch::Sender::new(false),
+            watch::Sender::new(Led::default()),
+        );
         Self { mode, connected, led }
     }
 }
@@ -213,7 +216,8 @@ fn endpoints(component: &Component, stop: &Shutdown) -> watch::Receiver<Vec<Stri
 async fn point(mut led: watch::Receiver<Led>, to: watch::Sender<Vec<String>>, own: String, stop: Shutdown) {
     loop {
         let now = led.borrow_and_update().clone();
-        let sources: Vec<String> = now.leader.filter(|leader| !now.own && *leader != own).into_iter().collect();
+        let sources: Vec<String> =
+            now.leader.filter(|leader| !now.own && *leader != own).into_iter().collect();
         to.send_if_modified(|list| std::mem::replace(list, sources.clone()) != sources);
         if !matches!(stop.until(led.changed()).await, Some(Ok(()))) {
             return;

@@ -140,7 +140,9 @@ impl Candidate {
         let broken = |key: &str| BeginError::Record(key.to_owned());
         let entry = self.store.get(EPOCH).await?;
         let before = match &entry {
-            Some(entry) => text(&entry.value).and_then(|text| text.parse().ok()).ok_or_else(|| broken(EPOCH))?,
+            Some(entry) => {
+                text(&entry.value).and_then(|text| text.parse().ok()).ok_or_else(|| broken(EPOCH))?
+            }
             None => 0u64,
         };
         let copy = self.shared.copy();
@@ -152,8 +154,9 @@ impl Candidate {
             let page = self.store.range(asked.clone()).await?;
             for entry in &page.entries {
                 let name = entry.key.strip_prefix(VIPS).ok_or_else(|| broken(&entry.key))?;
-                let address: Ipv4Addr =
-                    text(&entry.value).and_then(|text| text.parse().ok()).ok_or_else(|| broken(&entry.key))?;
+                let address: Ipv4Addr = text(&entry.value)
+                    .and_then(|text| text.parse().ok())
+                    .ok_or_else(|| broken(&entry.key))?;
                 reserved.insert(name.to_owned(), address);
             }
             match page.next(&asked) {
@@ -166,8 +169,10 @@ impl Candidate {
             Fact::Address(address) => Some((key.strip_prefix("vip/")?.to_owned(), *address)),
             _ => None,
         });
-        let missing: Vec<(String, Option<Ipv4Addr>)> =
-            known.filter(|(name, _)| !reserved.contains_key(name)).map(|(name, at)| (name, Some(at))).collect();
+        let missing: Vec<(String, Option<Ipv4Addr>)> = known
+            .filter(|(name, _)| !reserved.contains_key(name))
+            .map(|(name, at)| (name, Some(at)))
+            .collect();
         self.write(leadership, &missing).await?;
         Ok(Core::with_reserved(epoch, self.range, self.upstream.facts(), copy.facts, reserved))
     }
@@ -202,7 +207,11 @@ impl Candidate {
     }
 
     /// Writes which name has which address, or has none any more.
-    async fn write(&self, leadership: &Leadership, names: &[(String, Option<Ipv4Addr>)]) -> Result<(), StoreError> {
+    async fn write(
+        &self,
+        leadership: &Leadership,
+        names: &[(String, Option<Ipv4Addr>)],
+    ) -> Result<(), StoreError> {
         for chunk in names.chunks(CHUNK) {
             let mut txn = Txn::new().guard(leadership.guard());
             for (name, address) in chunk {

@@ -66,8 +66,9 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// The Unix socket on which the balancer reads tables.
     pub socket: PathBuf,
-    /// The Unix datagram socket on which the node's agent tells deaths.
-    pub deaths: PathBuf,
+    /// The Unix datagram socket on which the node's agent tells deaths; `deaths.sock` beside the other one where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deaths: Option<PathBuf>,
 }
 
 impl Config {
@@ -86,7 +87,7 @@ impl Config {
             resolvers: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             socket: places.run.join("replica.sock"),
-            deaths: places.run.join("deaths.sock"),
+            deaths: None,
         }
     }
 
@@ -94,6 +95,12 @@ impl Config {
     #[must_use]
     pub fn copy(&self) -> PathBuf {
         self.component.data.join("copy.json")
+    }
+
+    /// Where the node's agent tells deaths.
+    #[must_use]
+    pub fn deaths(&self) -> PathBuf {
+        self.deaths.clone().unwrap_or_else(|| self.socket.with_file_name("deaths.sock"))
     }
 }
 
@@ -142,7 +149,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), DiscoveryErro
     serve_dns(&config, &shared, &shutdown)?;
     let listener = sockets::unix("replica", &config.socket)?;
     tokio::spawn(replica::socket::serve(listener, shared.clone(), config.range, shutdown.clone()));
-    let told = deaths::bind(&config.deaths)?;
+    let told = deaths::bind(&config.deaths())?;
     tokio::spawn(deaths::hear(told, shared.clone(), shutdown.clone()));
     let keep = tokio::spawn(disk::keep(shared.clone(), config.copy(), shutdown.clone()));
     let served = cluster(&config, &shared, &shutdown).await;
@@ -176,7 +183,8 @@ fn serve_dns(config: &Config, shared: &Shared, shutdown: &Shutdown) -> std::io::
 async fn serve_dns_also(address: SocketAddr, server: dns::Server, shutdown: Shutdown) {
     let mut said = false;
     loop {
-        let bound = sockets::udp("dns-udp", address).and_then(|udp| Ok((udp, sockets::tcp("dns-tcp", address)?)));
+        let bound =
+            sockets::udp("dns-udp", address).and_then(|udp| Ok((udp, sockets::tcp("dns-tcp", address)?)));
         match bound {
             Ok(sockets) => return server.serve(sockets, &shutdown),
             Err(error) if !std::mem::replace(&mut said, true) => {
@@ -208,8 +216,7 @@ async fn cluster(config: &Config, shared: &Shared, shutdown: &Shutdown) -> Resul
     };
     let seen = Seen::new();
     let (masters, own) = (component.masters.clone(), shutdown.clone());
-    let work =
-        tokio::spawn(fleet::run(config.clone(), shared.clone(), component.clone(), seen.clone(), own));
+    let work = tokio::spawn(fleet::run(config.clone(), shared.clone(), component.clone(), seen.clone(), own));
     let about = json!({
         "domain": "mesos",
         "listener": config.dns.ip().to_string(),

@@ -58,7 +58,11 @@ pub async fn feed(
     }
     let (to, lines) = mpsc::channel(AHEAD);
     tokio::spawn(pump(relay, (from.epoch, from.generation), to));
-    let pieces = stream::unfold(lines, |mut lines| async move { Some((Ok::<_, Infallible>(lines.recv().await?), lines)) });
+    let pieces =
+        stream::unfold(
+            lines,
+            |mut lines| async move { Some((Ok::<_, Infallible>(lines.recv().await?), lines)) },
+        );
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(pieces)).into_response())
 }
 

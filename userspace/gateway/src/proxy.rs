@@ -149,7 +149,8 @@ impl Proxy {
         let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| wants);
         headers::to_upstream(&mut head.headers, &asked.origin);
         let fleet = self.cluster.leading(&first.target).is_some_and(Leading::is_fleet);
-        let patience = if fleet { self.bounds.patience.max(self.bounds.failover) } else { self.bounds.patience };
+        let patience =
+            if fleet { self.bounds.patience.max(self.bounds.failover) } else { self.bounds.patience };
         let mut run = Run {
             proxy: self,
             body: Lent::new(asked.body, limit),
@@ -199,7 +200,12 @@ impl Proxy {
         caller: &str,
     ) -> Result<Vec<Place>, Failure> {
         let one = |client: &Client, base: &str| {
-            Ok(vec![Place { client: client.clone(), base: base.to_owned(), id: base.to_owned(), known: None }])
+            Ok(vec![Place {
+                client: client.clone(),
+                base: base.to_owned(),
+                id: base.to_owned(),
+                known: None,
+            }])
         };
         let client = self.clients.of(target, with_credentials);
         match target {
@@ -210,7 +216,12 @@ impl Proxy {
                     let (now, suspects) = (Instant::now(), self.suspects.lock());
                     bases.sort_by_key(|base| suspects.get(base).is_some_and(|until| now < *until));
                 }
-                let place = |base: String| Place { client: client.clone(), id: base.clone(), base, known: known.clone() };
+                let place = |base: String| Place {
+                    client: client.clone(),
+                    id: base.clone(),
+                    base,
+                    known: known.clone(),
+                };
                 Ok(bases.into_iter().map(place).collect())
             }
             Target::Framework(origin) => one(client, origin),
@@ -453,7 +464,9 @@ impl Run<'_> {
         if !upgraded {
             let leading = self.proxy.cluster.leading(&relay.target).filter(|_| self.fleet);
             return Ok(response.map(|body| match leading {
-                Some(leading) => cluster::until_moved(body, leading.clone(), place.base.clone(), place.known.clone()),
+                Some(leading) => {
+                    cluster::until_moved(body, leading.clone(), place.base.clone(), place.known.clone())
+                }
                 None => Body::new(body),
             }));
         }

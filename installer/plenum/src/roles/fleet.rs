@@ -65,6 +65,7 @@ pub fn settings(host: &Host, role: Role) -> Result<String, String> {
             config.component = host.component(role);
             config.masters = bases(host, Role::Master);
             config.socket = places.run.join("discovery/replica.sock");
+            config.dns_also = host.dns().into_iter().skip(1).collect();
             config.resolvers = resolvers(host)?;
             let mut sets = if host.is_master() { with_store() } else { Vec::new() };
             sets.push(("range".into(), spec.shared.virtual_range.clone().into()));

@@ -36,6 +36,7 @@ pub(crate) struct Actor {
     pub conn: u64,
     pub next_request: u64,
     pub replies: BTreeMap<u64, oneshot::Sender<ExecutorAnswer>>,
+    pub deaths: super::deaths::Deaths,
     pub shutdown: Shutdown,
 }
 
@@ -92,6 +93,7 @@ impl Actor {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send(message) => {
+                self.deaths.note(&message);
                 let _ = self.outbox.send(ToLink::Say { conn: self.conn, message });
             }
             Effect::Disconnect { reason } => {

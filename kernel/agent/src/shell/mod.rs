@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod containers;
+mod deaths;
 mod doors;
 mod fetching;
 pub(crate) mod gc;
@@ -116,6 +117,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         conn: 0,
         next_request: 0,
         replies: Default::default(),
+        deaths: deaths::Deaths::new(&config.run_dir),
         shutdown: shutdown.clone(),
     };
     let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts);

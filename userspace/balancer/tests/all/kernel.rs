@@ -228,6 +228,8 @@ async fn inside_connections() {
     assert_eq!(spread(VIP, 200).values().sum::<usize>(), 200);
 
     datagrams(&mut kept).await;
+    flows_move(&mut kept).await;
+    a_host_goes(&mut kept).await;
 
     // The balancer goes; packets do not notice.
     kept.end().await;
@@ -271,6 +273,72 @@ async fn datagrams(kept: &mut Kept) {
     let refused = client.send(b"hello").and_then(|_| client.recv(&mut [0; 64])).unwrap_err();
     assert_ne!(refused.kind(), std::io::ErrorKind::WouldBlock, "{refused}");
     assert_eq!(spread(VIP, 5).len(), 1, "TCP on the same address is another table");
+}
+
+/// A client that goes on sending from one port is not bound to a back end that has left.
+async fn flows_move(kept: &mut Kept) {
+    for port in [9055u16, 9056] {
+        let backend = UdpSocket::bind(("127.88.7.1", port)).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, from)) = backend.recv_from(&mut buffer) {
+                let _ = backend.send_to(port.to_string().as_bytes(), from);
+            }
+        });
+    }
+    let table = |backend: &str| {
+        let mut table = line(false, RANGE, &[("11.7.0.1", 55, &[backend])]);
+        table.tables[0].protocol = Protocol::Udp;
+        table
+    };
+    kept.tell(table("127.88.7.1:9055"), 7).await;
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+    client.connect("11.7.0.1:55").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let ask = || {
+        let mut buffer = [0; 64];
+        let length = client.send(b"who").and_then(|_| client.recv(&mut buffer)).unwrap_or(0);
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    assert_eq!(ask(), "9055");
+    kept.tell(table("127.88.7.1:9056"), 8).await;
+    let began = Instant::now();
+    while ask() != "9056" {
+        assert!(began.elapsed() < PATIENCE, "the flow stays with a back end that left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A host that is switched off says nothing: its open connections end all the same.
+async fn a_host_goes(kept: &mut Kept) {
+    let (gone, stays) = ("127.88.7.9:9100", "127.88.7.1:9101");
+    let (_gone, _stays) = (Backend::start(gone), Backend::start(stays));
+    kept.tell(line(false, RANGE, &[("11.7.0.1", 90, &[gone])]), 9).await;
+    let (mut held, who) = open("11.7.0.1:90").unwrap();
+    assert_eq!(who, gone);
+    let off = "add table ip off
+add chain ip off out { type filter hook output priority 0; policy accept; }
+add rule ip off out ip daddr 127.88.7.9 drop
+add rule ip off out ip saddr 127.88.7.9 drop
+";
+    Tools::default().apply(off).await.unwrap();
+    kept.tell(line(false, RANGE, &[("11.7.0.1", 90, &[stays])]), 10).await;
+    held.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let began = Instant::now();
+    let ended = loop {
+        let mut byte = [0];
+        match held.write_all(b"x").and_then(|()| held.read(&mut byte)) {
+            Ok(0) => break "closed".to_owned(),
+            Ok(_) => panic!("a host that is off answers"),
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(error) => break error.to_string(),
+        }
+        assert!(began.elapsed() < PATIENCE, "a connection to a host that is off hangs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(ended.contains("reset"), "{ended}");
+    Tools::default().drop_table("off").await.unwrap();
 }
 
 async fn listed(table: &str) -> Found {

@@ -47,7 +47,8 @@ impl Upstream {
             map.masters.iter().map(|node| SocketAddr::new(node.address, port)).collect::<Vec<_>>()
         });
         let places = mapped.filter(|places| !places.is_empty()).unwrap_or_else(|| {
-            let mut places: Vec<SocketAddr> = self.leading.list().iter().filter_map(|url| place(url)).collect();
+            let mut places: Vec<SocketAddr> =
+                self.leading.list().iter().filter_map(|url| place(url)).collect();
             if fleet {
                 places.sort_unstable();
             }

@@ -47,7 +47,10 @@ impl Drop for Process {
 
 fn etcd(dir: &Path) -> (Process, String) {
     let program = "/usr/bin/etcd";
-    assert!(Path::new(program).exists(), "{program} is missing: this test needs Debian's package etcd-server");
+    assert!(
+        Path::new(program).exists(),
+        "{program} is missing: this test needs Debian's package etcd-server"
+    );
     let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (client, peer) = (format!("http://{}", free()), format!("http://{}", free()));
     let child = Command::new(program)
@@ -235,7 +238,10 @@ async fn publishers_come_and_go_and_addresses_stay() {
         tasks: Arc::default(),
         events: broadcast::channel(64).0,
     };
-    let router = Router::new().route("/leader", get(leader)).route("/api/v1", post(subscribe)).with_state(master.clone());
+    let router = Router::new()
+        .route("/leader", get(leader))
+        .route("/api/v1", post(subscribe))
+        .with_state(master.clone());
     let (chain, key) = fleet.issue("master", fleet.address(2));
     let identity = Identity::from_pem(fleet.authority.certificate_pem(), &chain, &key).unwrap();
     let server = Server::new(router).tls(&identity, ClientAuth::Optional).unwrap();
@@ -245,7 +251,7 @@ async fn publishers_come_and_go_and_addresses_stay() {
 
     let mut masters: BTreeMap<u8, Process> = (1..=3).map(|n| (n, fleet.start(n, "first"))).collect();
     let node = fleet.config(9, "node");
-    let deaths = node.deaths.clone();
+    let deaths = node.deaths();
     let running = tokio::spawn(run(node, shutdown.clone()));
     master.start("one", 9000);
     let (address, _) = fleet.vip(9, 1).await;

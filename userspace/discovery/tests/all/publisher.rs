@@ -192,7 +192,8 @@ fn what_a_change_costs_does_not_depend_on_what_exists() {
     let gap = Delta { generation: delta.generation + 1, ..delta.clone() };
     assert!(world.replica.apply(gap).is_err(), "a missed step is noticed");
     // A death that this node saw itself: the publisher may still say that it runs.
+    world.replica.apply(world.core.whole()).unwrap();
     assert!(world.replica.bury("fw", "t7").is_some());
-    world.replica.apply(delta).unwrap();
+    world.replica.apply(world.core.whole()).unwrap();
     assert!(world.replica.bury("fw", "t7").is_none() && !world.replica.facts().contains_key("task/fw/t7"));
 }

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use plenum_base::cluster::Masters;
+use plenum_base::leading::Leading;
+use plenum_base::places::Role;
 use plenum_base::service::Shutdown;
 use plenum_discovery::feed::Facts;
+use plenum_discovery::publisher::Upstream;
 use plenum_discovery::publisher::{self, core::Core};
 use plenum_discovery::replica::core::Replica;
 use plenum_discovery::replica::socket::{self, Tables};
 use plenum_discovery::replica::{self, Shared};
-use plenum_base::cluster::Masters;
-use plenum_base::leading::Leading;
-use plenum_base::places::Role;
-use plenum_discovery::publisher::Upstream;
 use plenum_sdk::operator::Event;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};

@@ -103,7 +103,10 @@ impl Overview {
             let leader = leading.leader()?;
             let host = host(&leader.url);
             let name = known.iter().find(|node| Some(node.address) == host).map(|node| node.name.clone());
-            Some((role.as_str().to_owned(), Led { name: name.unwrap_or_default(), url: leader.url, term: leader.term }))
+            Some((
+                role.as_str().to_owned(),
+                Led { name: name.unwrap_or_default(), url: leader.url, term: leader.term },
+            ))
         };
         let cluster = &self.cluster;
         let leaders = [
@@ -180,7 +183,8 @@ impl Overview {
 }
 
 async fn ask_json(client: &Client, url: &str) -> Result<Value, String> {
-    let call = async { client.get(url).deadline(DEADLINE).send().await?.success().await?.json::<Value>().await };
+    let call =
+        async { client.get(url).deadline(DEADLINE).send().await?.success().await?.json::<Value>().await };
     call.await.map_err(|error| error.to_string())
 }
 

@@ -189,9 +189,7 @@ pub fn units(status: &Status) -> Value {
         let worst = units.entry(name).or_default();
         *worst = (*worst).max(health(role));
     }
-    let unit = |(name, health): (&str, u8)| {
-        json!({"id": format!("plenum-{name}.service"), "name": name, "health": health, "description": format!("the component {name}")})
-    };
+    let unit = |(name, health): (&str, u8)| json!({"id": format!("plenum-{name}.service"), "name": name, "health": health, "description": format!("the component {name}")});
     json!({ "units": units.into_iter().map(unit).collect::<Vec<_>>() })
 }
 
@@ -232,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_healthy_fleet_has_no_problems() {
-        let one = |name: &str| master(name, &[("etcd", Some(20)), ("identity", Some(20))], json!({"problems": []}));
+        let one =
+            |name: &str| master(name, &[("etcd", Some(20)), ("identity", Some(20))], json!({"problems": []}));
         let status = of(true, vec![one("a"), one("bb"), one("ccc")], leaders(), WELL);
         assert!(status.healthy && status.problems.is_empty(), "{:?}", status.problems);
         assert_eq!(status.masters[0].roles["etcd"].certificate_days, Some(0.83));
@@ -245,7 +244,11 @@ mod tests {
         let masters = vec![
             master("a", &well, json!({"problems": ["the quota is reached"]})),
             master("bb", &[("etcd", None), ("identity", None)], json!({"error": "refused"})),
-            master("ccc", &[("etcd", Some(20)), ("identity", None), ("catalog", Some(2))], json!({"error": "away"})),
+            master(
+                "ccc",
+                &[("etcd", Some(20)), ("identity", None), ("catalog", Some(2))],
+                json!({"error": "away"}),
+            ),
         ];
         let agents = Some(Agents { active: 1, inactive: 1, unreachable: 1 });
         let mut led = leaders();
@@ -273,9 +276,17 @@ mod tests {
     #[test]
     fn without_a_majority_and_without_masters() {
         let down = |name: &str| master(name, &[("etcd", None)], json!({}));
-        let status = of(true, vec![master("a", &[("etcd", Some(20))], json!({})), down("bb"), down("ccc")], leaders(), None);
+        let status = of(
+            true,
+            vec![master("a", &[("etcd", Some(20))], json!({})), down("bb"), down("ccc")],
+            leaders(),
+            None,
+        );
         let text = status.problems.join("\n");
-        assert!(text.contains("1 of 3 stores answer and 2 are needed") && text.contains("no master says"), "{text}");
+        assert!(
+            text.contains("1 of 3 stores answer and 2 are needed") && text.contains("no master says"),
+            "{text}"
+        );
         let alone = of(false, vec![master("a", &[("identity", Some(20))], json!({}))], BTreeMap::new(), WELL);
         assert!(alone.healthy, "{:?}", alone.problems);
     }

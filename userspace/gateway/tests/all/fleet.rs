@@ -83,7 +83,9 @@ async fn answer(State(played): State<Played>, request: Request) -> Response {
     if !own {
         let there = script.liar.lock().clone().or_else(|| leader.map(|number| played.base(number)));
         return match there {
-            Some(base) => (StatusCode::TEMPORARY_REDIRECT, [("location", format!("{base}{path}"))]).into_response(),
+            Some(base) => {
+                (StatusCode::TEMPORARY_REDIRECT, [("location", format!("{base}{path}"))]).into_response()
+            }
             None => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]).into_response(),
         };
     }
@@ -120,7 +122,12 @@ impl Fleet {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id() % 60_000;
         let address = |n: u8| {
-            Ipv4Addr::new(127, 100 + u8::try_from(number).unwrap(), u8::try_from(process / 250).unwrap(), u8::try_from(process % 50).unwrap() * 5 + n)
+            Ipv4Addr::new(
+                127,
+                100 + u8::try_from(number).unwrap(),
+                u8::try_from(process / 250).unwrap(),
+                u8::try_from(process % 50).unwrap() * 5 + n,
+            )
         };
         let addresses = [address(1), address(2), address(3)];
         let script = Arc::new(Script {
@@ -140,7 +147,8 @@ impl Fleet {
         for number in (0..3).filter(|number| !dead.contains(number)) {
             for role in [Role::Master, Role::Services] {
                 let played = Played { script: Arc::clone(&script), role, number };
-                play(&world, addresses[number], role, Router::new().fallback(answer).with_state(played)).await;
+                play(&world, addresses[number], role, Router::new().fallback(answer).with_state(played))
+                    .await;
             }
             for (role, name) in [(Role::Identity, "identity"), (Role::Catalog, "catalog")] {
                 play(&world, addresses[number], role, echo_router(name)).await;
@@ -183,7 +191,8 @@ pub struct Told {
 }
 
 async fn play(world: &World, at: Ipv4Addr, role: Role, router: Router) {
-    let server = Server::new(router).tls(&identity(&world.ca, role.as_str()).0, ClientAuth::Optional).unwrap();
+    let server =
+        Server::new(router).tls(&identity(&world.ca, role.as_str()).0, ClientAuth::Optional).unwrap();
     serve_at(SocketAddr::new(at.into(), role.port()), server, &world.shutdown).await;
 }
 
@@ -193,7 +202,8 @@ async fn black_hole(at: SocketAddr) {
     socket.bind(at).unwrap();
     let listener: TcpListener = socket.listen(1).unwrap();
     let mut kept = Vec::new();
-    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(at)).await {
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(at)).await
+    {
         kept.push(stream);
         assert!(kept.len() < 64, "the queue never fills");
     }

@@ -17,7 +17,12 @@ fn master(told: &Told) -> u64 {
 
 /// What clients asked for: without the gateway's own following of apps.
 fn asked(fleet: &Fleet) -> Vec<(usize, String, String)> {
-    fleet.script.seen().into_iter().filter(|(_, what, _)| what != "GET /v2/apps" && what != "GET /v2/events").collect()
+    fleet
+        .script
+        .seen()
+        .into_iter()
+        .filter(|(_, what, _)| what != "GET /v2/apps" && what != "GET /v2/events")
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

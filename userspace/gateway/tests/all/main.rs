@@ -5,7 +5,7 @@
 mod callers;
 mod fixture;
 mod fleet;
-mod leaders;
 mod hostile;
+mod leaders;
 mod relays;
 mod services;
