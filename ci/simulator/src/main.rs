@@ -4,8 +4,10 @@
 mod check;
 mod master;
 mod node;
+mod operator;
 mod random;
 mod scheduler;
+mod store;
 mod world;
 
 use std::process::ExitCode;

@@ -44,6 +44,8 @@ pub struct Node {
     highest_term: u64,
     ticks: BTreeSet<u64>,
     pid: u32,
+    /// The term of the frame that is being obeyed.
+    obeys: Option<u64>,
 }
 
 impl Node {
@@ -61,6 +63,7 @@ impl Node {
             highest_term: 0,
             ticks: BTreeSet::new(),
             pid: 100,
+            obeys: None,
         }
     }
 
@@ -73,7 +76,17 @@ impl Node {
         }
     }
 
-    fn id(&self) -> Option<&str> {
+    /// Framework and task of every container that runs or is about to.
+    pub fn living(&self) -> impl Iterator<Item = (&str, &str)> {
+        let living = |container: &&Container| {
+            matches!(container.state, ContainerState::Running | ContainerState::Launching)
+        };
+        let living = self.containers.values().filter(living);
+        living.map(|container| (container.framework.as_str(), container.task.as_str()))
+    }
+
+    /// The id that a master gave it.
+    pub fn id(&self) -> Option<&str> {
         self.core.as_ref().map(Agent::agent_id).filter(|id| !id.is_empty())
     }
 
@@ -104,6 +117,7 @@ impl World {
             send_starting: agent % 2 == 1,
             deliberate_lost_acknowledgement: bug == Some(Bug::LostAcknowledgement),
             deliberate_second_launch: bug == Some(Bug::LaunchedTwice),
+            deliberate_old_term: bug == Some(Bug::OldTerm),
             ..Settings::default()
         };
         let records = node.disk.iter().map(|(key, body)| (key.clone(), body.clone())).collect();
@@ -164,7 +178,12 @@ impl World {
 
     pub(crate) fn at_agent(&mut self, conn: u64, frame: MasterFrame) -> Result<(), Violation> {
         match self.nodes.iter().position(|node| node.conn == Some(conn)) {
-            Some(agent) => self.agent_feed(agent, Event::Master { conn, frame }),
+            Some(agent) => {
+                self.nodes[agent].obeys = Some(frame.term);
+                let fed = self.agent_feed(agent, Event::Master { conn, frame });
+                self.nodes[agent].obeys = None;
+                fed
+            }
             None => Ok(()),
         }
     }
@@ -258,6 +277,10 @@ impl World {
                 used += container.resources.clone();
             }
         }
+        // Under that bug much goes wrong; what agents do is to be seen.
+        if self.bug != Some(Bug::OldTerm) && !self.store.life(agent)?.serves() {
+            return Err(format!("agent {agent} is out of service and is offered all the same"));
+        }
         let resources = amount(&offer.resources)?;
         let total = node.total.clone();
         self.seen.offered(&offer.id.value, agent, stream, &resources, &used, &total)
@@ -284,6 +307,11 @@ impl World {
 
     fn agent_effect(&mut self, agent: usize, effect: Effect) -> Result<(), Violation> {
         let life = self.nodes[agent].life;
+        let acts = matches!(effect, Effect::Launch(_) | Effect::Kill { .. } | Effect::Checkpoint { .. });
+        if let Some(term) = self.nodes[agent].obeys.filter(|term| acts && *term < self.nodes[agent].highest_term) {
+            let highest = self.nodes[agent].highest_term;
+            return Err(format!("agent {agent} has obeyed term {highest} and acts on one of term {term}"));
+        }
         match effect {
             Effect::Send(kind) => self.say(agent, *kind),
             Effect::Disconnect { reason } => {

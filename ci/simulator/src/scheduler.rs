@@ -147,7 +147,7 @@ impl World {
     /// Whether the store says that a framework is removed.
     pub(crate) fn removed(&self, framework: &str) -> bool {
         self.frameworks.iter().any(|one| one.id.as_deref() == Some(framework) && one.dead)
-            || self.master.removed(framework)
+            || self.store.removed(framework)
     }
 
     fn send(&mut self, framework: usize, call: Call) {

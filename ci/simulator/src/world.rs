@@ -12,6 +12,7 @@ use crate::master::MasterHost;
 use crate::node::Node;
 use crate::random::Random;
 use crate::scheduler::Framework;
+use crate::store::Store;
 
 /// A bug that a test switches on.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub enum Bug {
     DoubleOffer,
     /// An agent starts a task again that it knows.
     LaunchedTwice,
+    /// A leader does not look at its lease, and agents obey whoever they are connected to.
+    OldTerm,
+    /// A master goes on offering an agent that is drained.
+    DrainedOffer,
 }
 
 /// Something that will happen.
@@ -38,7 +43,7 @@ pub enum Happens {
     /// See `CutAtMaster`.
     CutAtAgent { agent: usize, conn: u64 },
     /// The store has written.
-    Stored { life: u64, token: u64 },
+    Stored { master: usize, life: u64, token: u64 },
     /// An agent's disk has written.
     Written { agent: usize, life: u64, token: u64 },
     /// A container's program starts, or cannot.
@@ -48,11 +53,17 @@ pub enum Happens {
     /// A sandbox is collected.
     Collected { agent: usize, life: u64, container: String },
     /// A core asked to be woken.
-    MasterTick { life: u64 },
+    MasterTick { master: usize, life: u64, at: u64 },
     /// See `MasterTick`.
     AgentTick { agent: usize, life: u64 },
     /// A master starts.
-    MasterStarts,
+    MasterStarts { master: usize },
+    /// A master renews its lease, or looks whether it can have one.
+    Lease { master: usize, life: u64 },
+    /// A master learns that a framework's stream is cut.
+    StreamCut { stream: u64 },
+    /// The operator does something.
+    Operator,
     /// An agent's process starts.
     AgentStarts { agent: usize },
     /// A framework's call arrives at the master.
@@ -80,6 +91,12 @@ pub struct Totals {
     pub crashes: u64,
     /// Connections that were cut.
     pub cuts: u64,
+    /// Leaders that there were.
+    pub leaders: u64,
+    /// Masters that were stopped for a while.
+    pub stops: u64,
+    /// Drains that were ordered.
+    pub drains: u64,
 }
 
 impl Totals {
@@ -89,13 +106,20 @@ impl Totals {
         self.tasks += other.tasks;
         self.crashes += other.crashes;
         self.cuts += other.cuts;
+        self.leaders += other.leaders;
+        self.stops += other.stops;
+        self.drains += other.drains;
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { steps, tasks, crashes, cuts } = self;
-        write!(f, "{steps} steps, {tasks} tasks started, {crashes} processes killed, {cuts} connections cut")
+        let Self { steps, tasks, crashes, cuts, leaders, stops, drains } = self;
+        write!(
+            f,
+            "{steps} steps, {tasks} tasks started, {crashes} processes killed, {cuts} connections cut, {leaders} leaders, {stops} masters \
+             stopped, {drains} drains"
+        )
     }
 }
 
@@ -112,7 +136,13 @@ pub struct World {
     wall_offset: u64,
     sequence: u64,
     agenda: BTreeMap<(u64, u64), Happens>,
-    pub master: MasterHost,
+    pub masters: Vec<MasterHost>,
+    pub store: Store,
+    pub last_conn: u64,
+    pub last_stream: u64,
+    pub reply: u64,
+    /// When the last message to each end of a connection arrives: order is kept.
+    pub arrives: BTreeMap<(u64, bool), u64>,
     pub nodes: Vec<Node>,
     pub frameworks: Vec<Framework>,
     pub seen: Seen,
@@ -125,13 +155,19 @@ impl World {
     pub fn new(seed: u64, bug: Option<Bug>, trace: bool) -> Self {
         let mut random = Random::new(seed);
         let (agents, frameworks) = (random.between(1, 5), random.between(1, 4));
+        let masters = random.between(1, 4);
         let mut world = Self {
             bug,
             time: 1_000,
             wall_offset: 1_700_000_000_000,
             sequence: 0,
             agenda: BTreeMap::new(),
-            master: MasterHost::default(),
+            masters: (0..masters).map(|_| MasterHost::default()).collect(),
+            store: Store::default(),
+            last_conn: 0,
+            last_stream: 0,
+            reply: 0,
+            arrives: BTreeMap::new(),
             nodes: (0..agents).map(|_| Node::new(&mut random)).collect(),
             frameworks: (0..frameworks).map(|_| Framework::new(&mut random)).collect(),
             seen: Seen::default(),
@@ -139,7 +175,10 @@ impl World {
             trace,
             random,
         };
-        world.soon(Happens::MasterStarts);
+        for master in 0..world.masters.len() {
+            world.soon(Happens::MasterStarts { master });
+        }
+        world.later(20_000, Happens::Operator);
         for agent in 0..world.nodes.len() {
             world.soon(Happens::AgentStarts { agent });
         }
@@ -205,15 +244,22 @@ impl World {
     }
 
     fn happen(&mut self, what: Happens) -> Result<(), Violation> {
-        if !matches!(what, Happens::MasterTick { .. } | Happens::AgentTick { .. }) {
+        if let Some(until) = self.stopped_until(&what) {
+            self.at(until, what);
+            return Ok(());
+        }
+        if !matches!(what, Happens::MasterTick { .. } | Happens::AgentTick { .. } | Happens::Lease { .. }) {
             self.tell(|| format!("{what:?}"));
         }
         match what {
-            Happens::MasterStarts => self.master_starts(),
+            Happens::MasterStarts { master } => self.master_starts(master),
+            Happens::Lease { master, life } => self.lease_due(master, life),
+            Happens::StreamCut { stream } => self.stream_cut(stream),
+            Happens::Operator => self.operator(),
             Happens::AtMaster { conn, message } => self.at_master(conn, *message),
             Happens::CutAtMaster { conn } => self.cut_at_master(conn),
-            Happens::Stored { life, token } => self.stored(life, token),
-            Happens::MasterTick { life } => self.master_tick(life),
+            Happens::Stored { master, life, token } => self.stored(master, life, token),
+            Happens::MasterTick { master, life, at } => self.master_tick(master, life, at),
             Happens::Call { framework, stream, call } => self.call_arrives(framework, stream, *call),
             Happens::Subscribes { framework } => self.subscription_arrives(framework),
             Happens::AgentStarts { agent } => self.agent_starts(agent),
@@ -246,8 +292,10 @@ impl World {
         let pause = self.random.between(500, 30_000);
         self.later(pause, Happens::Fault);
         let agent = self.random.between(0, self.nodes.len() as u64) as usize;
-        match self.random.between(0, 10) {
-            0 | 1 => self.kill_master(),
+        let master = self.random.between(0, self.masters.len() as u64) as usize;
+        match self.random.between(0, 12) {
+            0 | 1 => self.kill_master(master),
+            10 | 11 => self.freeze_master(master),
             2..=4 => self.kill_agent(agent),
             5..=7 => self.cut(agent),
             8 => {

@@ -87,6 +87,9 @@ pub struct Settings {
     /// For tests of the simulator: a repeated order starts a task again.
     #[cfg(feature = "deliberate-bugs")]
     pub deliberate_second_launch: bool,
+    /// For tests of the simulator: a master of an older term is obeyed.
+    #[cfg(feature = "deliberate-bugs")]
+    pub deliberate_old_term: bool,
 }
 
 impl Default for Settings {
@@ -119,6 +122,8 @@ impl Default for Settings {
             deliberate_lost_acknowledgement: false,
             #[cfg(feature = "deliberate-bugs")]
             deliberate_second_launch: false,
+            #[cfg(feature = "deliberate-bugs")]
+            deliberate_old_term: false,
         }
     }
 }

@@ -115,6 +115,8 @@ impl Agent {
             held.push(frame);
             return;
         }
+        #[cfg(feature = "deliberate-bugs")]
+        let known = if self.settings.deliberate_old_term { known.min(frame.term) } else { known };
         if frame.term < known {
             let words = format!("term {} is over: this agent has obeyed term {known}", frame.term);
             self.hang_up(Some(Code::StaleTerm), words, cx);

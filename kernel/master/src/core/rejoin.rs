@@ -138,6 +138,8 @@ impl Master {
         }
         let missing = self.take_agents_state(t, key, lost, register);
         let serves = self.agents.get(key).is_some_and(|agent| agent.life.serves());
+        #[cfg(feature = "deliberate-bugs")]
+        let serves = serves || self.settings.deliberate_drained_offer;
         self.ledger.set_agent_active(&id, serves);
         match self.connections.get_mut(&conn) {
             Some(connection) => connection.stage = Stage::Registered(key),

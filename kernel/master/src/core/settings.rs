@@ -34,6 +34,9 @@ pub struct Settings {
     /// For tests of the simulator: what an accepted offer used is offered again.
     #[cfg(feature = "deliberate-bugs")]
     pub deliberate_double_offer: bool,
+    /// For tests of the simulator: agents out of service are offered.
+    #[cfg(feature = "deliberate-bugs")]
+    pub deliberate_drained_offer: bool,
 }
 
 impl Default for Settings {
@@ -54,6 +57,8 @@ impl Default for Settings {
             absent_agents: 100_000,
             #[cfg(feature = "deliberate-bugs")]
             deliberate_double_offer: false,
+            #[cfg(feature = "deliberate-bugs")]
+            deliberate_drained_offer: false,
         }
     }
 }
