@@ -14,7 +14,7 @@ use crate::events::{HostError, Report};
 use crate::files::{self, Owner, ROOT};
 use crate::layout::Host;
 use crate::manifest::{self, Manifest};
-use crate::names::{LINK, PROGRAMS, UNITS, USER};
+use crate::names::{LINK, Names, PROGRAMS, UNITS, USER, bases};
 use crate::product::Product;
 use crate::systemd;
 use crate::units::{self, Making, Unit};
@@ -68,6 +68,11 @@ pub fn apply(
     let _lock = Lock::take()?;
     let mut work = Work::prepare(apply, product)?;
     work.record()?;
+    if Names::of(&apply.spec.instance).number != work.host.names.number {
+        // The first of its name here: now it has a number, and addresses that go with it.
+        work = Work::prepare(apply, product)?;
+        work.record()?;
+    }
     report.step("programs, user and folders");
     work.programs(report)?;
     let owner = work.user_and_folders(report)?;
@@ -179,6 +184,8 @@ impl<'a> Work<'a> {
         for folder in host.folders().iter().take(2) {
             files::folder(&folder.path, ROOT, folder.mode)?;
         }
+        // The table by which the command line finds instances on a machine.
+        bases().open(&host.spec.instance).map_err(|error| HostError::System(error.to_string()))?;
         manifest.write(&self.path)
     }
 
@@ -276,9 +283,14 @@ impl<'a> Work<'a> {
     }
 
     /// Certificates, and on the first master all that a cluster begins with.
-    fn enter(&self, owner: Owner, report: &mut Report<'_>) -> Result<(), HostError> {
-        if enter::enter(&self.host, &self.apply.entry, self.product, report)? {
+    fn enter(&mut self, owner: Owner, report: &mut Report<'_>) -> Result<(), HostError> {
+        let begun = self.manifest.begun;
+        if enter::enter(&self.host, &self.apply.entry, begun, self.product, report)? {
             report.changed("certificate", self.host.places().pki().display());
+        }
+        if matches!(self.apply.entry, Entry::Bootstrap { .. }) && !begun {
+            self.manifest.begun = true;
+            self.manifest.write(&self.path)?;
         }
         self.own(owner)?;
         enter::copy_ca(&self.host)?;

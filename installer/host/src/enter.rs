@@ -49,26 +49,23 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, HostError> {
     Ok(runtime.block_on(work))
 }
 
-/// Makes or fetches what is missing. True: something was.
+/// Makes or fetches what is missing; `begun`: the cluster was made here before. True: something was.
 ///
 /// # Errors
 /// [`HostError::Bootstrap`], [`HostError::Join`].
 pub fn enter(
     host: &Host,
     entry: &Entry,
+    begun: bool,
     product: &dyn Product,
     report: &mut Report<'_>,
 ) -> Result<bool, HostError> {
     let missing = missing(host);
     match entry {
-        Entry::Bootstrap { user, password } => {
-            let first = !missing.is_empty();
-            // Once the state is on etcd, identity looks after it.
-            if first || !host.has_etcd() && !host.places().policy().exists() || product.has_embedded(host) && host.has_etcd() {
-                report.step("authority, certificates and the first account");
-                product.bootstrap(host, user, password).map_err(HostError::Bootstrap)?;
-            }
-            Ok(first)
+        Entry::Bootstrap { user, password } if !begun => {
+            report.step("authority, certificates and the first account");
+            product.bootstrap(host, user, password).map_err(HostError::Bootstrap)?;
+            Ok(true)
         }
         Entry::Join { at, token } if !missing.is_empty() => {
             report.step("joining the cluster");

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use plenum_base::component::ComponentSettings;
 use plenum_base::places::{AGENTS_DOOR, Places, Role};
 use plenum_plan::HostSpec;
-use plenum_plan::spec::{Kind, Store};
+use plenum_plan::spec::{EtcdProgram, Kind, Store};
 
-use crate::names::{Names, USER};
+use crate::names::{Names, PROGRAMS, USER};
 use crate::units::{self, Socket};
 
 /// etcd's caretaker answers here.
@@ -130,6 +130,10 @@ impl Host {
     /// A role's listening sockets.
     #[must_use]
     pub fn sockets(&self, role: Role) -> Vec<Socket> {
+        if role == Role::Etcd {
+            // etcd opens its own.
+            return Vec::new();
+        }
         let tcp = |name, port| Socket {
             name,
             udp: false,
@@ -146,6 +150,17 @@ impl Host {
             _ => {}
         }
         sockets
+    }
+
+    /// An etcd that was sent along; none: the distribution's.
+    #[must_use]
+    pub fn etcd_program(&self) -> Option<PathBuf> {
+        match self.spec.shared.store {
+            Store::Etcd { program: EtcdProgram::Sent(_) } => {
+                Some(PathBuf::from(PROGRAMS).join(&self.spec.version).join("etcd"))
+            }
+            _ => None,
+        }
     }
 
     /// What every role's file begins with.
@@ -216,7 +231,7 @@ impl Host {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use plenum_plan::spec::{EtcdProgram, Shared};
+    use plenum_plan::spec::Shared;
 
     pub fn spec(kinds: &[Kind]) -> HostSpec {
         HostSpec {

@@ -40,6 +40,8 @@ pub struct Manifest {
     pub empty: BTreeSet<String>,
     /// The host began the cluster: its etcd member is the first.
     pub founder: bool,
+    /// All that a cluster begins with was made.
+    pub begun: bool,
     /// Of each service: digest of program, unit and settings that it was last started with.
     pub running: BTreeMap<String, String>,
 }

@@ -13,17 +13,25 @@ pub const LINK: &str = "/usr/local/bin/plenum";
 /// The system user of roles that need no root.
 pub const USER: &str = "plenum";
 
+/// Where every instance on a fleet's host is, whoever asks.
+#[must_use]
+pub fn bases() -> Bases {
+    Bases { state: "/var/lib/plenum".into(), run: "/run/plenum".into(), root: true }
+}
+
 /// The names of one instance.
 #[derive(Debug, Clone)]
 pub struct Names {
     /// The instance.
     pub instance: Instance,
+    /// Its number on this host: of the addresses that hosts do not share, such as that of DNS for containers.
+    pub number: u8,
     prefix: String,
     slice: String,
 }
 
 impl Names {
-    /// The names of `instance`: `plenum-…`, of others than the default one `plenum-<instance>-…`.
+    /// The names of `instance`: `plenum-…`, of others than the default one `plenum-<instance>-…`. Its number is looked up in the host's table.
     #[must_use]
     pub fn of(instance: &Instance) -> Self {
         let default = *instance == Instance::default();
@@ -31,7 +39,8 @@ impl Names {
         // In a slice's name each dash is a level: an instance is one level, whatever its name.
         let level = instance.as_str().replace('-', "_");
         let slice = if default { "plenum".to_owned() } else { format!("plenum-{level}") };
-        Self { instance: instance.clone(), prefix, slice }
+        let number = bases().find(instance).ok().flatten().map_or(0, |places| places.number);
+        Self { instance: instance.clone(), number, prefix, slice }
     }
 
     /// `plenum-<role>.service`.
@@ -94,9 +103,7 @@ impl Names {
     /// The instance's places on a fleet's host, whoever asks.
     #[must_use]
     pub fn places(&self) -> Places {
-        let bases = Bases { state: "/var/lib/plenum".into(), run: "/run/plenum".into(), root: true };
-        // A host is in one cluster under a name; the addresses of single machines are not used but for the DNS server's.
-        bases.places(self.instance.clone(), 0)
+        bases().places(self.instance.clone(), self.number)
     }
 
     /// The manifest of what was made here.

@@ -13,7 +13,7 @@ use crate::events::{HostError, Report};
 use crate::files;
 use crate::layout::Host;
 use crate::manifest::Manifest;
-use crate::names::{Names, UNITS};
+use crate::names::{Names, UNITS, bases};
 use crate::product::Product;
 use crate::run::run;
 use crate::systemd;
@@ -252,9 +252,15 @@ impl Removal<'_> {
             }
         }
         let state = self.places().state;
+        bases().forget(&self.names.instance).map_err(|error| HostError::System(error.to_string()))?;
         files::remove(&self.names.manifest())?;
         if fs::remove_dir(&state).is_ok() {
             report.changed("folder", state.display());
+        }
+        if bases().instances().is_ok_and(|table| table.is_empty()) {
+            for file in ["instances.json", "instances.lock"] {
+                files::remove(&bases().state.join(file))?;
+            }
         }
         self.folders(report)
     }

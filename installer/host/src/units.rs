@@ -78,7 +78,8 @@ pub fn writes(names: &Names, role: Role) -> Vec<PathBuf> {
     let places = names.places();
     let mut folders = vec![places.data(role), places.pki().join(role.as_str())];
     match role {
-        Role::Identity => folders.push(places.state.join("policy")),
+        // It issues this host's certificates, and writes the CA's.
+        Role::Identity => folders.extend([places.state.join("policy"), places.pki()]),
         Role::Discovery => folders.push(places.run.join("discovery")),
         _ => {}
     }

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use plenum_base::places::{Bases, Instance};
+use plenum_base::places::Instance;
 use plenum_plan::facts::{Installed, Known, Leftover, Unit};
 use serde_json::Value;
 
 use super::text;
 use crate::manifest::Manifest;
-use crate::names::{LINK, Names, PROGRAMS, UNITS, USER};
+use crate::names::{LINK, Names, PROGRAMS, UNITS, USER, bases};
 use crate::run::run;
 use crate::systemd;
 
@@ -35,7 +35,7 @@ pub fn installed(instance: &Instance) -> Option<Installed> {
     let names = Names::of(instance);
     let places = names.places();
     let manifest = Manifest::read(&names.manifest()).ok().flatten();
-    let table = Bases { state: STATE.into(), run: "/run/plenum".into(), root: true }.instances();
+    let table = bases().instances();
     let single = manifest.is_none() && table.is_ok_and(|table| table.iter().any(|(name, _)| name == instance));
     if manifest.is_none() && !single {
         return None;

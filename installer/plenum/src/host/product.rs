@@ -17,6 +17,9 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, String> {
     Ok(runtime.map_err(|error| error.to_string())?.block_on(work))
 }
 
+/// How long a call to etcd may take.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Roles that keep records.
 const WITH_STORE: [Role; 4] = [Role::Identity, Role::Master, Role::Services, Role::Catalog];
 
@@ -24,6 +27,22 @@ const WITH_STORE: [Role; 4] = [Role::Identity, Role::Master, Role::Services, Rol
 fn identity(host: &Host) -> Result<plenum_identity::Config, String> {
     let text = roles::fleet::settings(host, Role::Identity)?;
     toml::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// The host's own member, which runs.
+async fn etcd(host: &Host) -> Result<plenum_store::Etcd, String> {
+    let files = host.places().identity(Role::Etcd);
+    let read = |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let tls = plenum_store::EtcdTls {
+        ca: read(&files.ca)?,
+        cert: read(&files.cert)?,
+        key: read(&files.key)?,
+        server_name: None,
+    };
+    let url = format!("https://{}", std::net::SocketAddr::new(host.spec.address, Role::Etcd.port()));
+    let options =
+        plenum_store::EtcdOptions { tls: Some(tls), deadline: DEADLINE, ..plenum_store::EtcdOptions::new([url]) };
+    plenum_store::Etcd::connect(options).await.map_err(|error| error.to_string())
 }
 
 impl Product for Roles {
@@ -49,7 +68,14 @@ impl Product for Roles {
     }
 
     fn carry_over(&self, host: &Host) -> Result<(), String> {
-        wait(plenum_identity::carry_over(&identity(host)?))?.map(drop).map_err(|error| error.to_string())
+        let config = identity(host)?;
+        wait(async {
+            // Identity's own first: it knows its records, and marks them as whole.
+            plenum_identity::carry_over(&config).await.map_err(|error| error.to_string())?;
+            let etcd = etcd(host).await?;
+            let moved = plenum_etcd::move_store(&host.places(), &etcd, plenum_etcd::Target::Etcd).await;
+            moved.map(drop).map_err(|error| error.to_string())
+        })?
     }
 
     fn remove_network(&self, host: &Host) -> Result<(), String> {

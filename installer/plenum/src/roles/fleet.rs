@@ -91,7 +91,15 @@ pub fn settings(host: &Host, role: Role) -> Result<String, String> {
             config.discovery = own(host, Role::Discovery);
             text(host, role, &config, Vec::new())
         }
-        Role::Etcd => Err("this release has no etcd".to_owned()),
+        Role::Etcd => {
+            let (name, masters) = (&spec.name, host.masters());
+            let mut config = plenum_etcd::Config::at(&places, name, spec.address, masters, host.founder);
+            config.component = host.component(role);
+            if let Some(program) = host.etcd_program() {
+                config.program = program;
+            }
+            text(host, role, &config, Vec::new())
+        }
     }
 }
 

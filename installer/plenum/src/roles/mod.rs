@@ -166,10 +166,10 @@ pub fn run(role: Role, arguments: &RoleArguments) -> ExitCode {
             let log = config.component.log.clone();
             service::run(role.as_str(), &log, GRACE, |shutdown| plenum_gateway::run(config, shutdown))
         }),
-        Role::Etcd => {
-            eprintln!("plenum {role}: etcd runs on the masters of a fleet only");
-            ExitCode::from(2)
-        }
+        Role::Etcd => with(role, arguments, |config: plenum_etcd::Config| {
+            let log = config.component.log.clone();
+            service::run(role.as_str(), &log, GRACE, |shutdown| plenum_etcd::run(config, shutdown))
+        }),
     }
 }
 
@@ -200,6 +200,6 @@ pub fn check(role: Role, arguments: &RoleArguments) -> Result<(), config::Config
         Role::Discovery => load::<plenum_discovery::Config>(role, arguments).map(drop),
         Role::Balancer => load::<plenum_balancer::Config>(role, arguments).map(drop),
         Role::Gateway => load::<plenum_gateway::Config>(role, arguments).map(drop),
-        Role::Etcd => Ok(()),
+        Role::Etcd => load::<plenum_etcd::Config>(role, arguments).map(drop),
     }
 }
