@@ -39,6 +39,14 @@ enum Command {
     /// Show the components and how they are
     #[command(after_help = "Examples:\n  plenum status\n  plenum status -o json")]
     Status(Status),
+    /// Make a cluster of hosts, over SSH
+    Install {
+        /// What to do.
+        #[command(subcommand)]
+        verb: plenum_provision::InstallVerb,
+    },
+    /// Take a cluster off its hosts, over SSH
+    Uninstall(plenum_provision::Uninstall),
     /// What the installer runs on a host of a fleet
     #[command(hide = true)]
     Host {
@@ -96,6 +104,9 @@ enum RoleCommand {
     /// Run the role gateway: the front door
     #[command(hide = true)]
     Gateway(RoleArguments),
+    /// Run the role etcd: a master's member of the cluster's store
+    #[command(hide = true)]
+    Etcd(RoleArguments),
 }
 
 impl RoleCommand {
@@ -109,6 +120,7 @@ impl RoleCommand {
             Self::Balancer(arguments) => (Role::Balancer, arguments),
             Self::Catalog(arguments) => (Role::Catalog, arguments),
             Self::Gateway(arguments) => (Role::Gateway, arguments),
+            Self::Etcd(arguments) => (Role::Etcd, arguments),
         }
     }
 }
@@ -156,6 +168,11 @@ fn main() -> ExitCode {
         Command::Store(store) => plenum_etcd::command::run(&store),
         Command::Supervise(supervise) => up::supervise(&supervise.instance),
         Command::Hello(hello) => hello::run(&hello),
+        Command::Install { verb } => return plenum_provision::install(&verb),
+        Command::Uninstall(uninstall) => return plenum_provision::uninstall(&uninstall),
+        Command::Verb(verb) if verb.installs().is_some() => {
+            return verb.installs().map_or(ExitCode::FAILURE, |(verb, output)| plenum_provision::node(verb, output));
+        }
         Command::Verb(verb) => return plenum_cli::run(&verb, <Arguments as clap::CommandFactory>::command),
         Command::Role(command) => {
             let (role, arguments) = command.parts();

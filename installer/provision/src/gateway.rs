@@ -49,6 +49,10 @@ pub async fn log_in(cluster: &Cluster, ca: &str, password: &Secret, contexts: &C
 /// # Errors
 /// [`InstallError::Refused`] without a login, or what the last master said.
 pub async fn operator(cluster: &Cluster, contexts: &Contexts, body: &Value) -> Result<Value> {
+    call(cluster, contexts, "/mesos/api/v1", body).await
+}
+
+async fn call(cluster: &Cluster, contexts: &Contexts, path: &str, body: &Value) -> Result<Value> {
     let context = contexts.load(&cluster.name)?.filter(|context| context.token.is_some());
     let Some(context) = context else {
         return Err(InstallError::Refused(format!(
@@ -61,7 +65,7 @@ pub async fn operator(cluster: &Cluster, contexts: &Contexts, body: &Value) -> R
     let client = client.with_credentials(Credentials::Token(context.token.clone().unwrap_or_default()));
     let mut last = InstallError::Refused("the file names no master".to_owned());
     for master in cluster.masters() {
-        let call = client.post(&format!("{}/mesos/api/v1", url(master.address))).deadline(CALL).json(body);
+        let call = client.post(&format!("{}{path}", url(master.address))).deadline(CALL).json(body);
         let answer = async { call.send().await?.success().await?.bytes().await }.await;
         match answer {
             Ok(bytes) if bytes.is_empty() => return Ok(Value::Null),
@@ -126,4 +130,34 @@ pub async fn drain(
         say("draining: its tasks are moved");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// A join token, made with the login that is remembered.
+///
+/// # Errors
+/// As for [`operator`].
+pub async fn mint(
+    cluster: &Cluster,
+    contexts: &Contexts,
+    kind: plenum_plan::spec::Kind,
+    ttl: u64,
+    uses: u32,
+) -> Result<String> {
+    let body = json!({"kind": kind, "ttl_seconds": ttl, "uses": uses, "description": "user data"});
+    let answer = call(cluster, contexts, "/plenum/v1/tokens", &body).await?;
+    let token = answer.get("token").and_then(Value::as_str).map(str::to_owned);
+    token.ok_or_else(|| InstallError::Host("the cluster gave no token".to_owned()))
+}
+
+/// Marks the agent of a host as gone, if there is one.
+///
+/// # Errors
+/// As for [`operator`].
+pub async fn mark_gone(cluster: &Cluster, contexts: &Contexts, host: (&str, std::net::IpAddr)) -> Result<()> {
+    for agent in agents(cluster, contexts).await?.iter().filter(|agent| is_of(agent, host.0, host.1)) {
+        let Some(id) = agent.pointer("/agent_info/id/value") else { continue };
+        let body = json!({"type": "MARK_AGENT_GONE", "mark_agent_gone": {"agent_id": {"value": id}}});
+        operator(cluster, contexts, &body).await?;
+    }
+    Ok(())
 }

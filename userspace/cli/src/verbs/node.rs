@@ -56,6 +56,9 @@ pub enum NodeVerb {
         #[command(subcommand)]
         verb: token::TokenVerb,
     },
+    /// Those of the installer.
+    #[command(flatten)]
+    Install(crate::install::NodeInstall),
 }
 
 pub(crate) async fn run(
@@ -71,6 +74,10 @@ pub(crate) async fn run(
         NodeVerb::Reactivate { name } => return node_life::switch(session, global, name, true, screen).await,
         NodeVerb::Gone { name, yes } => return node_life::gone(session, global, name, *yes, screen).await,
         NodeVerb::Token { verb } => return token::run(session, global, verb, screen).await,
+        NodeVerb::Install(_) => {
+            let text = "this program has no installer: use the whole `plenum`";
+            return Err(crate::error::CliError::Usage(text.to_owned()));
+        }
     };
     view(screen, *watch, async |screen| {
         let nodes = session.all_nodes().await?;

@@ -1,0 +1,237 @@
+//! `plenum node add|remove|replace`: the file is changed, keeping its comments, and what is left to do is done as by `apply`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use plenum_cli::install::{Add, Common, NodeInstall, Newcomer, Remove};
+use plenum_cli::screen::{Output, Screen};
+use plenum_plan::plan as make_plan;
+use plenum_plan::spec::Kind;
+use serde_json::{Map, Value, json};
+
+use super::{Apply, agreed, apply};
+use crate::edit::{Edit, edit};
+use crate::error::{InstallError, Result};
+use crate::gateway;
+use crate::work::{Work, load};
+
+pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen) -> Result<()> {
+    match verb {
+        NodeInstall::Add(add) => {
+            let entry = entry(add.address, add.roles.iter().map(|role| role.as_str()).collect(), &add.host)?;
+            come(add, &entry, output, screen).await
+        }
+        NodeInstall::Remove(remove) => {
+            go(remove, screen).await?;
+            then_apply(&remove.common, output, screen).await
+        }
+        NodeInstall::Replace(replace) => {
+            let (cluster, _) = load(&replace.common.config, screen)?;
+            let host = cluster.host(&replace.old).ok_or_else(|| unknown(&replace.old, &replace.common.config))?;
+            if host.address == replace.new {
+                return Err(InstallError::Usage(
+                    "the new host has the old one's address: `plenum node remove` the old one, then `plenum node add` it".to_owned(),
+                ));
+            }
+            let roles: Vec<&str> = host.kinds().iter().map(|kind| kind.as_str()).collect();
+            let entry = entry(replace.new, roles.clone(), &replace.host)?;
+            let question = format!("Put {} in the place of {} ({})?", replace.new, host.name, roles.join(", "));
+            agreed(replace.common.yes, &question, screen)?;
+            let common = Common { yes: true, ..replace.common.clone() };
+            // A master that lives leaves only when the new one is there; a dead one only stands in the way of the majority.
+            let remove = Remove {
+                name: replace.old.clone(),
+                dead: replace.dead,
+                no_drain: replace.no_drain,
+                deadline: replace.deadline,
+                common: common.clone(),
+            };
+            let add = Add { address: replace.new, roles: Vec::new(), host: replace.host.clone(), common: common.clone() };
+            if replace.dead {
+                go(&remove, screen).await?;
+                come(&add, &entry, output, screen).await
+            } else {
+                come(&add, &entry, output, screen).await?;
+                go(&remove, screen).await?;
+                then_apply(&common, output, screen).await
+            }
+        }
+    }
+}
+
+fn unknown(name: &str, file: &Path) -> InstallError {
+    InstallError::Usage(format!("{} has no host {name}", file.display()))
+}
+
+/// An entry of the list of hosts, in flow form.
+fn entry(address: std::net::IpAddr, roles: Vec<&str>, host: &Newcomer) -> Result<String> {
+    let mut map = Map::new();
+    if let Some(name) = &host.name {
+        map.insert("name".to_owned(), json!(name));
+    }
+    map.insert("address".to_owned(), json!(address));
+    map.insert("roles".to_owned(), json!(roles));
+    for (key, value) in [("region", &host.region), ("zone", &host.zone)] {
+        if let Some(value) = value {
+            map.insert(key.to_owned(), json!(value));
+        }
+    }
+    let mut attributes = Map::new();
+    for text in &host.attributes {
+        let (name, value) = text
+            .split_once(':')
+            .ok_or_else(|| InstallError::Usage(format!("--attribute {text}: write NAME:VALUE")))?;
+        attributes.insert(name.to_owned(), json!(value));
+    }
+    if !attributes.is_empty() {
+        map.insert("attributes".to_owned(), Value::Object(attributes));
+    }
+    let mut ssh = Map::new();
+    for (key, value) in [("host", &host.ssh_host), ("user", &host.ssh_user)] {
+        if let Some(value) = value {
+            ssh.insert(key.to_owned(), json!(value));
+        }
+    }
+    if let Some(port) = host.ssh_port {
+        ssh.insert("port".to_owned(), json!(port));
+    }
+    if let Some(key) = &host.ssh_key {
+        ssh.insert("key".to_owned(), json!([key]));
+    }
+    if !ssh.is_empty() {
+        map.insert("ssh".to_owned(), Value::Object(ssh));
+    }
+    // JSON is YAML's flow form.
+    Ok(Value::Object(map).to_string())
+}
+
+/// Changes the file, or says what to change in it.
+fn change(file: &Path, text: &str, change: &Edit) -> Result<()> {
+    let by_hand = match change {
+        Edit::Add(entry) => format!("add this to hosts in {}: {entry}\nThen run `plenum install apply`", file.display()),
+        Edit::Remove(name) => format!("take {name} out of hosts in {}", file.display()),
+    };
+    let edited = edit(text, change)
+        .ok_or_else(|| InstallError::Usage(format!("the file cannot be changed here without risk; {by_hand}")))?;
+    // Another name first: a full disk must not take the file.
+    let mode = std::fs::metadata(file).map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions())).unwrap_or(0o644);
+    plenum_base::files::replace(file, edited.as_bytes(), mode & 0o777)
+        .map_err(|error| InstallError::Local(format!("{}: {error}; {by_hand}", file.display())))
+}
+
+async fn come(add: &Add, entry: &str, output: Output, screen: &mut Screen) -> Result<()> {
+    let file = &add.common.config;
+    let (cluster, text) = load(file, screen)?;
+    if cluster.hosts.iter().any(|host| host.address == add.address) {
+        screen.note(&format!("{} is in {} already", add.address, file.display()))?;
+    } else {
+        change(file, &text, &Edit::Add(entry.to_owned()))?;
+        screen.note(&format!("added to {}: {entry}", file.display()))?;
+    }
+    then_apply(&add.common, output, screen).await
+}
+
+async fn then_apply(common: &Common, output: Output, screen: &mut Screen) -> Result<()> {
+    let arguments = Apply { config: common.config.clone(), output, yes: common.yes, fix: common.fix };
+    apply(&arguments, screen).await
+}
+
+/// Takes a host out: drained, out of the map, everything off it, out of the file.
+async fn go(remove: &Remove, screen: &mut Screen) -> Result<()> {
+    let file = &remove.common.config;
+    let (cluster, text) = load(file, screen)?;
+    let host = cluster.host(&remove.name).ok_or_else(|| unknown(&remove.name, file))?.clone();
+    let others = cluster.masters().filter(|master| master.name != host.name).count();
+    if host.is(Kind::Master) && others == 0 {
+        return Err(InstallError::Refused(format!(
+            "{} is the only master: to take the cluster away use `plenum uninstall`",
+            host.name
+        )));
+    }
+    let question = format!("Take {} out of the cluster{}?", host.name, if remove.dead { "" } else { ", and everything off it" });
+    agreed(remove.common.yes, &question, screen)?;
+    let work = Work::begin(cluster, file, screen)?;
+    let wanted: Vec<_> =
+        work.remotes.iter().filter(|remote| !(remove.dead && remote.name == host.name)).cloned().collect();
+    let ready = work.ready(&wanted).await;
+    let away: Vec<String> =
+        ready.iter().filter_map(|(name, done)| Some(format!("{name}: {}", done.as_ref().err()?))).collect();
+    if let Some((_, Err(error))) = ready.iter().find(|(name, _)| *name == host.name) {
+        return Err(InstallError::Connect(format!("{}: {error}. If the machine is gone for good: --dead", host.name)));
+    }
+    if host.is(Kind::Master) {
+        majority(&work, &host.name, &ready)?;
+    }
+    let reached: Vec<_> = wanted.iter().filter(|remote| remote.program().is_ok()).cloned().collect();
+    let locks = work.lock(&reached).await?;
+    let outcome = take(&work, remove, &host).await;
+    locks.release().await;
+    work.tidy().await;
+    work.progress.clear();
+    outcome?;
+    change(file, &text, &Edit::Remove(host.name.clone()))?;
+    screen.note(&format!("{} is out of the cluster and of {}", host.name, file.display()))?;
+    for why in away {
+        screen.note(&format!("not reached: {why}"))?;
+    }
+    Ok(())
+}
+
+/// Refuses where the masters that answer are too few for etcd to agree on the removal.
+fn majority(work: &Work, going: &str, ready: &[(String, Result<()>)]) -> Result<()> {
+    let all = work.cluster.masters().count();
+    let up = work
+        .cluster
+        .masters()
+        .filter(|master| ready.iter().any(|(name, done)| *name == master.name && done.is_ok()))
+        .count();
+    let stay = work
+        .cluster
+        .masters()
+        .filter(|master| master.name != going && ready.iter().any(|(name, done)| *name == master.name && done.is_ok()))
+        .count();
+    let needed_now = all / 2 + 1;
+    let needed_then = (all - 1) / 2 + 1;
+    if up < needed_now || stay < needed_then {
+        return Err(InstallError::Refused(format!(
+            "only {up} of {all} masters answer; without {going} {stay} would, and {needed_then} are needed. Bring another one back first; if a majority \
+             is gone for good, see `plenum store recover`"
+        )));
+    }
+    Ok(())
+}
+
+async fn take(work: &Work, remove: &Remove, host: &plenum_plan::cluster::Host) -> Result<()> {
+    let say = |text: &str| work.progress.host(&host.name, text);
+    let runs_tasks = host.is(Kind::Agent) || host.is(Kind::Public);
+    if runs_tasks && !remove.dead && !remove.no_drain {
+        say("draining");
+        let deadline = Duration::from_secs(remove.deadline.clamp(1, 86_400));
+        gateway::drain(&work.cluster, &work.contexts, (&host.name, host.address), deadline, &say).await?;
+    }
+    // Facts are not needed to ask masters; an empty plan says that all of them are in.
+    let plan = make_plan(&work.cluster, &[], &work.given).unwrap_or_default();
+    if host.is(Kind::Master) {
+        say("leaving the masters");
+        work.take_out(&plan, &host.name, &host.name, true, false).await?;
+    }
+    if !remove.dead {
+        let remote = work.remote(&host.name)?.clone();
+        for (name, done) in work.remove(&[remote], true).await {
+            done.map_err(|error| InstallError::Host(format!("{name}: {error}; run the same command again")))?;
+        }
+    }
+    say("its certificates end");
+    work.take_out(&plan, &host.name, &host.name, false, true).await?;
+    if remove.dead && runs_tasks {
+        gone(work, host).await;
+    }
+    Ok(())
+}
+
+/// Tells the resource manager that a dead agent does not come back, so that its tasks are replaced at once. It notices by itself later.
+async fn gone(work: &Work, host: &plenum_plan::cluster::Host) {
+    if let Err(error) = gateway::mark_gone(&work.cluster, &work.contexts, (&host.name, host.address)).await {
+        work.progress.say(&format!("{}: its agent could not be marked as gone: {error}", host.name));
+    }
+}
