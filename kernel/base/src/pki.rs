@@ -13,12 +13,31 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::places::Role;
+
 /// How long a component's certificate is valid by default.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How far certificates are dated back, for machines whose clocks differ.
 pub const SKEW: Duration = Duration::from_secs(15 * 60);
 /// How long the cluster's CA is valid.
 pub const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The name in the certificates of those who may be clients of the cluster's etcd, which takes nobody else: a certificate of the
+/// cluster's authority alone is not enough, for agents have one too.
+pub const STORE_CLIENT: &str = "client.store.plenum.internal";
+/// The name in the certificates of etcd's members, which take only each other as peers.
+pub const STORE_MEMBER: &str = "member.store.plenum.internal";
+
+/// The names that let a role of a master speak to the cluster's etcd. Given to hosts that are masters only.
+#[must_use]
+pub fn store_names(role: Role) -> Vec<San> {
+    let names: &[&str] = match role {
+        Role::Etcd => &[STORE_CLIENT, STORE_MEMBER],
+        Role::Identity | Role::Master | Role::Services | Role::Discovery | Role::Catalog => &[STORE_CLIENT],
+        Role::Agent | Role::Balancer | Role::Gateway => &[],
+    };
+    names.iter().map(|name| San::Dns((*name).to_owned())).collect()
+}
 
 /// Why a certificate cannot be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -40,8 +40,15 @@ pub(crate) fn arguments(config: &Config, folder: &Folder, begin: &Begin) -> Vec<
         format!("--advertise-client-urls={client}"),
         format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
+        // Its JSON gateway is not used, and cannot reach itself where client names are checked.
+        "--enable-grpc-gateway=false".to_owned(),
         "--client-cert-auth".to_owned(),
         "--peer-client-cert-auth".to_owned(),
+        // Nobody asks in JSON, and the gateway for that could not get past what follows.
+        "--enable-grpc-gateway=false".to_owned(),
+        // Agents, too, have certificates of the cluster's authority.
+        format!("--client-cert-allowed-hostname={}", plenum_base::pki::STORE_CLIENT),
+        format!("--peer-cert-allowed-hostname={}", plenum_base::pki::STORE_MEMBER),
         format!("--heartbeat-interval={}", config.heartbeat_milliseconds),
         format!("--election-timeout={}", config.election_milliseconds),
         "--pre-vote".to_owned(),
