@@ -44,8 +44,6 @@ pub(crate) fn arguments(config: &Config, folder: &Folder, begin: &Begin) -> Vec<
         "--enable-grpc-gateway=false".to_owned(),
         "--client-cert-auth".to_owned(),
         "--peer-client-cert-auth".to_owned(),
-        // Nobody asks in JSON, and the gateway for that could not get past what follows.
-        "--enable-grpc-gateway=false".to_owned(),
         // Agents, too, have certificates of the cluster's authority.
         format!("--client-cert-allowed-hostname={}", plenum_base::pki::STORE_CLIENT),
         format!("--peer-cert-allowed-hostname={}", plenum_base::pki::STORE_MEMBER),
