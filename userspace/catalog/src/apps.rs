@@ -1,28 +1,35 @@
 //! The catalog's way to the service scheduler and to the master: it installs by creating an app and uninstalls by deleting it.
 
-use std::time::Duration;
-
-use http::StatusCode;
-use plenum_base::client::{Client, ClientError};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, StatusCode};
+use plenum_base::client::{ClientError, full};
 use serde_json::{Map, Value};
 
 use crate::api::error::CosmosError;
 use crate::api::packages::InstalledApp;
+use crate::peer::Peer;
 
-/// Clients of the two, and where they are.
+/// The way to the two.
 #[derive(Clone, Debug)]
 pub struct Apps {
-    /// Shows the catalog's certificate to the service scheduler.
-    pub services: Client,
-    /// The scheduler's base address, such as `https://127.88.0.1:8080`.
-    pub services_url: String,
-    /// Shows the catalog's certificate to the master.
-    pub master: Client,
-    /// The master's base address.
-    pub master_url: String,
+    /// The service scheduler.
+    pub services: Peer,
+    /// The master.
+    pub master: Peer,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// In whose name something is changed, and the key by which the scheduler knows a repetition.
+#[derive(Clone, Copy, Debug)]
+pub struct As<'a> {
+    /// The caller's name.
+    pub principal: &'a str,
+    /// The key.
+    pub key: &'a str,
+}
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The scheduler trusts the catalog about it.
+const FOR: HeaderName = HeaderName::from_static("x-plenum-principal");
 
 fn unreachable(error: &ClientError) -> CosmosError {
     CosmosError::unavailable(&error.to_string())
@@ -31,9 +38,8 @@ fn unreachable(error: &ClientError) -> CosmosError {
 impl Apps {
     /// Every app that came from a package.
     pub async fn installed(&self) -> Result<Vec<InstalledApp>, CosmosError> {
-        let url = format!("{}/v2/apps", self.services_url);
-        let reply =
-            self.services.get(&url).deadline(PATIENCE).send().await.map_err(|error| unreachable(&error))?;
+        let make = |client: &plenum_base::client::Client, base: &str| client.get(&format!("{base}/v2/apps"));
+        let reply = self.services.ask(make).await.map_err(|error| unreachable(&error))?;
         let status = reply.status;
         let body = reply.bytes().await.map_err(|error| unreachable(&error))?;
         let answer: Option<Value> = serde_json::from_slice(&body).ok();
@@ -44,10 +50,18 @@ impl Apps {
     }
 
     /// Creates an app and gives its id.
-    pub async fn create(&self, app: &Map<String, Value>) -> Result<String, CosmosError> {
-        let url = format!("{}/v2/apps", self.services_url);
-        let call = self.services.post(&url).json(app).deadline(PATIENCE);
-        let reply = call.send().await.map_err(|error| unreachable(&error))?;
+    pub async fn create(&self, app: &Map<String, Value>, by: As<'_>) -> Result<String, CosmosError> {
+        let reply = self
+            .services
+            .ask(|client, base| {
+                client
+                    .post(&format!("{base}/v2/apps"))
+                    .json(app)
+                    .header(KEY, by.key)
+                    .header(FOR, by.principal)
+            })
+            .await
+            .map_err(|error| unreachable(&error))?;
         let status = reply.status;
         let body = reply.bytes().await.map_err(|error| unreachable(&error))?;
         if status == StatusCode::CONFLICT {
@@ -61,13 +75,13 @@ impl Apps {
     }
 
     /// Deletes an app. One that is gone already counts as deleted: the request may be a repetition.
-    pub async fn delete(&self, id: &str) -> Result<(), CosmosError> {
-        let url = format!("{}/v2/apps/{}?force=true", self.services_url, id.trim_start_matches('/'));
+    pub async fn delete(&self, id: &str, by: As<'_>) -> Result<(), CosmosError> {
+        let path = format!("/v2/apps/{}?force=true", id.trim_start_matches('/'));
         let reply = self
             .services
-            .delete(&url)
-            .deadline(PATIENCE)
-            .send()
+            .ask(|client, base| {
+                client.delete(&format!("{base}{path}")).header(KEY, by.key).header(FOR, by.principal)
+            })
             .await
             .map_err(|error| unreachable(&error))?;
         let status = reply.status;
@@ -80,9 +94,9 @@ impl Apps {
 
     /// Tears down the framework that a deleted app registered, if exactly one has the name.
     pub async fn teardown(&self, name: &str) -> Result<(), CosmosError> {
-        let url = format!("{}/frameworks", self.master_url);
-        let reply =
-            self.master.get(&url).deadline(PATIENCE).send().await.map_err(|error| unreachable(&error))?;
+        let make =
+            |client: &plenum_base::client::Client, base: &str| client.get(&format!("{base}/frameworks"));
+        let reply = self.master.ask(make).await.map_err(|error| unreachable(&error))?;
         let frameworks: Value = reply.json().await.map_err(|error| unreachable(&error))?;
         let named = |framework: &&Value| framework.get("name").and_then(Value::as_str) == Some(name);
         let ids: Vec<String> = frameworks
@@ -97,11 +111,14 @@ impl Apps {
         let [id] = ids.as_slice() else {
             return if ids.is_empty() { Ok(()) } else { Err(CosmosError::multiple_frameworks(name, &ids)) };
         };
-        let url = format!("{}/teardown", self.master_url);
         let form = "application/x-www-form-urlencoded";
-        let call = self.master.post(&url).header(http::header::CONTENT_TYPE, form);
-        let call = call.body(plenum_base::client::full(format!("frameworkId={id}"))).deadline(PATIENCE);
-        call.send().await.map_err(|error| unreachable(&error))?;
+        self.master
+            .ask(|client, base| {
+                let call = client.post(&format!("{base}/teardown")).header(CONTENT_TYPE, form);
+                call.body(full(format!("frameworkId={id}")))
+            })
+            .await
+            .map_err(|error| unreachable(&error))?;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use plenum_base::auth::Principal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::bodies::{
     DescribeRequest, InstallRequest, ListRequest, ListResponse, ListVersionsRequest, RepositoriesResponse,
@@ -21,8 +21,9 @@ use crate::api::bodies::{
 use crate::api::error::{self, CosmosError};
 use crate::api::media::{self, Endpoint};
 use crate::api::packages;
-use crate::apps::Apps;
+use crate::apps::{Apps, As};
 use crate::definition::without_nulls;
+use crate::once::{Key, Plan, Plans};
 use crate::repositories::Repositories;
 
 /// What clients branch on.
@@ -36,6 +37,8 @@ pub struct Shared {
     pub repositories: Arc<Repositories>,
     /// The way to the service scheduler.
     pub apps: Apps,
+    /// What repeated requests mean.
+    pub plans: Plans,
 }
 
 /// Every route; authentication is laid over them by the caller.
@@ -125,8 +128,35 @@ async fn render(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -
     Ok(request.answer(shared.repositories.with_index(|index| packages::rendered(index, &request.body))?))
 }
 
-async fn install(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn install(
+    State(shared): State<Shared>,
+    principal: Principal,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
     let request = Negotiated::<InstallRequest>::read(media::INSTALL, &headers, &body)?;
+    let key = Key::of("install", &headers, &principal.uid, &body)?;
+    let plan = async || install_plan(&shared, &request);
+    let bound = shared.plans.bind(key.as_ref(), plan).await?;
+    let Plan::Install { app, answer } = &bound.plan else { return Err(CosmosError::key_reused()) };
+    let mut answer = answer.clone();
+    if let Some(app) = app {
+        let by = As { principal: &principal.uid, key: &bound.key };
+        match shared.apps.create(app, by).await {
+            Ok(id) => answer["appId"] = Value::from(id),
+            Err(error) => {
+                if error.status < 500 {
+                    shared.plans.forget(key.as_ref(), &bound).await;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(request.answer(answer))
+}
+
+/// What the request means now.
+fn install_plan(shared: &Shared, request: &Negotiated<InstallRequest>) -> Result<Plan, CosmosError> {
     let (package, app) = shared.repositories.with_index(|index| {
         let entry =
             packages::find(index, &request.body.package_name, request.body.package_version.as_deref())?;
@@ -136,14 +166,11 @@ async fn install(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
         };
         Ok::<_, CosmosError>((entry.package.clone(), app))
     })?;
-    let id = match &app {
-        Some(app) => Some(shared.apps.create(app).await?),
-        None if request.version == 1 => {
-            return Err(CosmosError::no_template(&package.name, &package.version));
-        }
-        None => None,
-    };
-    Ok(request.answer(packages::installed(&package, id)))
+    if app.is_none() && request.version == 1 {
+        return Err(CosmosError::no_template(&package.name, &package.version));
+    }
+    let answer = serde_json::to_value(packages::installed(&package, None));
+    Ok(Plan::Install { app, answer: answer.map_err(|error| CosmosError::unhandled(error.to_string()))? })
 }
 
 async fn list(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
@@ -152,23 +179,43 @@ async fn list(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     Ok(request.answer(ListResponse { packages }))
 }
 
-async fn uninstall(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn uninstall(
+    State(shared): State<Shared>,
+    principal: Principal,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
     let request = Negotiated::<UninstallRequest>::read(media::UNINSTALL, &headers, &body)?;
-    let apps = shared.apps.installed().await?;
-    let chosen = packages::chosen(&apps, &request.body)?;
-    for app in &chosen {
-        shared.apps.delete(&app.id).await?;
-        if let Some(framework) = &app.framework {
-            shared.apps.teardown(framework).await?;
+    let key = Key::of("uninstall", &headers, &principal.uid, &body)?;
+    let plan = async || uninstall_plan(&shared, &request.body).await;
+    let bound = shared.plans.bind(key.as_ref(), plan).await?;
+    let Plan::Uninstall { apps, answer } = &bound.plan else { return Err(CosmosError::key_reused()) };
+    if !bound.done {
+        for (number, (id, framework)) in apps.iter().enumerate() {
+            let key = format!("{}-{number}", bound.key);
+            shared.apps.delete(id, As { principal: &principal.uid, key: &key }).await?;
+            if let Some(framework) = framework {
+                shared.apps.teardown(framework).await?;
+            }
         }
+        shared.plans.done(key.as_ref(), &bound).await;
     }
+    Ok(request.answer(answer))
+}
+
+/// What the request means now.
+async fn uninstall_plan(shared: &Shared, request: &UninstallRequest) -> Result<Plan, CosmosError> {
+    let installed = shared.apps.installed().await?;
+    let chosen = packages::chosen(&installed, request)?;
+    let apps = chosen.iter().map(|app| (app.id.clone(), app.framework.clone())).collect();
     let results = chosen.into_iter().map(packages::InstalledApp::uninstalled).collect();
-    Ok(request.answer(UninstallResponse { results }))
+    let answer = serde_json::to_value(UninstallResponse { results });
+    Ok(Plan::Uninstall { apps, answer: answer.map_err(|error| CosmosError::unhandled(error.to_string()))? })
 }
 
 async fn repository_list(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
     // The body is an empty object, or the literal null.
-    let request = Negotiated::<serde_json::Value>::read(media::REPOSITORY_LIST, &headers, &body)?;
+    let request = Negotiated::<Value>::read(media::REPOSITORY_LIST, &headers, &body)?;
     Ok(request.answer(RepositoriesResponse { repositories: shared.repositories.list() }))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use plenum_base::client::Client;
-use plenum_store::{Guard, Store, StoreError, Txn};
+use plenum_store::{Guard, Range, Revision, Store, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,6 +23,12 @@ const PACKAGES: &str = include_str!(concat!(env!("OUT_DIR"), "/packages.json"));
 const KEY: &str = "repositories";
 /// The list's format.
 const FORMAT: u32 = 1;
+/// How often a change is tried anew that another catalog was faster with.
+const TRIES: usize = 5;
+/// The list is compared at least this often.
+const LOOK: Duration = Duration::from_secs(60);
+/// After the store could not be asked.
+const AGAIN: Duration = Duration::from_millis(500);
 /// A repository's answer may be this long: the largest published one has 30 MB.
 const MAX_ANSWER: usize = 128 << 20;
 /// What a repository is asked for, the newest format first.
@@ -67,8 +73,7 @@ fn built_in() -> RepositoryEntry {
 impl Repositories {
     /// Reads the list. Repositories elsewhere are fetched by [`Repositories::refresh`].
     pub async fn open(store: Arc<dyn Store>, client: Client, release: String) -> Result<Self, StoreError> {
-        let listed =
-            read(store.as_ref()).await?.map_or_else(|| vec![built_in()], |(record, _)| record.repositories);
+        let listed = stored(store.as_ref()).await?.0;
         let repositories = listed
             .into_iter()
             .map(|entry| {
@@ -111,6 +116,52 @@ impl Repositories {
         self.publish(repositories);
     }
 
+    /// Takes changes of the list in, whoever made them, until dropped.
+    pub async fn follow(&self) {
+        loop {
+            if let Err(error) = self.follow_once().await {
+                tracing::debug!(%error, "the list of repositories is not followed; trying again");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Takes the list in as it is, then waits for a change.
+    async fn follow_once(&self) -> Result<(), StoreError> {
+        let revision = self.store.range(Range { limit: 1, ..Range::prefix(KEY) }).await?.revision;
+        {
+            let _changing = self.changing.lock().await;
+            let listed = stored(self.store.as_ref()).await?.0;
+            if listed != self.list() {
+                let mut repositories = self.with_packages(listed);
+                for one in repositories.iter_mut().filter(|one| one.packages.is_empty()) {
+                    let entry = RepositoryEntry { name: one.name.clone(), uri: one.uri.clone() };
+                    match self.fetch(&entry).await {
+                        Ok(packages) => one.packages = packages,
+                        Err(error) => {
+                            tracing::warn!(name = entry.name, %error, "a repository cannot be read")
+                        }
+                    }
+                }
+                self.publish(repositories);
+            }
+        }
+        let mut watch = self.store.watch(KEY, revision).await?;
+        // A watch may end without a word: the list is compared now and then in any case.
+        watch.next_within(LOOK).await.map(|_| ())
+    }
+
+    /// The listed repositories with what is known of each.
+    fn with_packages(&self, listed: Vec<RepositoryEntry>) -> Vec<Repository> {
+        let current = self.current.load();
+        let known = |uri: &str| current.repositories.iter().find(|one| one.uri == uri);
+        let with = |entry: RepositoryEntry| {
+            let packages = known(&entry.uri).map(|one| one.packages.clone()).unwrap_or_default();
+            Repository { packages, name: entry.name, uri: entry.uri }
+        };
+        listed.into_iter().map(with).collect()
+    }
+
     /// Adds a repository that answers, at `index` or at the end.
     pub async fn add(
         &self,
@@ -119,23 +170,36 @@ impl Repositories {
         principal: &str,
     ) -> Result<(), CosmosError> {
         let _changing = self.changing.lock().await;
-        let mut repositories = self.current.load().repositories.clone();
-        if repositories.iter().any(|one| one.name == entry.name || one.uri == entry.uri) {
-            return Err(CosmosError::repository_present(&entry.name, &entry.uri));
-        }
-        let place = match index {
-            None => repositories.len(),
-            Some(index) => usize::try_from(index)
-                .ok()
-                .filter(|place| *place <= repositories.len())
-                .ok_or_else(|| CosmosError::index_out_of_bounds(index, repositories.len()))?,
+        let place = |listed: &[RepositoryEntry]| {
+            if listed.iter().any(|one| one.name == entry.name || one.uri == entry.uri) {
+                return Err(CosmosError::repository_present(&entry.name, &entry.uri));
+            }
+            match index {
+                None => Ok(listed.len()),
+                Some(index) => usize::try_from(index)
+                    .ok()
+                    .filter(|place| *place <= listed.len())
+                    .ok_or_else(|| CosmosError::index_out_of_bounds(index, listed.len())),
+            }
         };
+        let failed = |error: StoreError| CosmosError::store(&error.to_string());
+        place(&stored(self.store.as_ref()).await.map_err(failed)?.0)?;
         let packages = self
             .fetch(&entry)
             .await
             .map_err(|cause| CosmosError::repository_unreadable(&entry.name, &entry.uri, &cause))?;
-        repositories.insert(place, Repository { name: entry.name, uri: entry.uri, packages });
-        self.write(repositories, principal).await
+        let change = |listed: &mut Vec<RepositoryEntry>| {
+            let place = place(listed)?;
+            listed.insert(place, entry.clone());
+            Ok(())
+        };
+        let listed = self.write(change, principal).await?;
+        let mut repositories = self.with_packages(listed);
+        if let Some(one) = repositories.iter_mut().find(|one| one.uri == entry.uri) {
+            one.packages = packages;
+        }
+        self.publish(repositories);
+        Ok(())
     }
 
     /// Removes the repository of a name and address, as far as they are given.
@@ -147,34 +211,42 @@ impl Repositories {
     ) -> Result<(), CosmosError> {
         let what = name.or(uri).ok_or_else(CosmosError::name_or_uri_missing)?;
         let _changing = self.changing.lock().await;
-        let mut repositories = self.current.load().repositories.clone();
-        let before = repositories.len();
-        repositories.retain(|one| {
-            !(name.is_none_or(|name| name == one.name) && uri.is_none_or(|uri| uri == one.uri))
-        });
-        if repositories.len() == before {
-            return Err(CosmosError::no_repository(what));
-        }
-        self.write(repositories, principal).await
+        let change = |listed: &mut Vec<RepositoryEntry>| {
+            let before = listed.len();
+            listed.retain(|one| {
+                !(name.is_none_or(|name| name == one.name) && uri.is_none_or(|uri| uri == one.uri))
+            });
+            if listed.len() == before { Err(CosmosError::no_repository(what)) } else { Ok(()) }
+        };
+        let listed = self.write(change, principal).await?;
+        self.publish(self.with_packages(listed));
+        Ok(())
     }
 
-    async fn write(&self, repositories: Vec<Repository>, principal: &str) -> Result<(), CosmosError> {
-        let entry = |one: &Repository| RepositoryEntry { name: one.name.clone(), uri: one.uri.clone() };
-        let record = Record {
-            format: FORMAT,
-            repositories: repositories.iter().map(entry).collect(),
-            changed_by: principal.to_owned(),
-        };
+    /// Changes the stored list as it is now; where another catalog changes it at the same time, again.
+    async fn write(
+        &self,
+        change: impl Fn(&mut Vec<RepositoryEntry>) -> Result<(), CosmosError>,
+        principal: &str,
+    ) -> Result<Vec<RepositoryEntry>, CosmosError> {
         let failed = |error: &dyn std::fmt::Display| CosmosError::store(&error.to_string());
-        let value = serde_json::to_vec(&record).map_err(|error| failed(&error))?;
-        let guard = match read(self.store.as_ref()).await.map_err(|error| failed(&error))? {
-            Some((_, revision)) => Guard::ModRevision(KEY.to_owned(), revision),
-            None => Guard::Absent(KEY.to_owned()),
-        };
-        let txn = Txn::new().guard(guard).put(KEY, value);
-        self.store.commit(txn).await.map_err(|error| failed(&error))?;
-        self.publish(repositories);
-        Ok(())
+        for _ in 0..TRIES {
+            let (mut listed, revision) = stored(self.store.as_ref()).await.map_err(|error| failed(&error))?;
+            change(&mut listed)?;
+            let record =
+                Record { format: FORMAT, repositories: listed.clone(), changed_by: principal.to_owned() };
+            let value = serde_json::to_vec(&record).map_err(|error| failed(&error))?;
+            let guard = match revision {
+                Some(revision) => Guard::ModRevision(KEY.to_owned(), revision),
+                None => Guard::Absent(KEY.to_owned()),
+            };
+            match self.store.commit(Txn::new().guard(guard).put(KEY, value)).await {
+                Ok(_) => return Ok(listed),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Err(failed(&"others change the list all the time: try again"))
     }
 
     fn publish(&self, repositories: Vec<Repository>) {
@@ -209,7 +281,14 @@ impl Current {
     }
 }
 
-async fn read(store: &dyn Store) -> Result<Option<(Record, plenum_store::Revision)>, StoreError> {
+/// The list as it is stored, else that of a new cluster.
+async fn stored(store: &dyn Store) -> Result<(Vec<RepositoryEntry>, Option<Revision>), StoreError> {
+    let found = read(store).await?;
+    Ok(found
+        .map_or_else(|| (vec![built_in()], None), |(record, revision)| (record.repositories, Some(revision))))
+}
+
+async fn read(store: &dyn Store) -> Result<Option<(Record, Revision)>, StoreError> {
     let Some(entry) = store.get(KEY).await? else { return Ok(None) };
     let broken = |reason: String| Err(StoreError::Broken { reason });
     match serde_json::from_slice::<Record>(&entry.value) {

@@ -198,6 +198,19 @@ impl CosmosError {
         Self::new(400, "MultipleFrameworkIds", message, json!({"frameworkName": name, "ids": ids}))
     }
 
+    /// A key that is none, or several.
+    pub fn bad_key() -> Self {
+        let message = "Give one Idempotency-Key of 1 to 255 printable ASCII characters";
+        Self::new(400, "InvalidIdempotencyKey", message, Value::Null)
+    }
+
+    /// The key belongs to another request.
+    pub fn key_reused() -> Self {
+        let message =
+            "This idempotency key was used for another request: repeat that one as it was, or take a new key";
+        Self::new(422, "IdempotencyKeyReused", message, Value::Null)
+    }
+
     /// Something that the caller can do nothing about.
     pub fn unhandled(message: impl Into<String>) -> Self {
         Self::new(500, "unhandled_exception", message, Value::Null)

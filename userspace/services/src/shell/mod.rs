@@ -108,7 +108,7 @@ pub enum EngineError {
 type Look = Box<dyn FnOnce(&Core, Now) + Send>;
 
 enum Message {
-    Write { request: Request, answer: oneshot::Sender<Reply> },
+    Write { request: Box<Request>, answer: oneshot::Sender<Reply> },
     Read(Look),
 }
 
@@ -172,7 +172,7 @@ impl Handle {
         let gone = || self.room.refusal();
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
         let Asked { force, uri, client, once } = asked;
-        let request = Request { token, kind, force, uri, client, once };
+        let request = Box::new(Request { token, kind, force, uri, client, once });
         let (answer, answered) = oneshot::channel();
         self.to.send(Message::Write { request, answer }).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
@@ -425,7 +425,7 @@ impl Life {
             What::Asked(Some(Message::Read(look))) => look(&self.core, OsClock.now()),
             What::Asked(Some(Message::Write { request, answer })) => {
                 let token = request.token;
-                self.feed(Event::Request(Box::new(request)), Some((token, answer)));
+                self.feed(Event::Request(request), Some((token, answer)));
                 self.check_roles();
             }
             What::Tick => self.feed(Event::Tick, None),
