@@ -11,6 +11,8 @@ use crate::join::Listed;
 const SMALL: u64 = 64 * 1024 * 1024;
 /// A member is not defragmented again within this time.
 const REST: Duration = Duration::from_secs(600);
+/// A store that stayed full is cleaned up again after this time.
+const AGAIN: Duration = Duration::from_secs(300);
 
 /// One member, as seen by the leader's caretaker.
 #[derive(Debug, Clone)]
@@ -39,8 +41,8 @@ pub(crate) struct View {
 /// What was done before.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
-    /// History was dropped up to here for the alarm there is.
-    pub(crate) compacted: Option<i64>,
+    /// History was dropped up to here, and when, for the alarm there is.
+    pub(crate) compacted: Option<(i64, Duration)>,
     /// When members were defragmented, by the caretaker's clock.
     pub(crate) defragmented: BTreeMap<u64, Duration>,
 }
@@ -102,18 +104,17 @@ fn in_order(view: &View) -> Vec<&Seen> {
 /// Out of space: history is dropped, then each member gives back what it does not use, then writes are allowed again.
 fn alarm(view: &View, memory: &Memory, now: Duration) -> Option<Care> {
     let alarmed = *view.no_space.first()?;
-    if memory.compacted.is_none() {
+    // What was full stays full for a moment after history was dropped: etcd counts what is free only when it writes again. So every
+    // member is defragmented once, whatever it says.
+    let Some((_, since)) = memory.compacted.filter(|(_, since)| now.saturating_sub(*since) < AGAIN) else {
         return Some(Care::Compact(view.revision));
-    }
-    let wasteful =
-        |how: &How| how.size > how.in_use.saturating_add(how.in_use / 10).saturating_add(1024 * 1024);
-    let rested = |member: &&&Seen| {
+    };
+    let due = |member: &&&Seen| {
         let last = memory.defragmented.get(&member.listed.id);
-        last.is_none_or(|last| now.saturating_sub(*last) > Duration::from_secs(20))
+        member.how.is_some() && last.is_none_or(|last| *last < since)
     };
     let all = in_order(view);
-    let next = all.iter().filter(|member| member.how.as_ref().is_some_and(wasteful)).find(rested);
-    if let Some(next) = next {
+    if let Some(next) = all.iter().find(due) {
         return Some(Care::Defragment(next.listed.id));
     }
     let limit = view.quota / 10 * 9;
@@ -215,7 +216,7 @@ mod tests {
         view.no_space = vec![2];
         let mut memory = Memory::default();
         assert_eq!(next(&view, &memory), Some(Care::Compact(77)));
-        memory.compacted = Some(77);
+        memory.compacted = Some((77, Duration::from_secs(990)));
         for wanted in [2, 3, 1] {
             assert_eq!(next(&view, &memory), Some(Care::Defragment(wanted)));
             memory.defragmented.insert(wanted, Duration::from_secs(999));
@@ -226,6 +227,8 @@ mod tests {
         view.members[0].how.as_mut().unwrap().size = 95 * MIB;
         view.members[0].how.as_mut().unwrap().in_use = 95 * MIB;
         assert_eq!(next(&view, &memory), None, "it is really full: an operator has to decide");
+        memory.compacted = Some((77, Duration::from_secs(600)));
+        assert_eq!(next(&view, &memory), Some(Care::Compact(77)), "now and then it is tried again");
     }
 
     #[test]

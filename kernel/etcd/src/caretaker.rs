@@ -121,7 +121,7 @@ impl Caretaker {
             Care::Disarm(id) => own.disarm_no_space(id).await,
             Care::Compact(revision) => {
                 own.compact(revision).await?;
-                self.memory.compacted = Some(revision);
+                self.memory.compacted = Some((revision, now));
                 Ok(())
             }
             Care::Defragment(id) => {

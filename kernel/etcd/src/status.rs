@@ -306,10 +306,10 @@ fn problems(status: &Status) -> Vec<String> {
     let full = status.quota > 0 && status.db_in_use > status.quota / 10 * 8;
     for alarm in &status.alarms {
         problems.push(match alarm.strip_prefix("NOSPACE at ") {
-            Some(_) if full => format!(
-                "etcd refuses writes ({alarm}) and its data does fill the quota: raise quota_mebibytes of the role etcd on every master"
+            Some(_) => format!(
+                "etcd refuses writes ({alarm}): it is being cleaned up, which takes a minute; if that does not help, raise quota_mebibytes \
+                 of the role etcd on every master"
             ),
-            Some(_) => format!("etcd refuses writes ({alarm}): it is being cleaned up, which takes a minute"),
             None => format!("etcd's data is damaged ({alarm}): stop that member, delete its data, start it again"),
         });
     }

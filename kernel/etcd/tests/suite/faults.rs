@@ -64,7 +64,10 @@ async fn carry(
     }
 }
 
-async fn opened(world: &World, urls: Vec<String>) -> (Arc<dyn Store>, watch::Sender<Vec<String>>, StoreSettings) {
+async fn opened(
+    world: &World,
+    urls: Vec<String>,
+) -> (Arc<dyn Store>, watch::Sender<Vec<String>>, StoreSettings) {
     let folder = world.folder.path().join("client");
     std::fs::create_dir_all(&folder).unwrap();
     let tls = world.tls();

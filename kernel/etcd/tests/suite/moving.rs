@@ -69,7 +69,9 @@ async fn records_move_to_etcd_and_back_and_terms_only_grow() {
     drop(running);
     drop(open_settled(&places.store(Role::Services), SERVICES).await);
     // An earlier move was killed half-way.
-    etcd.commit(Txn::new().put("/plenum/test/.moving/services", "").put(format!("{SERVICES}apps/half"), "x")).await.unwrap();
+    etcd.commit(Txn::new().put("/plenum/test/.moving/services", "").put(format!("{SERVICES}apps/half"), "x"))
+        .await
+        .unwrap();
 
     let moved = move_all(&places, &etcd, Target::Etcd).await;
     let counts: Vec<(&str, u64)> = moved.iter().map(|m| (m.component.as_str(), m.records)).collect();
@@ -166,7 +168,10 @@ async fn a_backup_comes_back() {
     assert_eq!(backup(&places, Some(&etcd), &second).await.unwrap().len(), 4);
     let file = second.join("services.backup");
     let mut bytes = std::fs::read(&file).unwrap();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions()) & 0o777, 0o600);
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions()) & 0o777,
+        0o600
+    );
     bytes.truncate(bytes.len() - 5);
     std::fs::write(&file, bytes).unwrap();
     let other = world.places("other");
