@@ -114,6 +114,17 @@ impl Master {
         .await
     }
 
+    /// How many calls were made so far.
+    pub fn calls(&self) -> usize {
+        self.seen.lock().unwrap().calls.len()
+    }
+
+    /// Launches and kills among the calls after the first `calls`.
+    pub fn launches_since(&self, calls: usize) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.calls.iter().skip(calls).filter(|call| call.accept.is_some() || call.kill.is_some()).count()
+    }
+
     /// Waits for so many acknowledgements.
     pub async fn acknowledged(&self, count: usize) {
         self.count("acknowledgement", call::Type::Acknowledge, count).await;

@@ -1,5 +1,7 @@
 //! Flows of clients, each against a scheduler and a master of its own.
 
+mod etcd;
+mod fleet;
 mod master;
 mod world;
 
