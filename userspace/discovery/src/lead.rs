@@ -27,6 +27,8 @@ const VIPS: &str = "vips/";
 const CHUNK: usize = 64;
 /// Between attempts while the store is away.
 const AGAIN: Duration = Duration::from_millis(300);
+/// How often the store is asked who leads: a campaign that goes on does not tell.
+const HEAR: Duration = Duration::from_millis(500);
 
 /// Who publishes, as far as this process knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,8 +75,11 @@ impl Candidate {
     /// Stands for election, and publishes when elected, until `shutdown`.
     pub async fn run(self, shutdown: Shutdown) {
         let mut said = false;
+        let (listener, listening) = (self.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            while listening.until(listener.hear()).await.is_some() && listening.sleep(HEAR).await {}
+        });
         while !shutdown.is_triggered() {
-            self.hear().await;
             let campaign = self.store.campaign(ELECTION, &self.url, self.lease);
             match shutdown.until(campaign).await {
                 None => return,
@@ -95,6 +100,9 @@ impl Candidate {
 
     /// Learns who leads now.
     async fn hear(&self) {
+        if self.led.borrow().own {
+            return;
+        }
         let Ok(leader) = self.store.leader(ELECTION).await else { return };
         let led = leader.map_or_else(Led::default, |leader| Led {
             own: false,
@@ -102,7 +110,8 @@ impl Candidate {
             // Our own former life leads nothing.
             leader: Some(leader.candidate).filter(|candidate| *candidate != self.url),
         });
-        self.led.send_if_modified(|now| std::mem::replace(now, led.clone()) != led);
+        // Elected meanwhile: that is newer.
+        self.led.send_if_modified(|now| !now.own && std::mem::replace(now, led.clone()) != led);
     }
 
     async fn serve(&self, leadership: Leadership, shutdown: &Shutdown) {

@@ -26,10 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the part `name` of this program inside a namespace of its own.
 fn inside(name: &str) {
-    if !possible() {
-        return;
+    if possible() {
+        inside_of(&Namespace::new(name), name);
     }
-    let space = Namespace::new(name);
+}
+
+/// Runs the part `name` inside this namespace.
+fn inside_of(space: &Namespace, name: &str) {
     let program = std::env::current_exe().unwrap();
     let test = format!("kernel::inside_{name}");
     let output = space
@@ -59,6 +62,65 @@ fn tables_are_compared_with_the_kernel() {
 #[test]
 fn two_instances_side_by_side() {
     inside("side_by_side");
+}
+
+/// Three hosts: one with the balancer between one that serves and one that asks. Who serves knows no way to who asks.
+#[test]
+fn back_ends_on_other_hosts() {
+    if !possible() {
+        return;
+    }
+    let (middle, serves, asks) = (Namespace::new("hosts"), Namespace::new("serves"), Namespace::new("asks"));
+    for (n, far) in [(0, &serves), (1, &asks)] {
+        let (here, there) = (format!("near{n}"), format!("far{n}"));
+        middle.run(&["ip", "link", "add", &here, "type", "veth", "peer", "name", &there, "netns", &far.0]);
+        for (space, link, last) in [(&middle, &here, 1), (far, &there, 2)] {
+            space.run(&["ip", "address", "add", &format!("10.77.{n}.{last}/24"), "dev", link]);
+            space.run(&["ip", "link", "set", link, "up"]);
+        }
+    }
+    asks.run(&["ip", "route", "add", "default", "via", "10.77.1.1"]);
+    middle.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    let program = std::env::current_exe().unwrap();
+    let mut backend = serves.command(&[program.to_str().unwrap(), "--exact", "kernel::backend", "--ignored"]);
+    let backend = backend.env("PLENUM_TEST_BACKEND", "10.77.0.2:9000").stdout(Stdio::null()).spawn().unwrap();
+    let _backend = Backend(backend);
+    inside_of(&middle, "hosts");
+    // The tables stay when the balancer ends: now from elsewhere.
+    let mut visit =
+        asks.command(&[program.to_str().unwrap(), "--exact", "kernel::visitor", "--ignored", "--nocapture"]);
+    let output = visit.env("PLENUM_TEST_NAMESPACE", &asks.0).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("answered by 10.77.0.2:9000"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "runs inside a namespace"]
+async fn inside_hosts() {
+    if !guard() {
+        return;
+    }
+    let mut kept = Kept::start("plenum_x", RANGE, "10.77.0.1");
+    kept.tell(line(true, RANGE, &[("11.7.0.1", 80, &["10.77.0.2:9000"])]), 1).await;
+    let began = Instant::now();
+    let (stream, who) = loop {
+        match open(VIP) {
+            Ok(answered) => break answered,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(who, "10.77.0.2:9000");
+    assert_eq!(stream.local_addr().unwrap().ip().to_string(), "10.77.0.1");
+    kept.end().await;
+}
+
+#[test]
+#[ignore = "a visitor that another test starts"]
+fn visitor() {
+    if guard() {
+        println!("answered by {}", open(VIP).unwrap().1);
+    }
 }
 
 /// A back end in a process of its own, which says its port to everybody and keeps the connection until the other side closes.

@@ -79,6 +79,7 @@ pub struct Replica {
     vips: BTreeMap<VipKey, Vip>,
     /// Tasks whose end the node's own agent told, oldest first: ids never come to life again.
     graves: VecDeque<String>,
+    buried: BTreeSet<String>,
 }
 
 impl Replica {
@@ -131,9 +132,11 @@ impl Replica {
     /// that changed; `None` when nothing was known of the task.
     pub fn bury(&mut self, framework: &str, task: &str) -> Option<BTreeSet<VipKey>> {
         let key = format!("task/{framework}/{task}");
-        if !self.graves.contains(&key) {
-            if self.graves.len() >= GRAVES {
-                self.graves.pop_front();
+        if self.buried.insert(key.clone()) {
+            if self.graves.len() >= GRAVES
+                && let Some(oldest) = self.graves.pop_front()
+            {
+                self.buried.remove(&oldest);
             }
             self.graves.push_back(key.clone());
         }
@@ -144,7 +147,7 @@ impl Replica {
     }
 
     fn set(&mut self, key: &str, fact: Option<Fact>, touched: &mut BTreeSet<VipKey>) {
-        let fact = fact.filter(|_| !self.graves.iter().any(|grave| grave == key));
+        let fact = fact.filter(|_| !self.buried.contains(key));
         if fact.as_ref() == self.facts.get(key) {
             return;
         }

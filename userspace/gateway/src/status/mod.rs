@@ -25,6 +25,8 @@ use crate::cluster::Cluster;
 
 /// How long each part has.
 const DEADLINE: Duration = Duration::from_millis(1500);
+/// The same for etcd's caretaker, which asks every member in its turn.
+const CARETAKER_DEADLINE: Duration = Duration::from_millis(2500);
 /// A status this young is told again, so that many who watch cost as much as one.
 const FRESH: Duration = Duration::from_millis(900);
 /// Where etcd's caretaker answers.
@@ -123,7 +125,8 @@ impl Overview {
             self.ask_role(role, SocketAddr::new(node.address, port))
         });
         let url = format!("https://{}/v1/status", SocketAddr::new(node.address, CARETAKER));
-        let (roles, etcd) = tokio::join!(join_all(roles), ask_json(&self.caretaker, &url));
+        let (roles, etcd) =
+            tokio::join!(join_all(roles), ask_json(&self.caretaker, &url, CARETAKER_DEADLINE));
         MasterStatus {
             name: node.name.clone(),
             address: node.address.to_string(),
@@ -167,7 +170,7 @@ impl Overview {
     /// Counts of agents, from the leading master's gauges.
     async fn ask_agents(&self) -> Option<Agents> {
         let url = format!("{}/metrics/snapshot", self.cluster.master.place());
-        let gauges = ask_json(&self.master, &url).await.ok()?;
+        let gauges = ask_json(&self.master, &url, DEADLINE).await.ok()?;
         // Gauges are whole numbers written as floats.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let count = |name: &str| {
@@ -182,9 +185,9 @@ impl Overview {
     }
 }
 
-async fn ask_json(client: &Client, url: &str) -> Result<Value, String> {
+async fn ask_json(client: &Client, url: &str, deadline: Duration) -> Result<Value, String> {
     let call =
-        async { client.get(url).deadline(DEADLINE).send().await?.success().await?.json::<Value>().await };
+        async { client.get(url).deadline(deadline).send().await?.success().await?.json::<Value>().await };
     call.await.map_err(|error| error.to_string())
 }
 

@@ -153,7 +153,12 @@ fn of_master(master: &MasterStatus, problems: &mut Vec<String>) {
         }
         let told = etcd.get("problems").and_then(Value::as_array);
         let told = told.into_iter().flatten().filter_map(Value::as_str);
-        problems.extend(told.map(|problem| format!("etcd on {who}: {problem}")));
+        // Every caretaker tells of the whole cluster: once is enough.
+        for problem in told.map(|problem| format!("etcd: {problem}")) {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
     }
 }
 
@@ -223,7 +228,7 @@ mod tests {
 
     fn leaders() -> BTreeMap<String, Led> {
         let led = |role: &str| (role.to_owned(), Led { name: "a".into(), url: "u".into(), term: 1 });
-        ["master", "services", "discovery"].map(|role| led(role)).into()
+        ["master", "services", "discovery"].map(led).into()
     }
 
     const WELL: Option<Agents> = Some(Agents { active: 2, inactive: 0, unreachable: 0 });
@@ -255,7 +260,7 @@ mod tests {
         led.remove("services");
         let status = of(true, masters, led, agents);
         let wanted = [
-            "etcd on a (10.0.0.1): the quota is reached",
+            "etcd: the quota is reached",
             "the master bb (10.0.0.2) does not answer",
             "identity on ccc (10.0.0.3) does not answer (refused)",
             "the certificate of catalog on ccc (10.0.0.3) ends in 2 h",

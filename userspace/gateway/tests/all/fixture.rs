@@ -57,6 +57,7 @@ pub struct World {
     pub scheduler: Scheduler,
     pub ca: Arc<Authority>,
     pub shutdown: Shutdown,
+    pub config: Config,
 }
 
 impl Drop for World {
@@ -216,10 +217,20 @@ impl World {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (plain, tls) = (bind().await, bind().await);
         let (http, https) = (plain.local_addr().unwrap(), tls.local_addr().unwrap());
-        let switch = shutdown.clone();
-        tokio::spawn(async move { plenum_gateway::run_on(config, switch, plain, tls).await.unwrap() });
+        let (switch, own) = (shutdown.clone(), config.clone());
+        tokio::spawn(async move { plenum_gateway::run_on(own, switch, plain, tls).await.unwrap() });
         let client = Client::with_ca(ca.certificate_pem()).unwrap();
-        Self { _folder: folder, http, https, token, client, scheduler: state, ca: Arc::new(ca), shutdown }
+        Self {
+            _folder: folder,
+            http,
+            https,
+            token,
+            client,
+            scheduler: state,
+            ca: Arc::new(ca),
+            shutdown,
+            config,
+        }
     }
 
     /// `(status, headers, body)` of a request with the token.

@@ -175,3 +175,20 @@ async fn redirects_lead_nowhere_else() {
     assert!(visited.is_err(), "nobody of ours goes there");
     assert!(told.took < SOON);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_holds_at_every_gateway() {
+    let mut fleet = Fleet::new(&[]).await;
+    let bind = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (plain, tls) = (bind().await, bind().await);
+    let other = plain.local_addr().unwrap();
+    let (config, shutdown) = (fleet.world.config.clone(), fleet.world.shutdown.clone());
+    tokio::spawn(async move { plenum_gateway::run_on(config, shutdown, plain, tls).await.unwrap() });
+    for at in [fleet.world.http, other] {
+        fleet.world.http = at;
+        assert_eq!(master(&fleet.ask(Method::GET, "/mesos/state", &[], "").await), 0);
+        let (status, _, _) =
+            fleet.world.ask(Method::GET, "/mesos/state", &[("authorization", "token=no")]).await;
+        assert_eq!(status, 401);
+    }
+}
