@@ -154,10 +154,13 @@ impl Config {
         if self.weak_hashes { HashCost::Light } else { HashCost::Full }
     }
 
-    /// The names of the certificates issued at bootstrap.
-    pub(crate) fn sans(&self) -> Vec<San> {
+    /// The names of a role's certificate issued at bootstrap.
+    pub(crate) fn sans(&self, role: Role) -> Vec<San> {
         let own = self.address.unwrap_or_else(|| self.places().node());
         let mut sans = vec![San::Ip(own), San::Ip([127, 0, 0, 1].into()), San::Dns("localhost".into())];
+        if self.is_fleet() {
+            sans.extend(plenum_base::pki::store_names(role));
+        }
         sans.extend(self.listen.map(|listen| San::Ip(listen.ip())));
         sans.extend(self.addresses.iter().filter_map(|name| name.parse().ok()));
         sans.sort();

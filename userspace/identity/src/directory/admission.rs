@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use plenum_base::pki::{PeerName, San};
+use plenum_base::pki::{PeerName, San, store_names};
 use plenum_base::places::Role;
 use plenum_base::tls::join::{JoinBody, Joined, NodeKind};
 use plenum_base::tls::renew::Issued;
@@ -105,6 +105,10 @@ impl Directory {
                 return Err(DirectoryError::Invalid(format!("a certificate request may have {CSR} bytes")));
             }
             let name = self.host_peer(role, &request.name)?;
+            let mut sans = sans.clone();
+            if kind == NodeKind::Master {
+                sans.extend(store_names(role));
+            }
             let issued = self.issue(csr, &name, &sans)?;
             candidate.members.push(self.member_of(&name, &issued, &sans)?);
             candidate.certificates.insert(role, issued.certificate);

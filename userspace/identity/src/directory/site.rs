@@ -229,7 +229,7 @@ fn is_fresh(config: &Config, ca: &Authority, role: Role, files: &IdentityFiles) 
         .is_some_and(|issuer| plenum_base::pki::fingerprint(issuer) == ca.fingerprint());
     let peer = identity.peer();
     let right = config.peer_name(role).is_ok_and(|name| name == peer.name)
-        && config.sans().iter().all(|san| peer.sans.contains(san));
+        && config.sans(role).iter().all(|san| peer.sans.contains(san));
     let half = peer.not_after.duration_since(peer.not_before).unwrap_or_default() / 2;
     ours && right && peer.is_current(SystemTime::now() + half.min(Duration::from_secs(365 * 24 * 3600)))
 }
@@ -247,6 +247,7 @@ fn issue_into(
         None => Request::new()?,
     };
     let name = config.peer_name(role)?;
-    let cert = ca.issue(&request.csr, &name, &config.sans(), SystemTime::now(), config.certificate_life())?;
+    let cert =
+        ca.issue(&request.csr, &name, &config.sans(role), SystemTime::now(), config.certificate_life())?;
     Ok(files.write(ca.certificate_pem(), &cert, &request.key)?)
 }

@@ -53,6 +53,7 @@ impl Server {
         let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
         vec![
             "--client-cert-auth".to_owned(),
+            format!("--client-cert-allowed-hostname={}", plenum_base::pki::STORE_CLIENT),
             file("trusted-ca-file", &files.ca),
             file("cert-file", &files.cert),
             file("key-file", &files.key),

@@ -383,6 +383,13 @@ async fn a_fleet_that_was_off_until_everything_ended_comes_back_by_itself() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     master.start().await;
+    // Only the roles that keep records there get in, though all have certificates of the same authority.
+    for (role, may) in
+        [(Role::Services, true), (Role::Agent, false), (Role::Balancer, false), (Role::Gateway, false)]
+    {
+        let asked = store_as(&places, role, &etcd).await;
+        assert_eq!(asked.is_ok(), may, "{role}: {asked:?}");
+    }
     master.stop().await;
     etcd.kill();
     // In place of waiting: certificates of the same keys and this cluster's authority that ended a day ago.
@@ -406,6 +413,21 @@ async fn a_fleet_that_was_off_until_everything_ended_comes_back_by_itself() {
         assert!(peer.is_current(std::time::SystemTime::now()), "{role}");
     }
     assert!(master.login().await.is_some());
+}
+
+/// Reads from etcd with a role's certificate.
+async fn store_as(places: &Places, role: Role, etcd: &Server) -> Result<(), plenum_store::StoreError> {
+    use plenum_store::Store;
+    let files = places.identity(role);
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let (ca, cert, key) = (read(&files.ca), read(&files.cert), read(&files.key));
+    let tls = plenum_store::EtcdTls { ca, cert, key, server_name: None };
+    let deadline = Duration::from_secs(2);
+    let options = plenum_store::EtcdOptions::new([etcd.endpoint()]);
+    let store =
+        plenum_store::Etcd::connect(plenum_store::EtcdOptions { tls: Some(tls), deadline, ..options })
+            .await?;
+    store.get("/x").await.map(drop)
 }
 
 /// The cluster's authority, opened as identity itself does: sealed beside the master key.
