@@ -8,9 +8,7 @@ use plenum_api::internal::{AgentMessage, Hello, MasterFrame, MasterMessage, agen
 use plenum_api::mesos::MasterInfo;
 use plenum_api::scheduler;
 use plenum_api::scheduler::event::Type;
-use plenum_master::core::{
-    Caller, ConnId, Effect, Event, Master, Peer, ReplyId, Settings, StreamId, Token,
-};
+use plenum_master::core::{Caller, ConnId, Effect, Event, Master, Peer, ReplyId, Settings, StreamId, Token};
 use plenum_store::Op;
 
 use crate::check::Violation;
@@ -215,7 +213,11 @@ impl World {
         let Some(master) = self.of_conn(conn) else { return Ok(()) };
         let Some((agent, greeted)) = self.masters[master].conns.remove(&conn) else { return Ok(()) };
         self.soon(Happens::CutAtAgent { agent, conn });
-        if greeted { self.master_feed(master, Event::AgentDisconnected { conn: ConnId(conn) }) } else { Ok(()) }
+        if greeted {
+            self.master_feed(master, Event::AgentDisconnected { conn: ConnId(conn) })
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn stored(&mut self, master: usize, life: u64, token: u64) -> Result<(), Violation> {
@@ -261,12 +263,10 @@ impl World {
         self.frameworks[framework].stream = Some(stream);
         let header: Arc<str> = Arc::from(format!("stream-{stream}"));
         let caller = caller(framework);
-        self.master_feed(master, Event::Subscribe {
-            stream: StreamId(stream),
-            stream_id: header,
-            call: Box::new(call),
-            caller,
-        })
+        self.master_feed(
+            master,
+            Event::Subscribe { stream: StreamId(stream), stream_id: header, call: Box::new(call), caller },
+        )
     }
 
     pub(crate) fn call_arrives(
@@ -289,7 +289,10 @@ impl World {
         self.reply += 1;
         let reply = ReplyId(self.reply);
         let stream_id = Some(Arc::from(format!("stream-{stream}")));
-        self.master_feed(master, Event::Call { reply, stream_id, call: Box::new(call), caller: caller(framework) })
+        self.master_feed(
+            master,
+            Event::Call { reply, stream_id, call: Box::new(call), caller: caller(framework) },
+        )
     }
 
     /// A framework's connection breaks; both ends learn it, each in its time.
@@ -394,7 +397,8 @@ impl World {
         ) && self.random.chance(20);
         for _ in 0..=u8::from(doubled) {
             let at = self.arrival(conn, false);
-            let frame = Box::new(MasterFrame { term: self.masters[master].term, messages: vec![message.clone()] });
+            let frame =
+                Box::new(MasterFrame { term: self.masters[master].term, messages: vec![message.clone()] });
             self.at(at, Happens::AtAgent { conn, frame });
         }
     }

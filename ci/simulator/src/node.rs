@@ -308,7 +308,9 @@ impl World {
     fn agent_effect(&mut self, agent: usize, effect: Effect) -> Result<(), Violation> {
         let life = self.nodes[agent].life;
         let acts = matches!(effect, Effect::Launch(_) | Effect::Kill { .. } | Effect::Checkpoint { .. });
-        if let Some(term) = self.nodes[agent].obeys.filter(|term| acts && *term < self.nodes[agent].highest_term) {
+        if let Some(term) =
+            self.nodes[agent].obeys.filter(|term| acts && *term < self.nodes[agent].highest_term)
+        {
             let highest = self.nodes[agent].highest_term;
             return Err(format!("agent {agent} has obeyed term {highest} and acts on one of term {term}"));
         }

@@ -23,7 +23,8 @@ impl World {
                 let limited = self.random.chance(700);
                 let max_grace_period = limited.then_some(Duration { seconds: Some(seconds), nanos: None });
                 asked.set_type(call::Type::DrainAgent);
-                asked.drain_agent = Some(call::DrainAgent { agent_id, max_grace_period, mark_gone: Some(false) });
+                asked.drain_agent =
+                    Some(call::DrainAgent { agent_id, max_grace_period, mark_gone: Some(false) });
                 self.totals.drains += 1;
             }
             4 if self.stormy() => {
@@ -37,7 +38,10 @@ impl World {
         }
         self.reply += 1;
         let caller = Caller { uid: "operator".into(), authenticated: true };
-        self.master_feed(master, Event::Operator { reply: ReplyId(self.reply), call: Box::new(asked), caller })
+        self.master_feed(
+            master,
+            Event::Operator { reply: ReplyId(self.reply), call: Box::new(asked), caller },
+        )
     }
 
     /// What the store says is drained is empty.

@@ -47,6 +47,12 @@ pub struct Config {
     pub region: Option<String>,
     /// Zone in the region.
     pub zone: Option<String>,
+    /// A program that prints region and zone as `{"fault_domain": {"region": {"name": …}, "zone": {"name": …}}}`, where they are not set.
+    pub detect_script: Option<PathBuf>,
+    /// The cloud's metadata address that tells the zone, or the same JSON. Asked only when it is set.
+    pub metadata_url: Option<String>,
+    /// For either of them.
+    pub detect_timeout: u64,
     /// Name servers of containers; empty: the machine's.
     pub dns: Vec<String>,
     /// Search domains of containers.
@@ -104,6 +110,9 @@ impl Default for Config {
             attributes: String::new(),
             region: None,
             zone: None,
+            detect_script: None,
+            metadata_url: None,
+            detect_timeout: 10,
             dns: Vec::new(),
             dns_search: Vec::new(),
             task_path: TASK_PATH.to_owned(),

@@ -4,10 +4,12 @@
 mod config;
 pub mod core;
 pub mod disk;
+mod domain;
 pub mod files;
 mod http;
 pub mod machine;
 mod shell;
 
 pub use config::{Config, Parts, TASK_PATH};
+pub use domain::DomainError;
 pub use shell::{StartError, run};

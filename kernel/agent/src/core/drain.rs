@@ -50,11 +50,8 @@ impl Agent {
             self.draining.filter(|known| (known.max_grace, known.mark_gone) == (max_grace, mark_gone));
         if repeated.is_none() {
             cx.report(Level::Info, "The agent is draining: its tasks are killed, no new ones are taken");
-            let record = DrainRecord {
-                mark_gone,
-                max_grace: max_grace.map(|grace| grace.0),
-                began: cx.now.wall.0,
-            };
+            let record =
+                DrainRecord { mark_gone, max_grace: max_grace.map(|grace| grace.0), began: cx.now.wall.0 };
             cx.writes.push(records::put(KEY.to_owned(), &record));
             let until = max_grace.map(|grace| cx.after(grace));
             self.draining = Some(Draining { max_grace, mark_gone, until });

@@ -2,9 +2,9 @@
 
 use plenum_api::Millis;
 use plenum_api::internal::{self, agent_message::Kind as Say};
+use plenum_api::mesos::TaskState;
 use plenum_api::mesos::framework_info::capability::Type as Capability;
 use plenum_api::mesos::task_status::Reason;
-use plenum_api::mesos::TaskState;
 
 use super::event::{Effect, ExecutorKey, Level, TaskKey};
 use super::model::{ExecutorPhase, Kill, KillCause, Mark, Phase};

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use plenum_api::Millis;
 use plenum_api::mesos::DomainInfo;
-use plenum_api::mesos::domain_info::{FaultDomain, fault_domain};
 use plenum_base::clock::{OsClock, OsIds};
 use plenum_base::serve::Server;
 use plenum_base::service::Shutdown;
@@ -42,6 +41,9 @@ pub enum StartError {
     /// Resources or attributes.
     #[error("the configuration is wrong: {0}")]
     Machine(#[from] machine::MachineError),
+    /// Region and zone.
+    #[error(transparent)]
+    Domain(#[from] crate::domain::DomainError),
     /// Containers that run cannot be found again. Starting without them would lose them.
     #[error("running containers cannot be found: {0}")]
     Runtime(#[from] plenum_containers::RuntimeError),
@@ -85,7 +87,8 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
     std::fs::create_dir_all(&config.run_dir).map_err(folder(&config.run_dir))?;
     let work_dir = config.work_dir.canonicalize().map_err(folder(&config.work_dir))?;
     let store = RecordStore::open(&work_dir).map_err(folder(&work_dir))?;
-    let settings = settings(&config, &work_dir)?;
+    let domain = crate::domain::detect(&config, &work_dir).await?;
+    let settings = settings(&config, &work_dir, domain)?;
     let resolv_conf = plan::write_resolv_conf(&config).map_err(folder(&config.run_dir))?;
 
     let (inbox, queue) = mpsc::channel::<Input>(4096);
@@ -176,7 +179,11 @@ async fn recover(
     Ok(recovery)
 }
 
-fn settings(config: &Config, work_dir: &std::path::Path) -> Result<Settings, StartError> {
+fn settings(
+    config: &Config,
+    work_dir: &std::path::Path,
+    domain: Option<DomainInfo>,
+) -> Result<Settings, StartError> {
     let measured = machine::measure(work_dir);
     let hostname = if config.hostname.is_empty() {
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
@@ -186,15 +193,6 @@ fn settings(config: &Config, work_dir: &std::path::Path) -> Result<Settings, Sta
     let url = match config.url.as_str() {
         "" => format!("http://{}:{}", config.ip, config.port),
         url => url.to_owned(),
-    };
-    let domain = match (&config.region, &config.zone) {
-        (Some(region), Some(zone)) => Some(DomainInfo {
-            fault_domain: Some(FaultDomain {
-                region: fault_domain::RegionInfo { name: region.clone() },
-                zone: fault_domain::ZoneInfo { name: zone.clone() },
-            }),
-        }),
-        _ => None,
     };
     let seconds = Millis::from_secs;
     Ok(Settings {

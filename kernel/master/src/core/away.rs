@@ -225,7 +225,10 @@ impl Master {
         if let Err(reason) = result {
             match reply {
                 Some(reply) => {
-                    t.reply(reply, Answer::Refused(503, format!("it could not be stored ({reason}): try again")));
+                    t.reply(
+                        reply,
+                        Answer::Refused(503, format!("it could not be stored ({reason}): try again")),
+                    );
                 }
                 None => self.drain_again(t, id),
             }
@@ -294,7 +297,8 @@ impl Master {
             let why_gone = matches!(why, Absence::Gone(_));
             self.prune_absent(t);
             let (info, identity) = (Arc::clone(&agent.info), Arc::clone(&agent.identity));
-            let absent = Absent { why, info, identity, life: if why_gone { Life::default() } else { agent.life } };
+            let absent =
+                Absent { why, info, identity, life: if why_gone { Life::default() } else { agent.life } };
             Arc::make_mut(&mut self.absent).insert(Arc::clone(&agent.id), absent);
         }
         self.announce_loss(t, &agent.id);

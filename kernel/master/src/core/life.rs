@@ -42,16 +42,21 @@ impl Master {
     }
 
     /// DRAIN_AGENT.
-    pub(super) fn drain_agent(&mut self, t: &mut Turn<'_>, reply: ReplyId, call: &DrainAgent, caller: &Caller) {
+    pub(super) fn drain_agent(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        call: &DrainAgent,
+        caller: &Caller,
+    ) {
         let max_grace = match call.max_grace_period.as_ref().map(grace).transpose() {
             Ok(grace) => grace,
             Err(reason) => return t.reply(reply, Answer::bad(reason)),
         };
         let mark_gone = call.mark_gone.unwrap_or(false);
         let known = self.intended(&call.agent_id.value).drain;
-        let same = |known: &Drain| {
-            !known.drained && (known.max_grace, known.mark_gone) == (max_grace, mark_gone)
-        };
+        let same =
+            |known: &Drain| !known.drained && (known.max_grace, known.mark_gone) == (max_grace, mark_gone);
         // The same order again does not begin anew.
         let started = known.filter(same).map_or(t.now.wall, |known| known.started);
         let drain = Drain { max_grace, mark_gone, started, drained: false };
@@ -79,7 +84,8 @@ impl Master {
     }
 
     fn subject(&self, id: &str) -> Result<Known, Answer> {
-        let busy = |what: &str| Answer::Refused(409, format!("Agent is currently being marked {what}: try again"));
+        let busy =
+            |what: &str| Answer::Refused(409, format!("Agent is currently being marked {what}: try again"));
         if self.dooming.contains(id) {
             return Err(busy("gone"));
         }
@@ -96,7 +102,9 @@ impl Master {
         let (state, since) = match absent.why {
             Absence::Recovered => (AgentState::Admitted, self.started),
             Absence::Unreachable(since) => (AgentState::Unreachable, since),
-            Absence::Gone(_) => return Err(Answer::bad(format!("Agent '{id}' is gone and will not come back"))),
+            Absence::Gone(_) => {
+                return Err(Answer::bad(format!("Agent '{id}' is gone and will not come back")));
+            }
         };
         let (info, identity) = (Arc::clone(&absent.info), Arc::clone(&absent.identity));
         Ok(Known { id: Arc::clone(id), info, identity, state, since })
@@ -208,16 +216,15 @@ impl Master {
             if agent.leaving || self.dooming.contains(&agent.id) || !self.intended(&agent.id).is_draining() {
                 continue;
             }
-            let over = drain.max_grace.is_some_and(|grace| {
-                (drain.started + grace + UNACKNOWLEDGED) <= t.now.wall
-            });
-            let blocks = |task: &u32| {
-                self.tasks.get(*task).is_some_and(|task| !over || !is_terminal(task.state))
-            };
+            let over =
+                drain.max_grace.is_some_and(|grace| (drain.started + grace + UNACKNOWLEDGED) <= t.now.wall);
+            let blocks =
+                |task: &u32| self.tasks.get(*task).is_some_and(|task| !over || !is_terminal(task.state));
             if agent.tasks.iter().any(blocks) {
                 continue;
             }
-            let (id, info, identity) = (Arc::clone(&agent.id), Arc::clone(&agent.info), Arc::clone(&agent.identity));
+            let (id, info, identity) =
+                (Arc::clone(&agent.id), Arc::clone(&agent.info), Arc::clone(&agent.identity));
             let drainer: Arc<str> = "master".into();
             if drain.mark_gone {
                 t.log(format!("agent {id} is drained and will be marked gone"));

@@ -45,7 +45,8 @@ use plenum_store::Op;
 pub use event::{Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
 pub use metrics::Metrics;
 pub use registry::{
-    AgentRecord, AgentState, Drain, FrameworkRecord, Life, QuotaRecord, RecordError, Records, RemovedRecord, WeightRecord,
+    AgentRecord, AgentState, Drain, FrameworkRecord, Life, QuotaRecord, RecordError, Records, RemovedRecord,
+    WeightRecord,
 };
 pub use settings::Settings;
 pub use slab::Snapshot;

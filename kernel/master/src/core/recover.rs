@@ -103,7 +103,12 @@ impl Master {
             }
             absent.insert(
                 id,
-                Absent { why, info: Arc::new(record.info), identity: record.identity.into(), life: record.life },
+                Absent {
+                    why,
+                    info: Arc::new(record.info),
+                    identity: record.identity.into(),
+                    life: record.life,
+                },
             );
         }
         if self.recovering > 0 {

@@ -96,7 +96,9 @@ impl Drain {
     /// As messages say it.
     pub fn config(&self) -> mesos::DrainConfig {
         mesos::DrainConfig {
-            max_grace_period: self.max_grace.map(|grace| mesos::DurationInfo { nanoseconds: grace.as_nanos() }),
+            max_grace_period: self
+                .max_grace
+                .map(|grace| mesos::DurationInfo { nanoseconds: grace.as_nanos() }),
             mark_gone: Some(self.mark_gone),
         }
     }

@@ -296,14 +296,15 @@ fn summary(s: &State, cluster: &str) -> Json {
 fn slaves(s: &State, only: Option<&str>) -> Json {
     let totals = s.totals();
     let wanted = s.agents.iter().filter(|agent| only.is_none_or(|id| *agent.id == *id));
-    let slaves: Vec<Json> =
-        wanted.map(|agent| {
+    let slaves: Vec<Json> = wanted
+        .map(|agent| {
             let mut map = model::agent(agent, totals.agents.get(&agent.id), true);
             if agent.life.is_draining() {
                 map.insert("drain_blockers".into(), model::drain_blockers(s, agent));
             }
             Json::Object(map)
-        }).collect();
+        })
+        .collect();
     json!({ "slaves": slaves, "recovered_slaves": recovered(s, only), "unreachable_slaves": unreachable(s, only) })
 }
 

@@ -176,7 +176,9 @@ fn nobody() -> Response {
 fn leader(front: &Front) -> Response {
     let phase = front.phase.borrow().clone();
     let known = match &phase {
-        Phase::Leading(handle) if handle.validity.holds() => Some((front.base_url.clone(), true, handle.term)),
+        Phase::Leading(handle) if handle.validity.holds() => {
+            Some((front.base_url.clone(), true, handle.term))
+        }
         Phase::Standby(Some(leader)) => Some((leader.candidate.clone(), false, leader.term)),
         _ => None,
     };

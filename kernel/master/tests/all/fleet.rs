@@ -70,7 +70,8 @@ impl Master {
     fn start(cluster: &Cluster, endpoint: &str, name: &str) -> Self {
         let folder = cluster.folder.path();
         let (cert, key) = cluster.issue("master", name);
-        for (file, text) in [("ca.pem", cluster.ca.certificate_pem()), ("cert.pem", &cert), ("key.pem", &key)] {
+        for (file, text) in [("ca.pem", cluster.ca.certificate_pem()), ("cert.pem", &cert), ("key.pem", &key)]
+        {
             std::fs::write(folder.join(file), text).expect("written");
         }
         let mut child = Command::new(std::env::current_exe().expect("a program"))
@@ -84,7 +85,8 @@ impl Master {
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let process = Process(child);
         let addresses = output.lines().map_while(Result::ok).find_map(|line| {
-            let (http, agents) = line.strip_prefix("serves ")?.split_once(' ').map(|(a, b)| (a.parse(), b.parse()))?;
+            let (http, agents) =
+                line.strip_prefix("serves ")?.split_once(' ').map(|(a, b)| (a.parse(), b.parse()))?;
             Some((http.ok()?, agents.ok()?))
         });
         let (http, agents): (SocketAddr, SocketAddr) = addresses.expect("it serves");
@@ -123,8 +125,11 @@ async fn a_master_as_a_process() {
         endpoints: tokio::sync::watch::channel(Vec::new()).1,
     };
     let store = open(&settings, place).await.expect("a store");
-    let files =
-        IdentityFiles { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    let files = IdentityFiles {
+        ca: folder.join("ca.pem"),
+        cert: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+    };
     let mut config = Config { heartbeat_seconds: 0.5, store: settings, ..Config::default() };
     config.component.open = true;
     let setup = Setup {
@@ -199,10 +204,14 @@ async fn the_leader_dies_and_another_goes_on_and_a_deposed_one_says_nothing() {
     for path in ["/master/state?x=1", "/redirect"] {
         let reply = Http::ask(two.at.http, "GET", path, &[], b"").await;
         let query = if path == "/redirect" { "" } else { path };
-        assert_eq!((reply.status, reply.header("location")), (307, Some(&*format!("//{}{query}", one.at.http))));
+        assert_eq!(
+            (reply.status, reply.header("location")),
+            (307, Some(&*format!("//{}{query}", one.at.http)))
+        );
     }
     let body = br#"{"type":"GET_AGENTS"}"#;
-    let reply = Http::ask(two.at.http, "POST", "/api/v1", &[("Content-Type", "application/json")], body).await;
+    let reply =
+        Http::ask(two.at.http, "POST", "/api/v1", &[("Content-Type", "application/json")], body).await;
     assert_eq!(reply.status, 307);
     let mut refused = soon(tokio::net::TcpStream::connect(two.at.agents)).await.expect("connected");
     let end = soon(tokio::io::AsyncReadExt::read(&mut refused, &mut [0; 1])).await;
@@ -308,6 +317,9 @@ async fn deposed(
     };
     assert_eq!(status.code(), Some(i32::from(DEPOSED)));
     let agents = new.at.get("/slaves").await;
-    assert_eq!(agents["slaves"][0]["deactivated"], false, "what the deposed one was asked for did not happen");
+    assert_eq!(
+        agents["slaves"][0]["deactivated"], false,
+        "what the deposed one was asked for did not happen"
+    );
     drop(fresh);
 }

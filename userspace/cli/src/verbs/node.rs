@@ -70,7 +70,9 @@ pub(crate) async fn run(
     let watch = match verb {
         NodeVerb::List { watch } => watch,
         NodeVerb::Drain(arguments) => return node_life::drain(session, global, arguments, screen).await,
-        NodeVerb::Deactivate { name } => return node_life::switch(session, global, name, false, screen).await,
+        NodeVerb::Deactivate { name } => {
+            return node_life::switch(session, global, name, false, screen).await;
+        }
         NodeVerb::Reactivate { name } => return node_life::switch(session, global, name, true, screen).await,
         NodeVerb::Gone { name, yes } => return node_life::gone(session, global, name, *yes, screen).await,
         NodeVerb::Token { verb } => return token::run(session, global, verb, screen).await,

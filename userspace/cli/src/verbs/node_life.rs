@@ -26,7 +26,8 @@ pub(crate) const DEACTIVATE: &str =
 /// Shown by `plenum node reactivate --help`.
 pub(crate) const REACTIVATE: &str = "Examples:\n  plenum node reactivate n1";
 /// Shown by `plenum node gone --help`.
-pub(crate) const GONE: &str = "Examples:\n  plenum node gone n1 --yes    # a node that burnt down: its tasks are given up at once";
+pub(crate) const GONE: &str =
+    "Examples:\n  plenum node gone n1 --yes    # a node that burnt down: its tasks are given up at once";
 
 /// How often a node is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -82,7 +83,11 @@ fn find<'a>(nodes: &'a [Node], name: &str) -> Result<&'a Node> {
         ))),
         (_, several) => {
             let ids: Vec<&str> = several.iter().map(|node| node.id.as_str()).collect();
-            Err(CliError::Usage(format!("several nodes are called {}; name one by its id: {}", clean(name), clean(&ids.join(", ")))))
+            Err(CliError::Usage(format!(
+                "several nodes are called {}; name one by its id: {}",
+                clean(name),
+                clean(&ids.join(", "))
+            )))
         }
     }
 }
@@ -110,8 +115,13 @@ pub(crate) async fn drain(
     call["drain_agent"]["mark_gone"] = json!(arguments.gone);
     operate(session, &call).await?;
     if !arguments.wait {
-        let sentence = format!("{name} is draining; `plenum node drain {name} --wait` shows what it waits for");
-        return screen.outcome(global.output, &json!({"id": id, "hostname": name, "state": "draining"}), &sentence);
+        let sentence =
+            format!("{name} is draining; `plenum node drain {name} --wait` shows what it waits for");
+        return screen.outcome(
+            global.output,
+            &json!({"id": id, "hostname": name, "state": "draining"}),
+            &sentence,
+        );
     }
     let state = until_empty(session, &id, &name, arguments, screen).await?;
     let sentence = match state {
@@ -134,12 +144,16 @@ async fn until_empty(
         match session.all_nodes().await {
             Ok(nodes) => match nodes.iter().find(|node| node.id == id) {
                 None if arguments.gone => return Ok("gone"),
-                None => return Err(CliError::Unfinished(format!("{name} is no longer known to the cluster"))),
+                None => {
+                    return Err(CliError::Unfinished(format!("{name} is no longer known to the cluster")));
+                }
                 Some(node) => match node.state() {
                     "drained" => return Ok("drained"),
                     "draining" | "unreachable" => last = waits_for(node, now()),
                     state => {
-                        return Err(CliError::Unfinished(format!("somebody else ended the drain: {name} is {state}")));
+                        return Err(CliError::Unfinished(format!(
+                            "somebody else ended the drain: {name} is {state}"
+                        )));
                     }
                 },
             },
@@ -165,9 +179,8 @@ fn waits_for(node: &Node, now: i64) -> String {
     }
     let none = Vec::new();
     let blockers = node.other.get("drain_blockers").and_then(Value::as_array).unwrap_or(&none);
-    let text = |blocker: &Value, field: &str| {
-        clean(blocker.get(field).and_then(Value::as_str).unwrap_or_default())
-    };
+    let text =
+        |blocker: &Value, field: &str| clean(blocker.get(field).and_then(Value::as_str).unwrap_or_default());
     let describe = |blocker: &Value| {
         let (task, framework) = (text(blocker, "task_id"), text(blocker, "framework_name"));
         if text(blocker, "waits_for") == "acknowledgement" {
@@ -243,9 +256,7 @@ mod tests {
 
     #[test]
     fn what_a_drain_waits_for_is_named() {
-        let blocker = |task: &str, waits: &str| {
-            json!({"task_id": task, "framework_name": "services", "state": "TASK_KILLING", "waits_for": waits, "killed_by": 130.0})
-        };
+        let blocker = |task: &str, waits: &str| json!({"task_id": task, "framework_name": "services", "state": "TASK_KILLING", "waits_for": waits, "killed_by": 130.0});
         let node = |blockers: Vec<Value>| -> Node {
             serde_json::from_value(json!({"id": "S1", "hostname": "n1", "drain_blockers": blockers})).unwrap()
         };

@@ -56,7 +56,10 @@ async fn nodes_are_switched_and_given_up() {
     ] {
         assert_eq!(world.run(words).await.code, code, "{words:?}");
     }
-    assert!(world.gateway.lines().iter().skip(before).all(|line| line.starts_with("GET ")), "nothing was ordered");
+    assert!(
+        world.gateway.lines().iter().skip(before).all(|line| line.starts_with("GET ")),
+        "nothing was ordered"
+    );
     let list = world.run(&["node", "list"]).await;
     assert!(list.out.contains("unreachable"), "{list:?}");
 }

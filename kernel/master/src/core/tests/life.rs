@@ -96,7 +96,8 @@ fn a_drain_survives_the_master_and_the_loss_of_the_agent() {
     let framework = rig.subscribed(stream).expect("subscribed");
     rig.running("t", conn, stream, &framework);
     rig.operate(drain(&agent, None, false));
-    let tasks = |rig: &mut Rig| rig.master.state().tasks.iter().map(|task| task.describe()).collect::<Vec<_>>();
+    let tasks =
+        |rig: &mut Rig| rig.master.state().tasks.iter().map(|task| task.describe()).collect::<Vec<_>>();
     let running = tasks(&mut rig);
     for lost in [false, true] {
         rig = rig.restarted();
@@ -104,7 +105,8 @@ fn a_drain_survives_the_master_and_the_loss_of_the_agent() {
             rig.pass(600_001);
             assert!(rig.store[&format!("agent/{agent}")].windows(11).any(|w| w == b"unreachable"));
         }
-        let mut register = Register { agent_info: agent_info("a"), version: "1".into(), ..Default::default() };
+        let mut register =
+            Register { agent_info: agent_info("a"), version: "1".into(), ..Default::default() };
         register.agent_id = Some(agent.as_str().into());
         register.tasks.clone_from(&running);
         let conn = rig.register("a", register);
@@ -133,7 +135,12 @@ fn a_drain_may_end_in_gone_and_an_empty_agent_is_drained_at_once() {
     assert_eq!(rig.operate(drain(&one, None, true)), Some(Answer::Done), "a drain may be ordered anew");
     assert_eq!(rig.master.state().agents.len(), 0);
     assert!(rig.store[&format!("agent/{one}")].windows(4).any(|w| w == b"gone"));
-    for call in [drain(&one, None, false), deactivate(&one), drain("nobody", None, false), drain(&one, Some(-1), false)] {
+    for call in [
+        drain(&one, None, false),
+        deactivate(&one),
+        drain("nobody", None, false),
+        drain(&one, Some(-1), false),
+    ] {
         assert!(matches!(rig.operate(call), Some(Answer::Refused(400, _))));
     }
 }
