@@ -42,6 +42,7 @@ macro_rules! cases {
             no_two_leaders_share_a_term,
             a_restarted_candidate_takes_over,
             a_leader_learns_that_it_is_none,
+            a_process_that_was_stopped_does_not_think_it_leads,
             scopes_are_apart,
             a_store_is_copied,
             an_export_comes_back,
@@ -495,6 +496,23 @@ pub async fn a_leader_learns_that_it_is_none(store: Shared) {
     drop(second);
     let third = within("the next", store.campaign("e", "two", Duration::from_secs(20))).await.unwrap();
     assert_eq!(third.term(), 3);
+}
+
+pub async fn a_process_that_was_stopped_does_not_think_it_leads(store: Shared) {
+    // A runtime of its own, whose only thread is held up: the keeper cannot run, as in a process that is stopped.
+    let stopped = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let leadership = store.campaign("e", "one", Duration::from_secs(2)).await.unwrap();
+            let validity = leadership.validity();
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            assert!(!leadership.is_lost() && validity.holds(), "renewed while it runs");
+            std::thread::sleep(Duration::from_millis(2100));
+            assert!(leadership.is_lost() && !validity.holds(), "at once, by the clock");
+            within("the loss of leadership", leadership.lost()).await;
+        });
+    });
+    within("the stopped process", tokio::task::spawn_blocking(|| stopped.join())).await.unwrap().unwrap();
 }
 
 pub async fn scopes_are_apart(store: Shared) {
