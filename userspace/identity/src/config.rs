@@ -100,6 +100,7 @@ impl Settings for Config {
         {
             problems.push("name must have 1 to 128 of letters, digits and ._-".to_owned());
         }
+        problems.extend(self.store.problems());
         let wrong = |name: &&String| name.is_empty() || name.len() > 253 || !name.is_ascii();
         if let Some(name) = self.addresses.iter().find(wrong) {
             problems.push(format!("addresses: \"{name}\" is no DNS name or IP address"));
@@ -166,5 +167,36 @@ impl Config {
         sans.sort();
         sans.dedup();
         sans
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_has_its_own_names_and_a_single_machine_stays_what_it_was() {
+        let single = Config::default();
+        let mut problems = Vec::new();
+        single.check(&mut problems);
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(single.peer_name(Role::Agent).unwrap().to_string(), "plenum://default/agent/agent");
+        assert_eq!(single.listen().to_string(), "127.88.0.1:8101");
+        assert_eq!((single.roles().len(), single.sans(Role::Master).len()), (8, 3));
+
+        let address = "10.0.0.1".parse().ok();
+        let fleet = Config { name: Some("m1".into()), address, ..Config::default() };
+        assert_eq!(fleet.peer_name(Role::Etcd).unwrap().to_string(), "plenum://default/etcd/m1");
+        assert_eq!(fleet.listen().to_string(), "10.0.0.1:8101");
+        let has = |role, name: &str| fleet.sans(role).contains(&San::Dns(name.to_owned()));
+        assert!(has(Role::Master, plenum_base::pki::STORE_CLIENT));
+        assert!(!has(Role::Agent, plenum_base::pki::STORE_CLIENT));
+        assert!(!has(Role::Master, plenum_base::pki::STORE_MEMBER));
+        assert!(fleet.sans(Role::Agent).contains(&San::Ip("10.0.0.1".parse().unwrap())));
+
+        let store = StoreSettings { etcd: true, lease_seconds: 0, ..StoreSettings::default() };
+        let wrong = Config { name: Some("a/b".into()), address: None, store, ..Config::default() };
+        wrong.check(&mut problems);
+        assert_eq!(problems.len(), 4, "{problems:?}");
     }
 }
