@@ -75,3 +75,61 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::State;
+    use axum::response::{IntoResponse, Response};
+    use plenum_base::places::Role;
+
+    use super::*;
+
+    type Script = Arc<Mutex<Vec<Response>>>;
+
+    /// A server that gives these answers in turn, the last first; then 200.
+    async fn server(answers: Vec<Response>) -> (String, Script) {
+        let script: Script = Arc::new(Mutex::new(answers));
+        let next = |State(script): State<Script>| async move {
+            script.lock().unwrap().pop().unwrap_or_else(|| StatusCode::OK.into_response())
+        };
+        let router = Router::new().fallback(next).with_state(script.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (url, script)
+    }
+
+    fn redirect(to: &str) -> Response {
+        (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, format!("{to}/x"))]).into_response()
+    }
+
+    #[tokio::test]
+    async fn the_leader_is_found_and_nobody_outside_the_list_is_asked() {
+        let (stranger, asked) = server(vec![StatusCode::IM_A_TEAPOT.into_response()]).await;
+        let (leader, _) = server(vec![StatusCode::SERVICE_UNAVAILABLE.into_response()]).await;
+        let (standby, answers) = server(vec![redirect(&leader), redirect(&stranger)]).await;
+        let dead = "http://127.0.0.1:1".to_owned();
+        let turns = Turns::fixed(Role::Services, vec![dead, standby, leader]);
+        let peer = Peer::new(Client::plain().unwrap(), turns);
+        let reply = peer.ask(|client, base| client.get(&format!("{base}/x"))).await.unwrap();
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(asked.lock().unwrap().len(), 1, "the stranger was not asked");
+        assert!(answers.lock().unwrap().len() < 2);
+    }
+
+    #[tokio::test]
+    async fn on_a_single_machine_a_call_is_made_once() {
+        let (url, answers) =
+            server(vec![StatusCode::OK.into_response(), StatusCode::SERVICE_UNAVAILABLE.into_response()])
+                .await;
+        let peer = Peer::new(Client::plain().unwrap(), Turns::fixed(Role::Services, vec![url]));
+        let reply = peer.ask(|client, base| client.get(base)).await.unwrap();
+        assert_eq!((reply.status, answers.lock().unwrap().len()), (StatusCode::SERVICE_UNAVAILABLE, 1));
+        let dead = Peer::new(
+            Client::plain().unwrap(),
+            Turns::fixed(Role::Services, vec!["http://127.0.0.1:1".to_owned()]),
+        );
+        assert!(dead.ask(|client, base| client.get(base)).await.is_err());
+    }
+}

@@ -316,3 +316,48 @@ fn parse(entry: &RepositoryEntry, bytes: &[u8]) -> Result<Vec<Arc<Package>>, Str
     }
     Ok(packages)
 }
+
+#[cfg(test)]
+mod tests {
+    use plenum_store::Embedded;
+
+    use super::*;
+
+    async fn until(what: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            if what() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it does not come");
+    }
+
+    #[tokio::test]
+    async fn two_catalogs_on_one_store_see_each_others_changes_and_lose_none() {
+        let store: Arc<dyn Store> = Arc::new(Embedded::open_in_memory().await.unwrap());
+        let open = || async {
+            let client = Client::plain().unwrap();
+            Arc::new(Repositories::open(store.clone(), client, "2.2".to_owned()).await.unwrap())
+        };
+        let (one, two) = (open().await, open().await);
+        let following =
+            [one.clone(), two.clone()].map(|each| tokio::spawn(async move { each.follow().await }));
+        one.delete(Some("Plenum"), None, "ann").await.unwrap();
+        until(|| two.list().is_empty()).await;
+        assert!(two.with_index(|index| index.find("hello", None).is_none()), "its packages are gone, too");
+        two.add(built_in(), None, "bob").await.unwrap();
+        until(|| one.list() == [built_in()] && one.with_index(|index| index.find("hello", None).is_some()))
+            .await;
+        for each in following {
+            each.abort();
+        }
+        // Without following: a change starts from what is stored, not from what was seen.
+        let stale = open().await;
+        one.delete(Some("Plenum"), None, "ann").await.unwrap();
+        let error = stale.delete(Some("Plenum"), None, "ann").await.unwrap_err();
+        assert_eq!(error.kind, "RepositoryNotPresent");
+        stale.add(built_in(), Some(0), "ann").await.unwrap();
+        assert_eq!(one.add(built_in(), None, "ann").await.unwrap_err().kind, "RepositoryAlreadyPresent");
+    }
+}
