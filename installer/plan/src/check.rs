@@ -167,6 +167,12 @@ fn hosts(cluster: &Cluster, say: &mut dyn FnMut(Severity, &str, String)) {
             let message = format!("other hosts cannot reach {}", host.address);
             say(Severity::Error, &format!("{path}.address"), message);
         }
+        let region = host.region.as_ref().or(cluster.agents.region.as_ref());
+        let zone = host.zone.as_ref().or(cluster.agents.zone.as_ref());
+        if region.is_some() != zone.is_some() {
+            let missing = if zone.is_none() { "zone" } else { "region" };
+            say(Severity::Error, &path, format!("region and zone belong together; it has no {missing}"));
+        }
         if range.is_some_and(|range| contains(range, host.address)) {
             let message = format!(
                 "{} lies in the range of virtual addresses, {}; choose another networks.virtual_range",

@@ -16,7 +16,7 @@ hosts:
   - {name: a1, address: 10.0.0.4, roles: [agent], attributes: {rack: 1.10}, zone: z1}
   - {name: a2, address: 10.0.0.5, roles: [agent], resources: 'cpus:2;mem:1024'}
   - {name: p1, address: 10.0.0.6, roles: [public]}
-agents: {region: north}
+agents: {region: north, zone: z0}
 ";
 
 pub fn cluster(text: &str) -> Cluster {

@@ -14,6 +14,7 @@ use super::{agreed, findings_text, judge, look_at, steps_text};
 use crate::carry::{Done, Took};
 use crate::error::{InstallError, Result};
 use crate::gateway;
+use crate::remote::SHORT;
 use crate::secrets::{Secret, ask, from_source};
 use crate::work::{Work, load};
 
@@ -130,10 +131,14 @@ fn first_password(work: &Work, screen: &mut Screen) -> Result<Secret> {
 async fn settle(work: &Work, ca: &str, password: Option<Secret>, screen: &mut Screen) -> Result<Option<String>> {
     let cluster = &work.cluster;
     let known = work.contexts.load(&cluster.name).unwrap_or(None);
+    // The run that made the cluster may have ended before it logged in here.
+    let missing = known.as_ref().is_none_or(|context| context.token.is_none());
+    let password = if missing { password.or_else(|| kept_password(work, screen)) } else { password };
     let Some(password) = password else {
         return Ok(known.map(|context| context.url));
     };
-    match gateway::log_in(cluster, ca, &password, &work.contexts).await {
+    let ca = if ca.is_empty() { authority(work).await } else { ca.to_owned() };
+    match gateway::log_in(cluster, &ca, &password, &work.contexts).await {
         Ok(url) => {
             weights(work, screen).await?;
             if cluster.admin.password == "generate" {
@@ -155,6 +160,30 @@ async fn settle(work: &Work, ca: &str, password: Option<Secret>, screen: &mut Sc
             Ok(None)
         }
     }
+}
+
+/// The first account's password, where nobody needs to be asked.
+fn kept_password(work: &Work, screen: &mut Screen) -> Option<Secret> {
+    let source = &work.cluster.admin.password;
+    if source.starts_with("env:") {
+        return from_source(source, "first password", screen).ok()?;
+    }
+    let kept = std::fs::read_to_string(work.folder.join(PASSWORD)).ok()?;
+    Some(Secret::new(kept.trim().to_owned())).filter(|secret| !secret.expose().is_empty())
+}
+
+/// The cluster's CA certificate from the first master that has it; empty: none has.
+async fn authority(work: &Work) -> String {
+    let script = format!("cat /var/lib/plenum/{}/pki/ca.pem", work.cluster.name);
+    for master in work.cluster.masters() {
+        if let Ok(remote) = work.remote(&master.name)
+            && let Ok(said) = remote.root(&script, b"", SHORT, false).await
+            && said.ok()
+        {
+            return said.out;
+        }
+    }
+    String::new()
 }
 
 /// Weights of roles, once.
