@@ -143,7 +143,8 @@ pub(crate) async fn perform(
     folder.set_out(false)?;
     folder.write_note(&note_now)?;
     let dropped = note.iter().flat_map(|note| &note.members).filter(|member| member.id != note_now.id);
-    let dropped = dropped.map(|member| member.name.clone()).collect();
+    let mut dropped: Vec<String> = dropped.map(|member| member.name.clone()).collect();
+    dropped.sort();
     Ok(Recovered { copy: copy.clone(), revision, dropped })
 }
 

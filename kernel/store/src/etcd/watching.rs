@@ -139,6 +139,8 @@ impl WatchSource for EtcdWatch {
             let outcome = match &mut self.stream {
                 None => self.connect().await,
                 Some((stream, endpoint)) => tokio::select! {
+                    // What has arrived is told before the stream is left.
+                    biased;
                     message = stream.message() => match message {
                         Ok(Some(message)) => self.take(&message),
                         Ok(None) => Err(StoreError::unavailable("etcd ended the watch")),

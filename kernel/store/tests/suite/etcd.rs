@@ -59,9 +59,9 @@ async fn a_watch_and_the_calls_survive_a_restart() {
     assert!(asked.elapsed() < Duration::from_secs(4), "took {:?}", asked.elapsed());
     let error = store.get("k").await.unwrap_err();
     assert!(error.code() == "unavailable" && !error.maybe_applied(), "{error}");
-    assert_eq!(next(&mut watch).await.1, ["+k=2"], "what was under way, or is asked for again");
     server.run();
     server.wait_ready(options).await;
+    assert_eq!(next(&mut watch).await.1, ["+k=2"], "what was under way, or is asked for again");
     store.commit(Txn::new().put("k", "3")).await.unwrap();
     assert_eq!(next(&mut watch).await.1, ["+k=3"]);
 }
