@@ -122,6 +122,10 @@ impl World {
         };
         let records = node.disk.iter().map(|(key, body)| (key.clone(), body.clone())).collect();
         let recovery = Recovery { records, containers: node.found() };
+        // A launch that had not come far enough to be found ends with the process that made it.
+        for container in node.containers.values_mut().filter(|one| one.state == ContainerState::Launching) {
+            container.state = ContainerState::Doomed;
+        }
         node.core = Some(Agent::new(settings));
         self.agent_feed(agent, Event::Recovered(recovery))?;
         let highest = self.nodes[agent].highest_term;
