@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plenum_plan::HostSpec;
-use plenum_plan::spec::{Apply, Entry, Event, EtcdProgram, Kind, Secrets, Store};
+use plenum_plan::spec::{Apply, Entry, EtcdProgram, Event, Kind, Secrets, Store};
 use plenum_plan::steps::{Action, Plan, Stage, Step};
 use serde::Serialize;
 use tokio::time::sleep;
@@ -73,7 +73,9 @@ impl Work {
             for step in steps {
                 let from = begun.elapsed();
                 let part = if step.what == Action::Leave {
-                    self.take_out(plan, &step.host, &step.host, true, true).await.map(|()| Part { changed: 1, ..Part::default() })
+                    self.take_out(plan, &step.host, &step.host, true, true)
+                        .await
+                        .map(|()| Part { changed: 1, ..Part::default() })
                 } else {
                     self.apply_one(plan, step, password).await
                 };
@@ -83,8 +85,15 @@ impl Work {
         Ok(done)
     }
 
-    async fn side_by_side(&self, plan: &Plan, steps: &[&Step], begun: Instant, done: &mut Done) -> Result<()> {
-        let remotes = steps.iter().map(|step| self.remote(&step.host).cloned()).collect::<Result<Vec<_>>>()?;
+    async fn side_by_side(
+        &self,
+        plan: &Plan,
+        steps: &[&Step],
+        begun: Instant,
+        done: &mut Done,
+    ) -> Result<()> {
+        let remotes =
+            steps.iter().map(|step| self.remote(&step.host).cloned()).collect::<Result<Vec<_>>>()?;
         let parts = self
             .each(&remotes, |remote| {
                 let step = steps.iter().find(|step| step.host == remote.name);
@@ -116,7 +125,14 @@ impl Work {
         }
     }
 
-    fn note(&self, done: &mut Done, step: &Step, from: Duration, begun: Instant, part: Result<Part>) -> Result<()> {
+    fn note(
+        &self,
+        done: &mut Done,
+        step: &Step,
+        from: Duration,
+        begun: Instant,
+        part: Result<Part>,
+    ) -> Result<()> {
         let part = part.map_err(|error| self.told(&step.host, &error, ""))?;
         self.add(done, step, from, begun.elapsed().saturating_sub(from), part);
         Ok(())
@@ -159,8 +175,12 @@ impl Work {
         let inside = |name: &str| match plan.steps.iter().position(|other| other.host == name) {
             None => true,
             Some(at) => {
-                let own = plan.steps.iter().position(|other| other.host == step.host && other.what == step.what);
-                let there = plan.steps.get(at).is_some_and(|other| matches!(other.what, Action::Update | Action::Repair));
+                let own =
+                    plan.steps.iter().position(|other| other.host == step.host && other.what == step.what);
+                let there = plan
+                    .steps
+                    .get(at)
+                    .is_some_and(|other| matches!(other.what, Action::Update | Action::Repair));
                 there || own.is_some_and(|own| at < own)
             }
         };
@@ -185,8 +205,12 @@ impl Work {
             .ok_or_else(|| InstallError::Local(format!("{} has no spec", step.host)))?;
         let entry = match step.what {
             Action::Bootstrap => {
-                let password = password.ok_or_else(|| InstallError::Local("there is no first password".to_owned()))?;
-                Entry::Bootstrap { user: self.cluster.admin.user.clone(), password: password.expose().to_owned() }
+                let password =
+                    password.ok_or_else(|| InstallError::Local("there is no first password".to_owned()))?;
+                Entry::Bootstrap {
+                    user: self.cluster.admin.user.clone(),
+                    password: password.expose().to_owned(),
+                }
             }
             Action::Join => self.invite(plan, step, spec).await?,
             _ => Entry::Member,
@@ -241,7 +265,8 @@ impl Work {
         let kind = spec.kinds.first().copied().unwrap_or(Kind::Agent);
         let sponsors = self.sponsors(plan, step);
         let at: Vec<IpAddr> = sponsors.iter().map(|sponsor| sponsor.address).collect();
-        let mut last = InstallError::Refused("no master of the cluster could be asked for a join token".to_owned());
+        let mut last =
+            InstallError::Refused("no master of the cluster could be asked for a join token".to_owned());
         let end = Instant::now() + SHORT;
         // A master that came up a moment ago may have no store to write to yet.
         while Instant::now() < end {
@@ -257,7 +282,13 @@ impl Work {
                     Ok(said) if said.ok() && said.out.trim().starts_with("plenum1.") => {
                         return Ok(Entry::Join { at, token: said.out.trim().to_owned() });
                     }
-                    Ok(said) => last = InstallError::Host(format!("{} gives no join token: {}", sponsor.name, said.complaint())),
+                    Ok(said) => {
+                        last = InstallError::Host(format!(
+                            "{} gives no join token: {}",
+                            sponsor.name,
+                            said.complaint()
+                        ))
+                    }
                     Err(error) => last = error,
                 }
             }
@@ -273,10 +304,20 @@ impl Work {
     ///
     /// # Errors
     /// What the last master said.
-    pub async fn take_out(&self, plan: &Plan, name: &str, not: &str, master: bool, member: bool) -> Result<()> {
+    pub async fn take_out(
+        &self,
+        plan: &Plan,
+        name: &str,
+        not: &str,
+        master: bool,
+        member: bool,
+    ) -> Result<()> {
         let mut last = InstallError::Refused("no master of the cluster could be asked".to_owned());
         for host in self.cluster.masters().filter(|host| host.name != not) {
-            if plan.steps.iter().any(|step| step.host == host.name && step.what == Action::Join) && master && plan.unchanged.is_empty() {
+            if plan.steps.iter().any(|step| step.host == host.name && step.what == Action::Join)
+                && master
+                && plan.unchanged.is_empty()
+            {
                 continue;
             }
             let remote = self.remote(&host.name)?;
@@ -300,7 +341,8 @@ impl Work {
 
     /// Takes back what was made on hosts. A host on which nothing is left is no error.
     pub async fn remove(&self, remotes: &[Arc<Remote>], purge: bool) -> Vec<(String, Result<u64>)> {
-        let verb = format!("host remove --instance {}{}", self.cluster.name, if purge { " --purge" } else { "" });
+        let verb =
+            format!("host remove --instance {}{}", self.cluster.name, if purge { " --purge" } else { "" });
         let (limit, verb) = (Duration::from_secs(self.cluster.limits.host_seconds.into()), &verb);
         self.each(remotes, |remote| async move {
             self.progress.host(&remote.name, "removing");
@@ -328,7 +370,13 @@ impl Work {
                 let problem = match facts {
                     Ok(facts) => match facts.installed(&self.cluster.name) {
                         Some(there) if there.healthy => None,
-                        Some(there) => Some(there.problems.first().cloned().unwrap_or_else(|| "a unit does not run".to_owned())),
+                        Some(there) => Some(
+                            there
+                                .problems
+                                .first()
+                                .cloned()
+                                .unwrap_or_else(|| "a unit does not run".to_owned()),
+                        ),
                         None => Some("nothing is installed".to_owned()),
                     },
                     Err(error) => Some(error.to_string()),

@@ -17,11 +17,15 @@ pub enum Edit {
 #[must_use]
 pub fn edit(text: &str, change: &Edit) -> Option<String> {
     let before = schema::read(text).cluster?;
-    let edited = if text.trim_start().starts_with('{') { as_json(text, change) } else { as_lines(text, change) }?;
+    let edited =
+        if text.trim_start().starts_with('{') { as_json(text, change) } else { as_lines(text, change) }?;
     // Whatever was done to the text, it must say the wanted thing, and the rest as before.
     let after = schema::read(&edited).cluster?;
     let fits = match change {
-        Edit::Add(_) => after.hosts.len() == before.hosts.len() + 1 && after.hosts.get(..before.hosts.len()) == Some(&before.hosts[..]),
+        Edit::Add(_) => {
+            after.hosts.len() == before.hosts.len() + 1
+                && after.hosts.get(..before.hosts.len()) == Some(&before.hosts[..])
+        }
         Edit::Remove(name) => {
             let gone = before.host(name)?.name.clone();
             let kept: Vec<_> = before.hosts.iter().filter(|host| host.name != gone).collect();
@@ -127,13 +131,16 @@ ssh: {user: ops}
     #[test]
     fn comments_stay_where_a_host_comes_or_goes() {
         let added = edit(FILE, &Edit::Add("{address: 10.0.0.9, roles: [agent]}".into())).unwrap();
-        let expected = FILE.replace("roles: [agent]}\n", "roles: [agent]}\n  - {address: 10.0.0.9, roles: [agent]}\n");
+        let expected =
+            FILE.replace("roles: [agent]}\n", "roles: [agent]}\n  - {address: 10.0.0.9, roles: [agent]}\n");
         assert_eq!(added, expected);
         let removed = edit(FILE, &Edit::Remove("10.0.0.2".into())).unwrap();
         let from = FILE.find("  - address: 10.0.0.2").unwrap();
         let to = FILE.find("\n  # agents").unwrap();
         assert_eq!(removed, format!("{}{}", &FILE[..from], &FILE[to..]));
-        assert!(edit(&removed, &Edit::Remove("a".into())).unwrap().ends_with("  # agents\nssh: {user: ops}\n"));
+        assert!(
+            edit(&removed, &Edit::Remove("a".into())).unwrap().ends_with("  # agents\nssh: {user: ops}\n")
+        );
     }
 
     #[test]
@@ -148,7 +155,11 @@ ssh: {user: ops}
     fn what_cannot_be_edited_safely_is_left_alone() {
         let flow = "hosts: [{address: 10.0.0.1, roles: [master]}]\n";
         assert_eq!(edit(flow, &Edit::Add("{address: 10.0.0.9, roles: [agent]}".into())), None);
-        assert_eq!(edit(FILE, &Edit::Add("{address: 10.0.0.1, roles: [agent]}".into())), None, "an address twice");
+        assert_eq!(
+            edit(FILE, &Edit::Add("{address: 10.0.0.1, roles: [agent]}".into())),
+            None,
+            "an address twice"
+        );
         assert_eq!(edit(FILE, &Edit::Remove("nobody".into())), None);
         assert_eq!(edit("master_list: [10.0.0.1]", &Edit::Add("{}".into())), None);
         assert_eq!(edit("", &Edit::Remove("x".into())), None);

@@ -33,8 +33,12 @@ pub async fn log_in(cluster: &Cluster, ca: &str, password: &Secret, contexts: &C
         let url = url(master.address);
         match Session::login(name, &url, ca, user, password.expose()).await {
             Ok((_, token)) => {
-                let context =
-                    Context { url: url.clone(), ca: ca.to_owned(), token: Some(token), user: Some(user.clone()) };
+                let context = Context {
+                    url: url.clone(),
+                    ca: ca.to_owned(),
+                    token: Some(token),
+                    user: Some(user.clone()),
+                };
                 contexts.save(&cluster.name, &context)?;
                 return Ok(url);
             }
@@ -111,13 +115,16 @@ pub async fn drain(
     let Some(agent) = find().await? else { return Ok(()) };
     let id = agent.pointer("/agent_info/id/value").and_then(Value::as_str).unwrap_or_default().to_owned();
     let grace = i64::try_from(deadline.as_nanos()).unwrap_or(i64::MAX);
-    let drain = json!({"agent_id": {"value": id}, "max_grace_period": {"nanoseconds": grace}, "mark_gone": true});
+    let drain =
+        json!({"agent_id": {"value": id}, "max_grace_period": {"nanoseconds": grace}, "mark_gone": true});
     operator(cluster, contexts, &json!({"type": "DRAIN_AGENT", "drain_agent": drain})).await?;
     let end = tokio::time::Instant::now() + deadline;
     loop {
         let Some(agent) = find().await? else { return Ok(()) };
         let state = agent.pointer("/drain_info/state").and_then(Value::as_str).unwrap_or("DRAINING");
-        if state == "DRAINED" || agent.get("active") == Some(&Value::Bool(false)) && agent.get("drain_info").is_none() {
+        if state == "DRAINED"
+            || agent.get("active") == Some(&Value::Bool(false)) && agent.get("drain_info").is_none()
+        {
             return Ok(());
         }
         if tokio::time::Instant::now() >= end {

@@ -42,13 +42,17 @@ pub enum InstallVerb {
     )]
     Init(Init),
     /// Look whether the hosts are fit, changing nothing
-    #[command(after_help = "Examples:\n  plenum install preflight\n  plenum install preflight --fix     repair what is safe to repair")]
+    #[command(
+        after_help = "Examples:\n  plenum install preflight\n  plenum install preflight --fix     repair what is safe to repair"
+    )]
     Preflight(Look),
     /// Show the steps from what is to what is wanted, taking none
     #[command(after_help = "Examples:\n  plenum install plan\n  plenum install plan -o json")]
     Plan(Look),
     /// Take the steps; again after a failure it does what is left
-    #[command(after_help = "Examples:\n  plenum install apply\n  plenum install apply --config lab.yaml --yes -o json")]
+    #[command(
+        after_help = "Examples:\n  plenum install apply\n  plenum install apply --config lab.yaml --yes -o json"
+    )]
     Apply(Apply),
     /// Show how the hosts are
     #[command(after_help = "Examples:\n  plenum install status\n  plenum install status -o json")]

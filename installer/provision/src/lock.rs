@@ -38,7 +38,8 @@ impl Locks {
 
 /// Who we are, for others to read.
 fn owner() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".to_owned());
+    let user =
+        std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".to_owned());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fine = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
     format!("{user}@{}", host.trim()).chars().filter(fine).take(100).collect()
@@ -76,7 +77,8 @@ impl Work {
 }
 
 async fn take(remote: Arc<Remote>, run: String) -> Result<(JoinHandle<()>, JoinHandle<()>)> {
-    let script = format!("exec {} install on-host hold --owner {} --run {run}", remote.program()?, quoted(&owner()));
+    let script =
+        format!("exec {} install on-host hold --owner {} --run {run}", remote.program()?, quoted(&owner()));
     let (input, mut ours) = tokio::io::duplex(64);
     let (tell, told) = oneshot::channel::<Held>();
     let holder = remote.clone();
@@ -109,7 +111,11 @@ async fn take(remote: Arc<Remote>, run: String) -> Result<(JoinHandle<()>, JoinH
         }
         _ => {
             beat.abort();
-            Err(InstallError::Host(format!("{}: its lock cannot be taken; see {}", remote.name, remote.log.path().display())))
+            Err(InstallError::Host(format!(
+                "{}: its lock cannot be taken; see {}",
+                remote.name,
+                remote.log.path().display()
+            )))
         }
     }
 }

@@ -16,8 +16,10 @@ impl Log {
     /// Opens the log of a host below `folder`; 0600.
     #[must_use]
     pub fn open(folder: &Path, host: &str) -> Self {
-        let name: String =
-            host.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+        let name: String = host
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+            .collect();
         let path = folder.join(format!("{name}.log"));
         let mut options = std::fs::OpenOptions::new();
         let file = options.create(true).append(true).mode(0o600).open(&path).ok();

@@ -49,10 +49,8 @@ impl Work {
     /// [`InstallError`] of this machine; what hosts cannot tell is in the findings.
     pub async fn look(&self, ways: bool) -> Result<Look> {
         let ready = self.ready(&self.remotes).await;
-        let failed: BTreeMap<String, String> = ready
-            .into_iter()
-            .filter_map(|(name, done)| Some((name, done.err()?.to_string())))
-            .collect();
+        let failed: BTreeMap<String, String> =
+            ready.into_iter().filter_map(|(name, done)| Some((name, done.err()?.to_string()))).collect();
         let reached: Vec<Arc<Remote>> =
             self.remotes.iter().filter(|remote| !failed.contains_key(&remote.name)).cloned().collect();
         // Clocks alone, before the machines are busy with the rest.
@@ -107,7 +105,8 @@ impl Work {
                 .map(|port| port.number.to_string())
                 .collect();
             let (remote, address) = (remote.clone(), host.address);
-            let task = tokio::spawn(async move { listen(&remote, address, &numbers.join(","), input, tell).await });
+            let task =
+                tokio::spawn(async move { listen(&remote, address, &numbers.join(","), input, tell).await });
             listeners.push((host, told, task));
         }
         let mut open: BTreeMap<IpAddr, (String, Opened)> = BTreeMap::new();
@@ -125,8 +124,11 @@ impl Work {
                 let ways = tries.iter().find(|(name, _)| *name == remote.name).map(|(_, ways)| ways.clone());
                 async move {
                     self.progress.host(&remote.name, "trying the ways to the other hosts");
-                    let ways: Vec<_> =
-                        ways.unwrap_or_default().into_iter().filter(|(to, _)| open.contains_key(to)).collect();
+                    let ways: Vec<_> = ways
+                        .unwrap_or_default()
+                        .into_iter()
+                        .filter(|(to, _)| open.contains_key(to))
+                        .collect();
                     dial(&remote, &ways).await
                 }
             })
@@ -143,7 +145,12 @@ impl Work {
                 // Where something else has the port, a refusal says nothing about the way.
                 let taken = opened.taken.contains(&one.port);
                 if !(taken && one.reason == "refused") {
-                    blocked.push(Blocked { from: from.clone(), to: to.clone(), port: one.port, reason: one.reason });
+                    blocked.push(Blocked {
+                        from: from.clone(),
+                        to: to.clone(),
+                        port: one.port,
+                        reason: one.reason,
+                    });
                 }
             }
         }

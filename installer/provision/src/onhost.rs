@@ -127,8 +127,14 @@ fn hold(path: &std::path::Path, owner: &str, run: &str, out: &mut dyn std::io::W
     };
     let file = loop {
         let mut open = std::fs::OpenOptions::new();
-        let mut file =
-            open.read(true).write(true).create(true).truncate(false).mode(0o644).open(path).map_err(failed)?;
+        let mut file = open
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .map_err(failed)?;
         if file.try_lock().is_err() {
             let mut text = String::new();
             (&mut file).take(4096).read_to_string(&mut text).map_err(failed)?;
@@ -182,9 +188,11 @@ fn http_delete(client: &Client, url: &str) -> plenum_base::client::Call {
 impl Master {
     async fn call(&self, method: Method, path: &str, body: Option<&Value>, role: Role) -> Result<Value> {
         let places = Places::of(self.instance.clone(), 0);
-        let failed = |error: &dyn std::fmt::Display| InstallError::Host(format!("{role} of this master: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| InstallError::Host(format!("{role} of this master: {error}"));
         let identity = Identity::load(&places.identity(Role::Identity)).map_err(|error| failed(&error))?;
-        let client = Client::with_identity(&identity, Expect::Role(role.to_string())).map_err(|error| failed(&error))?;
+        let client = Client::with_identity(&identity, Expect::Role(role.to_string()))
+            .map_err(|error| failed(&error))?;
         let port = if role == Role::Etcd { 2381 } else { role.port() };
         let url = format!("https://{}{path}", SocketAddr::new(self.address, port));
         let mut call = method(&client, &url).deadline(CALL);
@@ -224,7 +232,9 @@ async fn leave(master: &Master, name: &str, as_master: bool, as_member: bool, wa
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        master.call(http_delete, &format!("/internal/v1/masters/{name}?gone=true"), None, Role::Identity).await?;
+        master
+            .call(http_delete, &format!("/internal/v1/masters/{name}?gone=true"), None, Role::Identity)
+            .await?;
     }
     if as_member {
         master.call(http_delete, &format!("/internal/v1/members/{name}"), None, Role::Identity).await?;

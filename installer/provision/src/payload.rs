@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::OnceCell;
 
 use crate::error::{InstallError, Result};
@@ -26,7 +26,7 @@ impl Payload {
     pub fn read(path: &Path) -> Result<Self> {
         let failed = |error: std::io::Error| InstallError::Local(format!("{}: {error}", path.display()));
         let mut file = std::fs::File::open(path).map_err(failed)?;
-        let mut hash = Sha256::new();
+        let mut hash = Context::new(&SHA256);
         let mut buffer = vec![0; 1 << 16];
         loop {
             let n = file.read(&mut buffer).map_err(failed)?;
@@ -35,7 +35,7 @@ impl Payload {
             }
             hash.update(buffer.get(..n).unwrap_or_default());
         }
-        let digest = plenum_plan::spec::hex(&hash.finalize());
+        let digest = plenum_plan::spec::hex(hash.finish().as_ref());
         Ok(Self { path: path.to_owned(), digest, packed: OnceCell::new() })
     }
 

@@ -77,7 +77,8 @@ impl Progress {
         let mut text = String::new();
         for (host, what) in &state.hosts {
             let wide = state.longest;
-            let line: String = format!("  {host:<wide$}  {what}").chars().take(self.width.saturating_sub(1)).collect();
+            let line: String =
+                format!("  {host:<wide$}  {what}").chars().take(self.width.saturating_sub(1)).collect();
             text.push_str(&line);
             text.push('\n');
         }

@@ -163,19 +163,25 @@ impl Remote {
                 return Ok(Way::Sudo);
             }
             if free.code == Some(127) || free.err.contains("not found") {
-                return Err(InstallError::Sudo(format!("{user} is not root, and there is no sudo: log in as root, or install sudo")));
+                return Err(InstallError::Sudo(format!(
+                    "{user} is not root, and there is no sudo: log in as root, or install sudo"
+                )));
             }
         }
-        let password = self.sudo_password.as_ref().map_err(|why| {
-            InstallError::Sudo(format!("sudo wants a password from {user}, and {why}"))
-        })?;
+        let password = self
+            .sudo_password
+            .as_ref()
+            .map_err(|why| InstallError::Sudo(format!("sudo wants a password from {user}, and {why}")))?;
         // Checked alone first: sudo asks up to three times, and would take what is meant for the command as passwords.
         let line = format!("{}\n", password.expose()).into_bytes();
         let tried = self.as_user("sudo -k -S -p '' true", Input::Bytes(line), SHORT).await?;
         if tried.ok() {
             return Ok(Way::SudoPassword);
         }
-        let why = if tried.err.contains("not in the sudoers") || tried.err.contains("not allowed") || tried.err.contains("may not run") {
+        let why = if tried.err.contains("not in the sudoers")
+            || tried.err.contains("not allowed")
+            || tried.err.contains("may not run")
+        {
             format!("{user} may not use sudo: add the user to the group sudo, or log in as root")
         } else {
             format!("sudo does not take the password of {user}: see ssh.sudo_password")
@@ -341,7 +347,8 @@ impl Remote {
 
     /// Takes away what was sent, where it is of no use any more.
     pub async fn unsend(&self) {
-        let script = format!("d={}/plenum-install-$(id -u); [ -O \"$d\" ] && rm -rf \"$d\"", quoted(&self.folder));
+        let script =
+            format!("d={}/plenum-install-$(id -u); [ -O \"$d\" ] && rm -rf \"$d\"", quoted(&self.folder));
         if self.connection.lock().await.is_some() {
             // Left behind it does no harm; the next run finds it.
             let _ = self.as_user(&script, Input::Nothing, SHORT).await;

@@ -56,5 +56,9 @@ pub fn ask(what: &str, screen: &mut Screen) -> Result<Secret> {
         )));
     }
     let text = screen.ask_secret(&format!("{what}: "))?;
-    if text.is_empty() { Err(InstallError::Usage(format!("{what}: nothing was typed"))) } else { Ok(Secret(text)) }
+    if text.is_empty() {
+        Err(InstallError::Usage(format!("{what}: nothing was typed")))
+    } else {
+        Ok(Secret(text))
+    }
 }

@@ -50,7 +50,10 @@ pub struct Work {
 /// The user's home.
 #[must_use]
 pub fn home() -> PathBuf {
-    std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| "/root".into())
+    std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .unwrap_or_else(|| "/root".into())
 }
 
 /// Reads a configuration, and tells on the screen what is wrong with it.
@@ -59,7 +62,10 @@ pub fn home() -> PathBuf {
 /// [`InstallError::Usage`] where it cannot be read, [`InstallError::Config`] where it has errors.
 pub fn load(file: &Path, screen: &mut Screen) -> Result<(Cluster, String)> {
     let cannot = |error: &dyn std::fmt::Display| {
-        InstallError::Usage(format!("{} cannot be read: {error}; `plenum install init` writes one", file.display()))
+        InstallError::Usage(format!(
+            "{} cannot be read: {error}; `plenum install init` writes one",
+            file.display()
+        ))
     };
     let meta = std::fs::metadata(file).map_err(|error| cannot(&error))?;
     if meta.len() > LARGEST {
@@ -80,7 +86,8 @@ pub fn load(file: &Path, screen: &mut Screen) -> Result<(Cluster, String)> {
     match cluster {
         Some(cluster) => Ok((cluster, text)),
         None => {
-            let errors = problems.iter().filter(|problem| problem.severity == schema::Severity::Error).count();
+            let errors =
+                problems.iter().filter(|problem| problem.severity == schema::Severity::Error).count();
             Err(InstallError::Config(format!(
                 "{}: {errors} error{}; nothing was done",
                 file.display(),
@@ -117,13 +124,16 @@ impl Work {
             store_ca: read(&store.ca)?,
             store_certificate: read(&store.certificate)?,
         };
-        let more: Vec<String> = cluster.hosts.iter().filter_map(|host| host.ssh.key.clone()).flatten().collect();
+        let more: Vec<String> =
+            cluster.hosts.iter().filter_map(|host| host.ssh.key.clone()).flatten().collect();
         let login = Arc::new(Login::prepare(&cluster.ssh, &more, &home, screen)?);
         let sudo = sudo_password(&cluster, &login, screen);
         let remotes = cluster
             .hosts
             .iter()
-            .map(|host| Remote::new(&cluster, host, &login, &sudo, Log::open(&folder, &host.name)).map(Arc::new))
+            .map(|host| {
+                Remote::new(&cluster, host, &login, &sudo, Log::open(&folder, &host.name)).map(Arc::new)
+            })
             .collect::<Result<Vec<_>>>()?;
         let run = format!("{}-{}", std::process::id(), jiff::Timestamp::now().as_millisecond());
         Ok(Self {
@@ -151,7 +161,11 @@ impl Work {
     }
 
     /// Does something with hosts side by side, at most as many as the limits say; the results in the hosts' order.
-    pub async fn each<T, F>(&self, remotes: &[Arc<Remote>], work: impl Fn(Arc<Remote>) -> F) -> Vec<(String, Result<T>)>
+    pub async fn each<T, F>(
+        &self,
+        remotes: &[Arc<Remote>],
+        work: impl Fn(Arc<Remote>) -> F,
+    ) -> Vec<(String, Result<T>)>
     where
         F: Future<Output = Result<T>>,
     {
@@ -194,13 +208,18 @@ fn terminal(screen: &Screen) -> Option<usize> {
 }
 
 /// The password of sudo, or why there is none: told only where a host asks for it.
-fn sudo_password(cluster: &Cluster, login: &Login, screen: &mut Screen) -> std::result::Result<crate::secrets::Secret, String> {
+fn sudo_password(
+    cluster: &Cluster,
+    login: &Login,
+    screen: &mut Screen,
+) -> std::result::Result<crate::secrets::Secret, String> {
     let ssh = &cluster.ssh;
     if ssh.sudo_password == "same" {
         let none = "there is none: set ssh.sudo_password to prompt or env:NAME".to_owned();
         return login.password.clone().ok_or(none);
     }
-    let sudo = ssh.sudo == Sudo::Password || cluster.hosts.iter().any(|host| host.ssh.sudo == Some(Sudo::Password));
+    let sudo =
+        ssh.sudo == Sudo::Password || cluster.hosts.iter().any(|host| host.ssh.sudo == Some(Sudo::Password));
     if ssh.sudo_password == "prompt" && ssh.user == "root" && !sudo {
         return Err("nobody was asked for it".to_owned());
     }

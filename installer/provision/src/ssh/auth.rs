@@ -92,7 +92,12 @@ fn read_key(path: &Path, named: bool, screen: &mut Screen) -> Result<Option<Arc<
 }
 
 /// Tries one way after the other.
-pub(super) async fn authenticate(handle: &mut Handle<Check>, user: &str, host: &str, login: &Login) -> Result<()> {
+pub(super) async fn authenticate(
+    handle: &mut Handle<Check>,
+    user: &str,
+    host: &str,
+    login: &Login,
+) -> Result<()> {
     let mut tried = Vec::new();
     for key in &login.named {
         tried.push("the named key");
@@ -171,7 +176,12 @@ async fn with_agent(handle: &mut Handle<Check>, user: &str, host: &str, agent: &
     Ok(false)
 }
 
-async fn with_password(handle: &mut Handle<Check>, user: &str, host: &str, password: &Secret) -> Result<bool> {
+async fn with_password(
+    handle: &mut Handle<Check>,
+    user: &str,
+    host: &str,
+    password: &Secret,
+) -> Result<bool> {
     let outcome =
         handle.authenticate_password(user, password.expose()).await.map_err(|error| broken(host, &error))?;
     let AuthResult::Failure { remaining_methods, .. } = outcome else { return Ok(true) };

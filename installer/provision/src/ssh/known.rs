@@ -61,7 +61,8 @@ impl Known {
         let name = name(host, port);
         let mut entry = Entry::default();
         for file in &self.files {
-            let text = std::fs::read(file).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+            let text =
+                std::fs::read(file).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
             for line in text.lines() {
                 read_line(line, &name, &mut entry);
             }
@@ -78,7 +79,9 @@ impl Known {
         let same = |known: &PublicKey| known.key_data() == key.key_data();
         let first = self.files.first().map(|path| path.display().to_string()).unwrap_or_default();
         if entry.revoked.iter().any(same) {
-            return Err(InstallError::Connect(format!("the key of {host} ({print}) is marked as revoked in {first}")));
+            return Err(InstallError::Connect(format!(
+                "the key of {host} ({print}) is marked as revoked in {first}"
+            )));
         }
         if entry.keys.iter().any(same) {
             return Ok(());
@@ -114,7 +117,8 @@ impl Known {
         let before = std::fs::read(path).unwrap_or_default();
         let newline = if before.last().is_none_or(|last| *last == b'\n') { "" } else { "\n" };
         let mut open = std::fs::OpenOptions::new();
-        let mut file = open.append(true).create(true).mode(0o600).open(path).map_err(|error| failed(&error))?;
+        let mut file =
+            open.append(true).create(true).mode(0o600).open(path).map_err(|error| failed(&error))?;
         // One write: several hosts may be met at the same time.
         let line = format!("{newline}{} {}\n", name(host, port), text.trim());
         file.write_all(line.as_bytes()).map_err(|error| failed(&error))
@@ -272,9 +276,13 @@ mod tests {
 
     #[test]
     fn patterns() {
-        for (pattern, text, fits) in
-            [("*", "", true), ("a*b*c", "axxbyyc", true), ("a*b", "axxbyyc", false), ("?", "", false), ("", "", true)]
-        {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b", "axxbyyc", false),
+            ("?", "", false),
+            ("", "", true),
+        ] {
             assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), fits, "{pattern} {text}");
         }
     }

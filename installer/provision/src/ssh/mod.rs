@@ -95,7 +95,8 @@ impl Connection {
             })??;
             handles.push(handle);
         }
-        let handle = handles.pop().ok_or_else(|| InstallError::Usage("there is no host to connect to".to_owned()))?;
+        let handle =
+            handles.pop().ok_or_else(|| InstallError::Usage("there is no host to connect to".to_owned()))?;
         Ok(Self { handle, _between: handles })
     }
 
@@ -128,9 +129,13 @@ async fn connect(hop: &Hop, login: &Login, through: Option<&Handle<Check>>) -> R
             russh::client::connect_stream(config, stream, check).await
         }
         Some(between) => {
-            let opened = between.channel_open_direct_tcpip(hop.host.clone(), hop.port.into(), "127.0.0.1", 0).await;
+            let opened =
+                between.channel_open_direct_tcpip(hop.host.clone(), hop.port.into(), "127.0.0.1", 0).await;
             let channel = opened.map_err(|error| {
-                InstallError::Connect(format!("the host in between does not reach {}:{}: {error}", hop.host, hop.port))
+                InstallError::Connect(format!(
+                    "the host in between does not reach {}:{}: {error}",
+                    hop.host, hop.port
+                ))
             })?;
             russh::client::connect_stream(config, channel.into_stream(), check).await
         }
@@ -177,7 +182,10 @@ struct Check {
 impl Handler for Check {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> std::result::Result<bool, russh::Error> {
+    async fn check_server_key(
+        &mut self,
+        key: &PublicKeyOrCertificate,
+    ) -> std::result::Result<bool, russh::Error> {
         let judged = match key {
             PublicKeyOrCertificate::PublicKey { key, .. } => {
                 self.known.judge(&self.hop.host, self.hop.port, &self.entry, key)

@@ -51,7 +51,9 @@ impl Output {
         let last = |text: &str| text.trim().lines().last().map(str::trim).map(str::to_owned);
         let said = last(&self.err).filter(|line| !line.is_empty()).or_else(|| last(&self.out));
         let said = said.filter(|line| !line.is_empty());
-        said.unwrap_or_else(|| self.code.map_or_else(|| "a signal ended it".to_owned(), |code| format!("it ended with {code}")))
+        said.unwrap_or_else(|| {
+            self.code.map_or_else(|| "a signal ended it".to_owned(), |code| format!("it ended with {code}"))
+        })
     }
 }
 
@@ -73,7 +75,12 @@ impl Connection {
         })?
     }
 
-    async fn run_it(&self, command: &str, input: Input, line: &mut (dyn FnMut(&str) + Send)) -> Result<Output> {
+    async fn run_it(
+        &self,
+        command: &str,
+        input: Input,
+        line: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Output> {
         let cut = |error: russh::Error| InstallError::Cut(format!("the connection broke: {error}"));
         let channel = self.handle.channel_open_session().await.map_err(cut)?;
         channel.exec(true, command).await.map_err(cut)?;
@@ -103,11 +110,17 @@ impl Connection {
                         ended = true;
                     }
                     ChannelMsg::ExitSignal { .. } => ended = true,
-                    ChannelMsg::Failure => return Err(InstallError::Host("the host runs no commands".to_owned())),
+                    ChannelMsg::Failure => {
+                        return Err(InstallError::Host("the host runs no commands".to_owned()));
+                    }
                     _ => {}
                 }
             }
-            if ended { Ok(()) } else { Err(InstallError::Cut("the connection broke while a command ran".to_owned())) }
+            if ended {
+                Ok(())
+            } else {
+                Err(InstallError::Cut("the connection broke while a command ran".to_owned()))
+            }
         };
         {
             tokio::pin!(send, receive);

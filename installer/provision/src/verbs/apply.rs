@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use plenum_cli::screen::{Output, Screen};
 use plenum_cli::table::{Cell, Table};
-use plenum_plan::steps::{Action, Plan};
 use plenum_plan::plan as make_plan;
+use plenum_plan::steps::{Action, Plan};
 use serde_json::json;
 
 use super::{agreed, findings_text, judge, look_at, steps_text};
@@ -44,7 +44,9 @@ pub(crate) async fn apply(apply: &Apply, screen: &mut Screen) -> Result<()> {
     let work = Work::begin(cluster, &apply.config, screen)?;
     let done = go(&work, apply, begun, screen).await;
     // What was sent is of use until all is done; after that each host has it in its place.
-    if done.is_ok() || matches!(done, Err(InstallError::Preflight(_) | InstallError::Refused(_) | InstallError::Usage(_))) {
+    if done.is_ok()
+        || matches!(done, Err(InstallError::Preflight(_) | InstallError::Refused(_) | InstallError::Usage(_)))
+    {
         work.tidy().await;
     }
     done
@@ -116,19 +118,30 @@ fn first_password(work: &Work, screen: &mut Screen) -> Result<Secret> {
     {
         return Ok(Secret::new(kept.trim().to_owned()));
     }
-    let failed = |error: &dyn std::fmt::Display| InstallError::Local(format!("a password cannot be generated: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        InstallError::Local(format!("a password cannot be generated: {error}"))
+    };
     let mut bytes = [0; 15];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|error| failed(&error))?;
     // Neither 0 and o nor 1 and l.
     let letters = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let text: String =
-        bytes.iter().filter_map(|byte| letters.get(usize::from(*byte) % letters.len())).map(|b| char::from(*b)).collect();
-    plenum_base::files::replace(&path, text.as_bytes(), plenum_base::files::SECRET).map_err(|error| failed(&error))?;
+    let text: String = bytes
+        .iter()
+        .filter_map(|byte| letters.get(usize::from(*byte) % letters.len()))
+        .map(|b| char::from(*b))
+        .collect();
+    plenum_base::files::replace(&path, text.as_bytes(), plenum_base::files::SECRET)
+        .map_err(|error| failed(&error))?;
     Ok(Secret::new(text))
 }
 
 /// Logs the command line in here, where a password is known and it is not already. Gives the gateway's address.
-async fn settle(work: &Work, ca: &str, password: Option<Secret>, screen: &mut Screen) -> Result<Option<String>> {
+async fn settle(
+    work: &Work,
+    ca: &str,
+    password: Option<Secret>,
+    screen: &mut Screen,
+) -> Result<Option<String>> {
     let cluster = &work.cluster;
     let known = work.contexts.load(&cluster.name).unwrap_or(None);
     // The run that made the cluster may have ended before it logged in here.
@@ -142,13 +155,18 @@ async fn settle(work: &Work, ca: &str, password: Option<Secret>, screen: &mut Sc
         Ok(url) => {
             weights(work, screen).await?;
             if cluster.admin.password == "generate" {
-                screen.note(&format!("The first account is {}, its password {}", cluster.admin.user, password.expose()))?;
+                screen.note(&format!(
+                    "The first account is {}, its password {}",
+                    cluster.admin.user,
+                    password.expose()
+                ))?;
                 let _ = std::fs::remove_file(work.folder.join(PASSWORD));
             }
             Ok(Some(url))
         }
         Err(error) => {
-            let address = cluster.masters().next().map(|master| gateway::url(master.address)).unwrap_or_default();
+            let address =
+                cluster.masters().next().map(|master| gateway::url(master.address)).unwrap_or_default();
             screen.note(&format!(
                 "The cluster stands, and its gateway was not reached from here ({error}). Where it can be reached: plenum login --instance {} --url {address}",
                 cluster.name
@@ -222,7 +240,8 @@ fn report(
         return Ok(screen.outcome(apply.output, &value, "")?);
     }
     if plan.steps.is_empty() {
-        return Ok(screen.print(&format!("nothing changed: {} hosts are as they should be\n", plan.unchanged.len()))?);
+        return Ok(screen
+            .print(&format!("nothing changed: {} hosts are as they should be\n", plan.unchanged.len()))?);
     }
     let mut table = Table::new(&["FROM", "SECONDS", "HOST", "STEP", "CHANGES"], &[], "");
     for took in &done.times {

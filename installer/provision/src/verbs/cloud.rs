@@ -61,9 +61,17 @@ pub(crate) async fn cloud_init(cloud: &CloudInit, screen: &mut Screen) -> Result
             .trim()
             .to_owned(),
         None => {
-            let ttl = seconds(&cloud.ttl)
-                .ok_or_else(|| InstallError::Usage(format!("--ttl {}: write 90s, 30m, 1h or 7d", cloud.ttl)))?;
-            gateway::mint(&cluster, &plenum_cli::context::Contexts::of_this_user(), cloud.role, ttl, cloud.uses).await?
+            let ttl = seconds(&cloud.ttl).ok_or_else(|| {
+                InstallError::Usage(format!("--ttl {}: write 90s, 30m, 1h or 7d", cloud.ttl))
+            })?;
+            gateway::mint(
+                &cluster,
+                &plenum_cli::context::Contexts::of_this_user(),
+                cloud.role,
+                ttl,
+                cloud.uses,
+            )
+            .await?
         }
     };
     if !token.starts_with("plenum1.") || token.contains(char::is_whitespace) {
@@ -77,8 +85,12 @@ pub(crate) async fn cloud_init(cloud: &CloudInit, screen: &mut Screen) -> Result
     }
     let digest = match (&cloud.binary_url, &cloud.binary_sha256) {
         (None, _) => String::new(),
-        (Some(_), Some(given)) if given.len() == 64 && given.bytes().all(|b| b.is_ascii_hexdigit()) => given.to_ascii_lowercase(),
-        (Some(_), Some(_)) => return Err(InstallError::Usage("--binary-sha256: 64 hexadecimal digits".to_owned())),
+        (Some(_), Some(given)) if given.len() == 64 && given.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            given.to_ascii_lowercase()
+        }
+        (Some(_), Some(_)) => {
+            return Err(InstallError::Usage("--binary-sha256: 64 hexadecimal digits".to_owned()));
+        }
         (Some(_), None) => crate::payload::Payload::own()?.digest,
     };
     let masters: Vec<String> = cluster.masters().map(|master| master.address.to_string()).collect();
@@ -129,12 +141,18 @@ mod tests {
             assert_eq!(data.pointer("/write_files/0/content").unwrap(), "plenum1.a.b.c");
             assert_eq!(data.pointer("/write_files/0/permissions").unwrap(), "0600");
             let script = data.pointer("/write_files/1/content").unwrap().as_str().unwrap();
-            assert!(script.contains("join 10.0.0.1 10.0.0.2 --token-file /var/lib/plenum-join/token"), "{script}");
+            assert!(
+                script.contains("join 10.0.0.1 10.0.0.2 --token-file /var/lib/plenum-join/token"),
+                "{script}"
+            );
             assert!(!script.contains("plenum1."), "no token in arguments");
             assert_eq!(script.contains("sha256sum -c"), fetch.is_some());
             let mut sh = std::process::Command::new("sh");
             assert!(sh.arg("-n").arg("-c").arg(script).status().unwrap().success(), "{script}");
         }
-        assert_eq!((seconds("7d"), seconds("90s"), seconds("x"), seconds("")), (Some(604_800), Some(90), None, None));
+        assert_eq!(
+            (seconds("7d"), seconds("90s"), seconds("x"), seconds("")),
+            (Some(604_800), Some(90), None, None)
+        );
     }
 }

@@ -58,11 +58,19 @@ pub(crate) fn init(init: &Init, screen: &mut Screen) -> Result<()> {
     }
     let path = PathBuf::from(&init.file);
     if path.exists() && !init.force {
-        return Err(InstallError::Usage(format!("{} is there already; --force writes over it", path.display())));
+        return Err(InstallError::Usage(format!(
+            "{} is there already; --force writes over it",
+            path.display()
+        )));
     }
-    std::fs::write(&path, text).map_err(|error| InstallError::Local(format!("{}: {error}", path.display())))?;
+    std::fs::write(&path, text)
+        .map_err(|error| InstallError::Local(format!("{}: {error}", path.display())))?;
     let next = if read.failed() { "correct it, then" } else { "look through it, then" };
-    Ok(screen.print(&format!("wrote {}; {next}: plenum install preflight --config {}\n", path.display(), path.display()))?)
+    Ok(screen.print(&format!(
+        "wrote {}; {next}: plenum install preflight --config {}\n",
+        path.display(),
+        path.display()
+    ))?)
 }
 
 fn hosts(masters: &[IpAddr], agents: &[IpAddr], public: &[IpAddr]) -> Vec<(IpAddr, Vec<Kind>)> {

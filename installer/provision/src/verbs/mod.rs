@@ -76,12 +76,19 @@ pub(crate) async fn look_at(work: &Work, fix: bool) -> Result<look::Look> {
     let reached: Vec<_> = work.remotes.iter().filter(|remote| remote.program().is_ok()).cloned().collect();
     let locks = work.lock(&reached).await?;
     for finding in seen.findings.iter() {
-        let Some((fix, command)) = finding.fix.as_ref().and_then(|fix| Some((fix, fix.command()?))) else { continue };
+        let Some((fix, command)) = finding.fix.as_ref().and_then(|fix| Some((fix, fix.command()?))) else {
+            continue;
+        };
         let remote = work.remote(&finding.host)?;
         work.progress.host(&finding.host, &fix.words());
         match remote.root(&command, b"", SHORT * 5, false).await {
             Ok(said) if said.ok() => work.progress.say(&format!("{}: did {}", finding.host, fix.words())),
-            Ok(said) => work.progress.say(&format!("{}: could not {}: {}", finding.host, fix.words(), said.complaint())),
+            Ok(said) => work.progress.say(&format!(
+                "{}: could not {}: {}",
+                finding.host,
+                fix.words(),
+                said.complaint()
+            )),
             Err(error) => work.progress.say(&format!("{}: could not {}: {error}", finding.host, fix.words())),
         }
     }
@@ -91,7 +98,11 @@ pub(crate) async fn look_at(work: &Work, fix: bool) -> Result<look::Look> {
 }
 
 fn findings_table(findings: &[Finding]) -> Table {
-    let mut table = Table::new(&["HOST", "RULE", "WHAT IS SO", "WHAT IS NEEDED", "WHAT TO DO"], &[], "nothing is in the way");
+    let mut table = Table::new(
+        &["HOST", "RULE", "WHAT IS SO", "WHAT IS NEEDED", "WHAT TO DO"],
+        &[],
+        "nothing is in the way",
+    );
     for finding in findings {
         let tone = if finding.severity == Severity::Error { Tone::Bad } else { Tone::Busy };
         let remedy = match &finding.fix {
@@ -191,7 +202,8 @@ pub(crate) async fn status(look: &Look, screen: &mut Screen) -> Result<()> {
     work.tidy().await;
     let seen = seen?;
     work.progress.clear();
-    let mut table = Table::new(&["HOST", "ADDRESS", "ROLES", "CONDITION", "VERSION", "PROBLEM"], &[], "no hosts");
+    let mut table =
+        Table::new(&["HOST", "ADDRESS", "ROLES", "CONDITION", "VERSION", "PROBLEM"], &[], "no hosts");
     let mut rows = Vec::new();
     let mut healthy = true;
     for (host, one) in work.cluster.hosts.iter().zip(&seen.seen) {
@@ -199,7 +211,9 @@ pub(crate) async fn status(look: &Look, screen: &mut Screen) -> Result<()> {
         let (condition, tone, problem) = match (&one.facts, there) {
             (Err(why), _) => ("unreachable", Tone::Bad, why.clone()),
             (Ok(_), None) => ("not installed", Tone::Busy, String::new()),
-            (Ok(_), Some(there)) if there.digest.is_none() => ("unfinished", Tone::Bad, "run `plenum install apply`".to_owned()),
+            (Ok(_), Some(there)) if there.digest.is_none() => {
+                ("unfinished", Tone::Bad, "run `plenum install apply`".to_owned())
+            }
             (Ok(_), Some(there)) if there.healthy => ("healthy", Tone::Good, String::new()),
             (Ok(_), Some(there)) => ("unhealthy", Tone::Bad, there.problems.join("; ")),
         };
@@ -228,14 +242,22 @@ pub(crate) fn agreed(yes: bool, question: &str, screen: &mut Screen) -> Result<(
     if yes || screen.agrees(question)? {
         return Ok(());
     }
-    let text = if screen.asks { "nothing was done" } else { "nothing was done: nobody can be asked here; give --yes" };
+    let text = if screen.asks {
+        "nothing was done"
+    } else {
+        "nothing was done: nobody can be asked here; give --yes"
+    };
     Err(InstallError::Usage(text.to_owned()))
 }
 
 pub(crate) async fn uninstall(uninstall: &Uninstall, screen: &mut Screen) -> Result<()> {
     let work = begin(&uninstall.config, screen)?;
     let what = if uninstall.keep_state { "its state stays on the hosts" } else { "all of its state is lost" };
-    let question = format!("Remove the cluster {} from {} hosts? Its tasks end, and {what}.", work.cluster.name, work.cluster.hosts.len());
+    let question = format!(
+        "Remove the cluster {} from {} hosts? Its tasks end, and {what}.",
+        work.cluster.name,
+        work.cluster.hosts.len()
+    );
     agreed(uninstall.yes, &question, screen)?;
     let ready = work.ready(&work.remotes).await;
     let mut failed: Vec<String> = Vec::new();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use plenum_cli::install::{Add, Common, NodeInstall, Newcomer, Remove};
+use plenum_cli::install::{Add, Common, Newcomer, NodeInstall, Remove};
 use plenum_cli::screen::{Output, Screen};
 use plenum_plan::plan as make_plan;
 use plenum_plan::spec::Kind;
@@ -27,7 +27,8 @@ pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen
         }
         NodeInstall::Replace(replace) => {
             let (cluster, _) = load(&replace.common.config, screen)?;
-            let host = cluster.host(&replace.old).ok_or_else(|| unknown(&replace.old, &replace.common.config))?;
+            let host =
+                cluster.host(&replace.old).ok_or_else(|| unknown(&replace.old, &replace.common.config))?;
             if host.address == replace.new {
                 return Err(InstallError::Usage(
                     "the new host has the old one's address: `plenum node remove` the old one, then `plenum node add` it".to_owned(),
@@ -35,7 +36,8 @@ pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen
             }
             let roles: Vec<&str> = host.kinds().iter().map(|kind| kind.as_str()).collect();
             let entry = entry(replace.new, roles.clone(), &replace.host)?;
-            let question = format!("Put {} in the place of {} ({})?", replace.new, host.name, roles.join(", "));
+            let question =
+                format!("Put {} in the place of {} ({})?", replace.new, host.name, roles.join(", "));
             agreed(replace.common.yes, &question, screen)?;
             let common = Common { yes: true, ..replace.common.clone() };
             // A master that lives leaves only when the new one is there; a dead one only stands in the way of the majority.
@@ -46,7 +48,12 @@ pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen
                 deadline: replace.deadline,
                 common: common.clone(),
             };
-            let add = Add { address: replace.new, roles: Vec::new(), host: replace.host.clone(), common: common.clone() };
+            let add = Add {
+                address: replace.new,
+                roles: Vec::new(),
+                host: replace.host.clone(),
+                common: common.clone(),
+            };
             if replace.dead {
                 go(&remove, screen).await?;
                 come(&add, &entry, output, screen).await
@@ -108,13 +115,18 @@ fn entry(address: std::net::IpAddr, roles: Vec<&str>, host: &Newcomer) -> Result
 /// Changes the file, or says what to change in it.
 fn change(file: &Path, text: &str, change: &Edit) -> Result<()> {
     let by_hand = match change {
-        Edit::Add(entry) => format!("add this to hosts in {}: {entry}\nThen run `plenum install apply`", file.display()),
+        Edit::Add(entry) => {
+            format!("add this to hosts in {}: {entry}\nThen run `plenum install apply`", file.display())
+        }
         Edit::Remove(name) => format!("take {name} out of hosts in {}", file.display()),
     };
-    let edited = edit(text, change)
-        .ok_or_else(|| InstallError::Usage(format!("the file cannot be changed here without risk; {by_hand}")))?;
+    let edited = edit(text, change).ok_or_else(|| {
+        InstallError::Usage(format!("the file cannot be changed here without risk; {by_hand}"))
+    })?;
     // Another name first: a full disk must not take the file.
-    let mode = std::fs::metadata(file).map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions())).unwrap_or(0o644);
+    let mode = std::fs::metadata(file)
+        .map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()))
+        .unwrap_or(0o644);
     plenum_base::files::replace(file, edited.as_bytes(), mode & 0o777)
         .map_err(|error| InstallError::Local(format!("{}: {error}; {by_hand}", file.display())))
 }
@@ -148,7 +160,11 @@ async fn go(remove: &Remove, screen: &mut Screen) -> Result<()> {
             host.name
         )));
     }
-    let question = format!("Take {} out of the cluster{}?", host.name, if remove.dead { "" } else { ", and everything off it" });
+    let question = format!(
+        "Take {} out of the cluster{}?",
+        host.name,
+        if remove.dead { "" } else { ", and everything off it" }
+    );
     agreed(remove.common.yes, &question, screen)?;
     let work = Work::begin(cluster, file, screen)?;
     let wanted: Vec<_> =
@@ -157,7 +173,10 @@ async fn go(remove: &Remove, screen: &mut Screen) -> Result<()> {
     let away: Vec<String> =
         ready.iter().filter_map(|(name, done)| Some(format!("{name}: {}", done.as_ref().err()?))).collect();
     if let Some((_, Err(error))) = ready.iter().find(|(name, _)| *name == host.name) {
-        return Err(InstallError::Connect(format!("{}: {error}. If the machine is gone for good: --dead", host.name)));
+        return Err(InstallError::Connect(format!(
+            "{}: {error}. If the machine is gone for good: --dead",
+            host.name
+        )));
     }
     if host.is(Kind::Master) {
         majority(&work, &host.name, &ready)?;
@@ -188,7 +207,9 @@ fn majority(work: &Work, going: &str, ready: &[(String, Result<()>)]) -> Result<
     let stay = work
         .cluster
         .masters()
-        .filter(|master| master.name != going && ready.iter().any(|(name, done)| *name == master.name && done.is_ok()))
+        .filter(|master| {
+            master.name != going && ready.iter().any(|(name, done)| *name == master.name && done.is_ok())
+        })
         .count();
     let needed_now = all / 2 + 1;
     let needed_then = (all - 1) / 2 + 1;
