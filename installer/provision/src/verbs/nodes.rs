@@ -123,6 +123,8 @@ fn change(file: &Path, text: &str, change: &Edit) -> Result<()> {
     let edited = edit(text, change).ok_or_else(|| {
         InstallError::Usage(format!("the file cannot be changed here without risk; {by_hand}"))
     })?;
+    // A link stays one, and the folder is named: it is synced too.
+    let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     // Another name first: a full disk must not take the file.
     let mode = std::fs::metadata(file)
         .map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()))
