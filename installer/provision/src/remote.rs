@@ -347,8 +347,11 @@ impl Remote {
 
     /// Takes away what was sent, where it is of no use any more.
     pub async fn unsend(&self) {
-        let script =
-            format!("d={}/plenum-install-$(id -u); [ -O \"$d\" ] && rm -rf \"$d\"", quoted(&self.folder));
+        // Not from under another installer that is at work: our own lock was given back before.
+        let script = format!(
+            "[ -e /run/plenum-install.lock ] && exit 0; d={}/plenum-install-$(id -u); [ -O \"$d\" ] && rm -rf \"$d\"",
+            quoted(&self.folder)
+        );
         if self.connection.lock().await.is_some() {
             // Left behind it does no harm; the next run finds it.
             let _ = self.as_user(&script, Input::Nothing, SHORT).await;

@@ -13,7 +13,8 @@ const ADD: &str = "Examples:\n  plenum node add 10.0.0.7 --role agent\n  plenum 
      Writes the host into cluster.yaml, with everything else as it was, and makes it part of the cluster.";
 const REMOVE: &str = "Examples:\n  plenum node remove a3\n  plenum node remove m2 --dead      the machine is gone\n\n\
      An agent is drained first. A master is taken out of the cluster's map and of etcd, unless too few would be left.";
-const REPLACE: &str = "Examples:\n  plenum node replace m2 10.0.0.9\n  plenum node replace m2 10.0.0.9 --dead";
+const REPLACE: &str =
+    "Examples:\n  plenum node replace m2 10.0.0.9\n  plenum node replace m2 10.0.0.9 --dead";
 
 /// What is done with a node over SSH.
 #[derive(Subcommand, Debug)]
@@ -159,7 +160,7 @@ impl Verb {
     #[must_use]
     pub fn installs(&self) -> Option<(&NodeInstall, Output)> {
         match self {
-            Self::Node { global, verb: NodeVerb::Install(verb) } => Some((verb, global.output)),
+            Self::Node { global, verb: NodeVerb::Install(verb) } => Some((verb.as_ref(), global.output)),
             _ => None,
         }
     }

@@ -41,6 +41,7 @@ fn other(instance: &str, single: bool) -> Installed {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn each_fault_is_found() {
     let cases: Vec<(&str, &str, Severity, &str, Change)> = vec![
         ("m1", "systemd", Severity::Error, "does not run systemd", Box::new(|f| f.systemd = None)),

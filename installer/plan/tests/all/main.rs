@@ -1,5 +1,7 @@
 //! Tests of the crate from outside.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod file;
 mod findings;
 mod steps;

@@ -58,7 +58,7 @@ pub enum NodeVerb {
     },
     /// Those of the installer.
     #[command(flatten)]
-    Install(crate::install::NodeInstall),
+    Install(Box<crate::install::NodeInstall>),
 }
 
 pub(crate) async fn run(
