@@ -48,7 +48,9 @@ impl Linking {
         }
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         // With a target named, the flags reach neither build scripts nor macros, which cannot be linked so.
-        command.args(["--target", &triple]).env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+        command
+            .args(["--target", &triple])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
         target().join(triple)
     }
 }

@@ -270,7 +270,11 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let word = |on: bool, word: &str| if on { word.to_owned() } else { String::new() };
-        let was = format!("{} {}", word(state.enabled, "enabled"), word(state.active == "active", "active"));
+        let was = format!(
+            "{} {}",
+            word(state.enabled, "enabled"),
+            word(["active", "activating"].contains(&state.active.as_str()), "active")
+        );
         self.manifest.silenced.entry(unit.clone()).or_insert(was);
         self.manifest.write(&self.path)?;
         systemd::stop(std::slice::from_ref(&unit))?;
@@ -322,8 +326,13 @@ impl<'a> Work<'a> {
         }
         let mut lines = String::new();
         for folder in self.host.folders().iter().filter(|folder| folder.path.starts_with("/run")) {
-            let line =
-                format!("d {} {:04o} {} {} -\n", folder.path.display(), folder.mode, folder.user, folder.user);
+            let line = format!(
+                "d {} {:04o} {} {} -\n",
+                folder.path.display(),
+                folder.mode,
+                folder.user,
+                folder.user
+            );
             lines.push_str(&line);
         }
         let tmpfiles = self.host.names.tmpfiles();
@@ -386,7 +395,8 @@ impl<'a> Work<'a> {
             .collect();
         if !changed_sockets.is_empty() {
             // systemd refuses a new socket under a running service.
-            let mut both: Vec<String> = services.iter().filter(|name| self.owns(name, &changed_sockets)).cloned().collect();
+            let mut both: Vec<String> =
+                services.iter().filter(|name| self.owns(name, &changed_sockets)).cloned().collect();
             both.extend(changed_sockets.iter().cloned());
             systemd::stop(&both)?;
         }
@@ -444,6 +454,9 @@ impl<'a> Work<'a> {
         for role in early.iter().filter(|role| roles.contains(role)) {
             report.step(format!("starting {role}"));
             self.bring_up(&[names.service(*role)])?;
+            if *role == Role::Etcd {
+                self.wait_for_vote()?;
+            }
         }
         let rest: Vec<String> =
             roles.iter().filter(|role| !early.contains(role)).map(|role| names.service(*role)).collect();
@@ -460,10 +473,31 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// A master counts once its member of etcd votes: the next one is let in after that only.
+    fn wait_for_vote(&self) -> Result<(), HostError> {
+        let end = std::time::Instant::now() + PATIENCE;
+        loop {
+            let doing = match self.product.votes(&self.host) {
+                Ok(None) => return Ok(()),
+                Ok(Some(doing)) => doing,
+                Err(reason) => reason,
+            };
+            if std::time::Instant::now() >= end {
+                let text = format!(
+                    "this host's member of etcd does not vote after {} s: {doing}",
+                    PATIENCE.as_secs()
+                );
+                return Err(HostError::Store(text));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Units of roles that the host does not have any more.
     fn drop_old(&mut self, report: &mut Report<'_>) -> Result<(), HostError> {
         let wanted: BTreeSet<&String> = self.units.iter().map(|unit| &unit.name).collect();
-        let old: Vec<String> = self.before.units.iter().filter(|name| !wanted.contains(name)).cloned().collect();
+        let old: Vec<String> =
+            self.before.units.iter().filter(|name| !wanted.contains(name)).cloned().collect();
         if old.is_empty() {
             return Ok(());
         }
@@ -483,7 +517,11 @@ impl<'a> Work<'a> {
             .before
             .files
             .iter()
-            .filter(|file| file.starts_with(PROGRAMS) && !file.starts_with(&*self.program.parent().unwrap_or(Path::new(PROGRAMS)).to_string_lossy()))
+            .filter(|file| {
+                file.starts_with(PROGRAMS)
+                    && !file
+                        .starts_with(&*self.program.parent().unwrap_or(Path::new(PROGRAMS)).to_string_lossy())
+            })
             .cloned()
             .collect();
         for file in programs {

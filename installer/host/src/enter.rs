@@ -166,7 +166,8 @@ async fn share_once(
     shared: &Shared,
 ) -> Result<bool, plenum_base::client::ClientError> {
     let deadline = Duration::from_secs(10);
-    let there: serde_json::Value = client.get(url).deadline(deadline).send().await?.success().await?.json().await?;
+    let there: serde_json::Value =
+        client.get(url).deadline(deadline).send().await?.success().await?.json().await?;
     // What a later release put there and this one does not know must not be taken away by reading and writing it.
     let known = serde_json::from_value::<Shared>(there).ok();
     if known.as_ref() == Some(shared) {

@@ -221,7 +221,10 @@ mod tests {
         let meta = fs::metadata(folder_.path()).unwrap();
         let me = Owner { uid: meta.uid(), gid: meta.gid() };
         let at = |name: &str| folder_.path().join(name);
-        assert_eq!((folder(&at("d"), me, 0o711).unwrap(), folder(&at("d"), me, 0o711).unwrap()), (true, false));
+        assert_eq!(
+            (folder(&at("d"), me, 0o711).unwrap(), folder(&at("d"), me, 0o711).unwrap()),
+            (true, false)
+        );
         assert!(folder(&at("d"), me, 0o700).unwrap(), "another mode");
         assert_eq!(
             (file(&at("f"), "a", me, 0o600).unwrap(), file(&at("f"), "a", me, 0o600).unwrap()),

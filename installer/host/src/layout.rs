@@ -261,8 +261,7 @@ pub(crate) mod tests {
 
     #[test]
     fn kinds_decide_about_roles_and_where_the_policy_comes_from() {
-        let words =
-            |host: &Host| host.roles().iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" ");
+        let words = |host: &Host| host.roles().iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" ");
         let master = Host::new(spec(&[Kind::Master]));
         assert_eq!(words(&master), "etcd identity master services discovery balancer catalog gateway");
         let agent = Host::new(spec(&[Kind::Public]));

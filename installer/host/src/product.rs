@@ -28,6 +28,12 @@ pub trait Product {
     /// Why it cannot.
     fn carry_over(&self, host: &Host) -> Result<(), String>;
 
+    /// Whether this host's member of etcd votes; a sentence about what it does where it does not yet.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn votes(&self, host: &Host) -> Result<Option<String>, String>;
+
     /// Removes what the roles put into the Linux kernel: tables, addresses, routes.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plenum_base::places::{Instance, Places};
 
@@ -17,6 +17,11 @@ use crate::names::{Names, UNITS, bases};
 use crate::product::Product;
 use crate::run::run;
 use crate::systemd;
+
+/// Tasks have so long to end by themselves, then they are killed.
+const POLITE: Duration = Duration::from_secs(5);
+/// And then all of them are gone, or something is wrong with the machine.
+const ENDED: Duration = Duration::from_secs(20);
 
 /// Takes `instance` off this host.
 ///
@@ -105,11 +110,48 @@ impl Removal<'_> {
             let some: Vec<String> = units.iter().filter(|name| order(name) == stage).cloned().collect();
             let running = systemd::states(&some).iter().filter(|state| state.active == "active").count();
             systemd::stop(&some)?;
-            if running > 0 && stage == 3 {
+            if stage == 3 && (self.end_tasks()? || running > 0) {
                 report.changed("task", "every task was ended");
             }
         }
         Ok(())
+    }
+
+    /// Ends what is left in the tasks' control groups, politely first. With control groups of version 1 systemd does not wait for those of a
+    /// group that it handed over. True: there was something.
+    fn end_tasks(&self) -> Result<bool, HostError> {
+        use nix::sys::signal::{Signal, kill};
+        let begun = Instant::now();
+        let mut found = false;
+        let mut asked = false;
+        loop {
+            let pids = self.members();
+            if pids.is_empty() {
+                return Ok(found);
+            }
+            found = true;
+            let late = begun.elapsed() >= POLITE;
+            if begun.elapsed() >= ENDED {
+                let text =
+                    format!("{} processes of tasks do not end; are they waiting for a disk?", pids.len());
+                return Err(HostError::System(text));
+            }
+            for pid in pids.iter().filter(|_| late || !asked) {
+                let signal = if late { Signal::SIGKILL } else { Signal::SIGTERM };
+                let _ = kill(nix::unistd::Pid::from_raw(*pid), signal);
+            }
+            asked = true;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The processes in the tasks' control groups, in every hierarchy.
+    fn members(&self) -> BTreeSet<i32> {
+        let mut pids = BTreeSet::new();
+        for mount in hierarchies() {
+            gather(&mount.join(self.names.tasks_group()), &mut pids);
+        }
+        pids
     }
 
     /// Whatever is still mounted below our folders.
@@ -131,18 +173,12 @@ impl Removal<'_> {
 
     /// Control groups in hierarchies that systemd does not look after, such as v1's freezer.
     fn groups(&self, report: &mut Report<'_>) {
-        let info = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for line in info.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            if !right.starts_with("cgroup") {
-                continue;
-            }
-            let Some(mount) = left.split(' ').nth(4) else { continue };
-            let mut group = Path::new(mount).join(self.names.tasks_group());
+        for mount in hierarchies() {
+            let mut group = mount.join(self.names.tasks_group());
             if group.is_dir() && prune(&group) {
                 report.changed("cgroup", group.display());
             }
-            while group.pop() && group != Path::new(mount) {
+            while group.pop() && group != mount {
                 // Fails where another cluster is below it, or systemd needs it still.
                 if fs::remove_dir(&group).is_err() {
                     break;
@@ -233,7 +269,8 @@ impl Removal<'_> {
         for (link, to) in &manifest.links {
             let path = Path::new(link);
             let ours = fs::read_link(path).is_ok_and(|there| there == Path::new(to));
-            if ours && !self.others.iter().any(|other| other.links.contains_key(link)) && files::remove(path)? {
+            if ours && !self.others.iter().any(|other| other.links.contains_key(link)) && files::remove(path)?
+            {
                 report.changed("link", link);
             }
         }
@@ -275,6 +312,27 @@ impl Removal<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Where the hierarchies of control groups are mounted.
+fn hierarchies() -> Vec<PathBuf> {
+    let info = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        right.starts_with("cgroup").then(|| left.split(' ').nth(4).map(PathBuf::from))?
+    };
+    info.lines().filter_map(mount).collect()
+}
+
+/// The processes of a control group and of those in it.
+fn gather(group: &Path, pids: &mut BTreeSet<i32>) {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 1));
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            gather(&entry.path(), pids);
+        }
     }
 }
 

@@ -61,16 +61,13 @@ pub fn status(instance: &Instance) -> Result<Option<HostStatus>, HostError> {
         problems.push("the host is half made: run the installer's `apply` again".to_owned());
     }
     let spec = manifest.spec;
-    let units = states
-        .into_iter()
-        .filter(|state| state.name.ends_with(".service"))
-        .map(|state| UnitStatus {
-            unit: state.name,
-            condition: state.active,
-            pid: (state.pid != 0).then_some(state.pid),
-            restarts: state.restarts,
-            status: state.status,
-        });
+    let units = states.into_iter().filter(|state| state.name.ends_with(".service")).map(|state| UnitStatus {
+        unit: state.name,
+        condition: state.active,
+        pid: (state.pid != 0).then_some(state.pid),
+        restarts: state.restarts,
+        status: state.status,
+    });
     Ok(Some(HostStatus {
         instance: instance.to_string(),
         name: spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default(),

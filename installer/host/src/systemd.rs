@@ -183,7 +183,11 @@ pub fn log_tail(unit: &str) -> String {
     // Of the program itself: systemd's own lines say no more than the condition does.
     let own = format!("_SYSTEMD_UNIT={unit}");
     let said = run("journalctl", &["-q", "--no-pager", "-o", "cat", "-n", "4", &own], SHORT);
-    if said.out.trim().is_empty() { String::new() } else { format!("; its log ends:\n{}", said.out.trim_end()) }
+    if said.out.trim().is_empty() {
+        String::new()
+    } else {
+        format!("; its log ends:\n{}", said.out.trim_end())
+    }
 }
 
 #[cfg(test)]

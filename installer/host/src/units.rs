@@ -55,9 +55,7 @@ fn profile(role: Role) -> Profile {
     let control = |memory| Profile { root: false, capabilities: "", control: true, memory };
     match role {
         Role::Agent => Profile { root: true, capabilities: "", control: false, memory: 32 },
-        Role::Balancer => {
-            Profile { root: false, capabilities: "CAP_NET_ADMIN", control: false, memory: 16 }
-        }
+        Role::Balancer => Profile { root: false, capabilities: "CAP_NET_ADMIN", control: false, memory: 16 },
         Role::Discovery => Profile { root: false, capabilities: "", control: false, memory: 32 },
         Role::Master | Role::Services => control(96),
         Role::Identity | Role::Catalog | Role::Gateway => control(48),

@@ -171,7 +171,9 @@ fn main() -> ExitCode {
         Command::Install { verb } => return plenum_provision::install(&verb),
         Command::Uninstall(uninstall) => return plenum_provision::uninstall(&uninstall),
         Command::Verb(verb) if verb.installs().is_some() => {
-            return verb.installs().map_or(ExitCode::FAILURE, |(verb, output)| plenum_provision::node(verb, output));
+            return verb
+                .installs()
+                .map_or(ExitCode::FAILURE, |(verb, output)| plenum_provision::node(verb, output));
         }
         Command::Verb(verb) => return plenum_cli::run(&verb, <Arguments as clap::CommandFactory>::command),
         Command::Role(command) => {

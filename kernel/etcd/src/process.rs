@@ -99,6 +99,12 @@ impl Running {
         foreign.filter(|name| name.to_string_lossy().starts_with("ETCD_")).for_each(|name| {
             command.env_remove(name);
         });
+        // It would speak to systemd in our place.
+        for name in
+            ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"]
+        {
+            command.env_remove(name);
+        }
         tie(&mut command);
         let (started, start) = oneshot::channel();
         let (end, ended) = oneshot::channel();

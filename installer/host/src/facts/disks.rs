@@ -67,7 +67,8 @@ fn filesystem(mountinfo: &str, path: &Path) -> String {
 /// Whether entries tell their type: true if one does, false if there are some and none does.
 fn d_type(folder: &Path) -> Option<bool> {
     let mut seen = None;
-    let mut folder = nix::dir::Dir::open(folder, nix::fcntl::OFlag::O_RDONLY, nix::sys::stat::Mode::empty()).ok()?;
+    let mut folder =
+        nix::dir::Dir::open(folder, nix::fcntl::OFlag::O_RDONLY, nix::sys::stat::Mode::empty()).ok()?;
     for entry in folder.iter().take(100).flatten() {
         if entry.file_type().is_some() {
             return Some(true);
@@ -115,6 +116,13 @@ mod tests {
         let disk = look("state", "/tmp/no/such/folder").unwrap();
         assert_eq!(disk.path, "/tmp/no/such/folder");
         assert!(disk.size > 0 && disk.free <= disk.size);
-        assert_eq!(fs::read_dir("/tmp").unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".plenum-probe")).count(), 0);
+        assert_eq!(
+            fs::read_dir("/tmp")
+                .unwrap()
+                .flatten()
+                .filter(|e| e.file_name().to_string_lossy().starts_with(".plenum-probe"))
+                .count(),
+            0
+        );
     }
 }

@@ -30,7 +30,8 @@ fn dropping(json: &str) -> Vec<String> {
     let parsed: Value = serde_json::from_str(json).unwrap_or_default();
     let empty = Vec::new();
     let objects = parsed.get("nftables").and_then(Value::as_array).unwrap_or(&empty);
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut found = Vec::new();
     for chain in objects.iter().filter_map(|object| object.get("chain")) {
         let (family, table, name) = (text(chain, "family"), text(chain, "table"), text(chain, "name"));

@@ -36,13 +36,16 @@ pub fn installed(instance: &Instance) -> Option<Installed> {
     let places = names.places();
     let manifest = Manifest::read(&names.manifest()).ok().flatten();
     let table = bases().instances();
-    let single = manifest.is_none() && table.is_ok_and(|table| table.iter().any(|(name, _)| name == instance));
+    let single =
+        manifest.is_none() && table.is_ok_and(|table| table.iter().any(|(name, _)| name == instance));
     if manifest.is_none() && !single {
         return None;
     }
     let manifest = manifest.unwrap_or_default();
     let spec = manifest.spec;
-    let units = systemd::states(&manifest.units.iter().filter(|name| systemd::runs(name)).cloned().collect::<Vec<_>>());
+    let units = systemd::states(
+        &manifest.units.iter().filter(|name| systemd::runs(name)).cloned().collect::<Vec<_>>(),
+    );
     let mut problems: Vec<String> = units
         .iter()
         .filter(|unit| unit.active != "active")
@@ -99,7 +102,9 @@ fn masters_in(value: &Value) -> Option<(u64, Vec<Known>)> {
     }
     match value {
         Value::Object(fields) => fields.values().find_map(masters_in),
-        Value::String(inner) => serde_json::from_str::<Value>(inner).ok().filter(Value::is_object).as_ref().and_then(masters_in),
+        Value::String(inner) => {
+            serde_json::from_str::<Value>(inner).ok().filter(Value::is_object).as_ref().and_then(masters_in)
+        }
         _ => None,
     }
 }
@@ -123,12 +128,16 @@ pub fn leftovers(known: &[Installed]) -> Vec<Leftover> {
     let fleet = !prefixes.is_empty();
     for entry in fs::read_dir(UNITS).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if (name.starts_with("plenum-") || name.starts_with("plenum.")) && !prefixes.iter().any(|p| name.starts_with(p)) {
+        if (name.starts_with("plenum-") || name.starts_with("plenum."))
+            && !prefixes.iter().any(|p| name.starts_with(p))
+        {
             add("unit", name);
         }
     }
     if !fleet {
-        for path in [PROGRAMS, "/run/plenum"].into_iter().filter(|path| known.is_empty() && Path::new(path).is_dir()) {
+        for path in
+            [PROGRAMS, "/run/plenum"].into_iter().filter(|path| known.is_empty() && Path::new(path).is_dir())
+        {
             add("folder", path.to_owned());
         }
         if fs::symlink_metadata(LINK).is_ok_and(|meta| meta.is_symlink()) {

@@ -80,9 +80,9 @@ fn owners() -> BTreeMap<u64, u32> {
     for pid in pids {
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             let Ok(target) = fs::read_link(entry.path()) else { continue };
-            let inode = target.to_str().and_then(|text| {
-                text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-            });
+            let inode = target
+                .to_str()
+                .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
             if let Some(inode) = inode {
                 owners.entry(inode).or_insert(pid);
             }
@@ -112,7 +112,9 @@ mod tests {
         assert_eq!(hex_address("00000000000000000000000001000000"), Some("::1".parse().unwrap()));
         assert_eq!(hex_address("xyz"), None);
         assert_eq!(
-            unit("4:memory:/x.service\n1:name=systemd:/system.slice/ssh.service\n0::/system.slice/ssh.service\n"),
+            unit(
+                "4:memory:/x.service\n1:name=systemd:/system.slice/ssh.service\n0::/system.slice/ssh.service\n"
+            ),
             Some("ssh.service".to_owned())
         );
         assert_eq!(unit("0::/\n"), None);

@@ -220,9 +220,16 @@ mod tests {
             assert_eq!(mount, "/sys/fs/cgroup");
             "cpuset cpu io memory hugetlb pids\n".to_owned()
         });
-        assert_eq!((v2.mode.as_str(), v2.controllers.join(" ").as_str()), ("v2", "cpu cpuset io memory pids"));
-        let lines = "3 1 0:3 / /c/cpu rw - cgroup cgroup rw,cpu,cpuacct\n4 1 0:4 / /c/u rw - cgroup2 c rw\nbroken";
+        assert_eq!(
+            (v2.mode.as_str(), v2.controllers.join(" ").as_str()),
+            ("v2", "cpu cpuset io memory pids")
+        );
+        let lines =
+            "3 1 0:3 / /c/cpu rw - cgroup cgroup rw,cpu,cpuacct\n4 1 0:4 / /c/u rw - cgroup2 c rw\nbroken";
         let hybrid = parse_cgroups(lines, |_| String::new());
-        assert_eq!((hybrid.mode.as_str(), hybrid.controllers.as_slice()), ("hybrid", &["cpu".to_owned()][..]));
+        assert_eq!(
+            (hybrid.mode.as_str(), hybrid.controllers.as_slice()),
+            ("hybrid", &["cpu".to_owned()][..])
+        );
     }
 }

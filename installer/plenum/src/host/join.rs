@@ -79,7 +79,9 @@ fn token(join: &Join) -> Result<String> {
     } else {
         let path = join.token_file.display();
         let file = std::fs::File::open(&join.token_file).with_context(|| {
-            format!("the token is read from a file or from standard input (-), not from the command line; {path}")
+            format!(
+                "the token is read from a file or from standard input (-), not from the command line; {path}"
+            )
         })?;
         file.take(4096).read_to_string(&mut text).with_context(|| path.to_string())?;
     }
@@ -136,13 +138,7 @@ fn name(join: &Join) -> Result<String> {
 }
 
 /// What the host is to be, from what identity says and what the command line adds.
-fn spec(
-    join: &Join,
-    name: String,
-    address: IpAddr,
-    joined: &Joined,
-    asked: &[IpAddr],
-) -> Result<HostSpec> {
+fn spec(join: &Join, name: String, address: IpAddr, joined: &Joined, asked: &[IpAddr]) -> Result<HostSpec> {
     let kind = match joined.kind {
         NodeKind::Master => Kind::Master,
         NodeKind::Agent => Kind::Agent,

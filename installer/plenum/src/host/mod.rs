@@ -128,7 +128,9 @@ fn run_check(check: &Check) -> Result<()> {
         return Ok(());
     }
     if check.dial.is_empty() {
-        bail!("say --listen SECONDS --address ADDRESS --ports 5050,5051 or --dial 10.0.0.1:5050,10.0.0.2:5050");
+        bail!(
+            "say --listen SECONDS --address ADDRESS --ports 5050,5051 or --dial 10.0.0.1:5050,10.0.0.2:5050"
+        );
     }
     let answers = plenum_host::check::dial(&check.dial, Duration::from_millis(check.deadline_ms.max(1)));
     println!("{}", serde_json::to_string(&answers)?);

@@ -2,7 +2,9 @@
 
 use std::future::Future;
 
+use plenum_base::client::Client;
 use plenum_base::places::Role;
+use plenum_base::tls::{Expect, Identity};
 use plenum_host::{Host, Product};
 
 use crate::roles;
@@ -32,7 +34,8 @@ fn identity(host: &Host) -> Result<plenum_identity::Config, String> {
 /// The host's own member, which runs.
 async fn etcd(host: &Host) -> Result<plenum_store::Etcd, String> {
     let files = host.places().identity(Role::Etcd);
-    let read = |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read =
+        |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let tls = plenum_store::EtcdTls {
         ca: read(&files.ca)?,
         cert: read(&files.cert)?,
@@ -40,8 +43,11 @@ async fn etcd(host: &Host) -> Result<plenum_store::Etcd, String> {
         server_name: None,
     };
     let url = format!("https://{}", std::net::SocketAddr::new(host.spec.address, Role::Etcd.port()));
-    let options =
-        plenum_store::EtcdOptions { tls: Some(tls), deadline: DEADLINE, ..plenum_store::EtcdOptions::new([url]) };
+    let options = plenum_store::EtcdOptions {
+        tls: Some(tls),
+        deadline: DEADLINE,
+        ..plenum_store::EtcdOptions::new([url])
+    };
     plenum_store::Etcd::connect(options).await.map_err(|error| error.to_string())
 }
 
@@ -76,6 +82,23 @@ impl Product for Roles {
             let moved = plenum_etcd::move_store(&host.places(), &etcd, plenum_etcd::Target::Etcd).await;
             moved.map(drop).map_err(|error| error.to_string())
         })?
+    }
+
+    fn votes(&self, host: &Host) -> Result<Option<String>, String> {
+        let url = format!("https://{}/v1/status", host.listen(Role::Etcd));
+        let files = host.places().identity(Role::Identity);
+        let asked = wait(async {
+            let identity = Identity::load(&files).map_err(|error| error.to_string())?;
+            let client = Client::with_identity(&identity, Expect::Role(Role::Etcd.as_str().to_owned()))
+                .map_err(|error| error.to_string())?;
+            let reply =
+                client.get(&url).deadline(DEADLINE).send().await.map_err(|error| error.to_string())?;
+            let reply = reply.success().await.map_err(|error| error.to_string())?;
+            reply.json::<plenum_etcd::Status>().await.map_err(|error| error.to_string())
+        })?;
+        let status = asked?;
+        let votes = status.phase == plenum_etcd::Phase::Running;
+        Ok((!votes).then(|| format!("{:?} {}", status.phase, status.doing)))
     }
 
     fn remove_network(&self, host: &Host) -> Result<(), String> {

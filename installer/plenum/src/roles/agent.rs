@@ -66,9 +66,13 @@ impl Default for AgentFile {
 
 impl Settings for AgentFile {
     fn check(&self, problems: &mut Vec<String>) {
-        let wrong = |group: &String| group.starts_with('/') || group.split('/').any(|part| matches!(part, "" | "." | ".."));
+        let wrong = |group: &String| {
+            group.starts_with('/') || group.split('/').any(|part| matches!(part, "" | "." | ".."))
+        };
         if let Some(group) = self.cgroup.as_ref().filter(|group| wrong(group)) {
-            problems.push(format!("cgroup: \"{group}\" is no path below a hierarchy's mount, such as plenum.slice/tasks"));
+            problems.push(format!(
+                "cgroup: \"{group}\" is no path below a hierarchy's mount, such as plenum.slice/tasks"
+            ));
         }
     }
 }

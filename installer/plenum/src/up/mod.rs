@@ -44,7 +44,10 @@ pub fn run(up: &Up) -> Result<()> {
     let mut progress = Progress::new();
     let bases = Bases::of_this_user();
     let places = bases.open(&up.instance)?;
-    places.create().and_then(|()| places.create_data()).with_context(|| format!("the folder {} cannot be made", places.state.display()))?;
+    places
+        .create()
+        .and_then(|()| places.create_data())
+        .with_context(|| format!("the folder {} cannot be made", places.state.display()))?;
     if !places.root {
         progress.note(
             "without root: no isolation and no limits for tasks, no virtual addresses, DNS on port 1053",
