@@ -51,10 +51,10 @@ pub fn remove(
     report.step("stopping roles and tasks");
     work.stop(report)?;
     report.step("tables, control groups and mounts");
-    if let Some(spec) = manifest.spec.clone() {
-        if let Err(reason) = product.remove_network(&Host::new(spec)) {
-            report.note(format!("the virtual addresses: {reason}"));
-        }
+    if let Some(spec) = manifest.spec.clone()
+        && let Err(reason) = product.remove_network(&Host::new(spec))
+    {
+        report.note(format!("the virtual addresses: {reason}"));
     }
     work.unmount(report);
     work.groups(report);

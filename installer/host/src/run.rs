@@ -24,7 +24,7 @@ impl Said {
         let error = |line: &&str| line.to_ascii_lowercase().contains("error");
         let line = |text: &str| {
             let lines = || text.trim().lines().filter(|line| !line.is_empty());
-            lines().find(error).or_else(|| lines().last()).map(str::to_owned)
+            lines().find(error).or_else(|| lines().next_back()).map(str::to_owned)
         };
         line(&self.err).or_else(|| line(&self.out)).unwrap_or_else(|| "it said nothing".to_owned())
     }

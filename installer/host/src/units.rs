@@ -179,7 +179,7 @@ impl Making<'_> {
         if !sockets.is_empty() {
             let _ = writeln!(text, "Sockets={}", sockets.join(" "));
         }
-        let _ = writeln!(text, "Slice={}\nSyslogIdentifier={}-{role}", names.slice(), "plenum");
+        let _ = writeln!(text, "Slice={}\nSyslogIdentifier=plenum-{role}", names.slice());
         text.push_str("WatchdogSec=30\nTimeoutStartSec=180\nTimeoutStopSec=15\nRestart=always\n");
         text.push_str("RestartSec=100ms\n");
         if self.systemd >= 254 {
