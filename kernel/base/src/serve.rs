@@ -53,7 +53,7 @@ pub struct ConnInfo {
 pub enum Plain {
     /// Nowhere.
     Never,
-    /// Where the other end is a loopback address or a Unix socket.
+    /// Where the other end is this machine: a loopback address, the address that was called, or a Unix socket.
     #[default]
     Loopback,
     /// Everywhere: the operator opened it.
@@ -324,7 +324,10 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let loopback = info.remote.is_none_or(|remote| remote.ip().to_canonical().is_loopback());
+        // From the address that was called: the kernel lets nobody but this machine have that one. Executors find the agent so.
+        let own = |remote: SocketAddr| info.local.is_some_and(|local| local.ip() == remote.ip());
+        let loopback =
+            info.remote.is_none_or(|remote| remote.ip().to_canonical().is_loopback() || own(remote));
         let taken = match self.plain {
             Plain::Always => true,
             Plain::Loopback => loopback,
