@@ -39,7 +39,7 @@ class Show:
         sys.exit(1 if self.broken or not self.kept else 0)
 
 
-class Failed(Exception):
+class Failed(RuntimeError):
     """A command that failed, or an answer that is no success."""
 
     def __init__(self, text, status=None):
@@ -78,6 +78,7 @@ class Cluster:
             ],
             "ssh": ssh,
             "store": {"binary": ETCD, **self.extra.get("store", {})},
+            "admin": {"password": "env:FLEET_ADMIN"},
             **self.extra.get("top", {}),
         }
         with open(self.file, "w", encoding="utf-8") as file:
@@ -180,14 +181,19 @@ class Cluster:
 
     def leader(self, role="master", hosts=None):
         """The host that leads `role`: `master`, `services` or `discovery`."""
-        return self.by_url(self.status(hosts)["leaders"].get(role) or "")
+        return self.by_url((self.status(hosts)["leaders"].get(role) or {}).get("url", ""))
 
     def etcd_leader(self, hosts=None):
         """The host whose etcd member leads."""
-        for member in self.status(hosts)["store"]["members"]:
-            if member.get("leader"):
-                return next(host for host in self.fleet.hosts if host.name == member["name"])
+        for etcd in self.etcds(self.status(hosts)):
+            if etcd.get("leader"):
+                return next(host for host in self.fleet.hosts if host.name == etcd["leader"])
         return None
+
+    @staticmethod
+    def etcds(status):
+        """What the caretaker of each master's member of etcd says."""
+        return [master["etcd"] for master in status["masters"] if isinstance(master.get("etcd"), dict) and "members" in master["etcd"]]
 
     def wait_healthy(self, seconds=60, masters=None, agents=None):
         """Waits until every master votes and every agent is active."""
@@ -196,11 +202,15 @@ class Cluster:
 
         def healthy():
             status = self.status(timeout=5.0)
-            voting = [member for member in status["store"].get("members", []) if member.get("healthy") and not member.get("learner")]
-            led = all(status["leaders"].get(role) for role in ("master", "services", "discovery"))
-            return led and (masters == 1 or len(voting) == masters) and status["agents"].get("active", 0) == agents
+            etcds = self.etcds(status)
+            members = [member for member in (etcds[0]["members"] if etcds else []) if member.get("healthy") and member.get("votes")]
+            stores = masters == 1 or len(etcds) == len(members) == masters
+            well = status["healthy"] or (masters == 1 and status["leaders"])
+            if not (stores and well and (status["agents"] or {}).get("active", 0) == agents):
+                raise Failed(f"{status['problems']} {status['agents']} {len(etcds)} {len(members)}")
+            return True
 
-        wait(f"the cluster with {masters} masters and {agents} agents", seconds, healthy, 0.3)
+        wait(f"a healthy cluster with {masters} masters and {agents} agents", seconds, healthy, 0.3)
 
     # Apps.
 
@@ -224,7 +234,10 @@ class Cluster:
                 if task["state"] == "TASK_RUNNING"
                 and (not health or any(result["alive"] for result in task.get("healthCheckResults", [])))
             ]
-            return good if len(good) == count == len(tasks) else None
+            if len(good) == count == len(tasks):
+                return good
+            failure = self.ask("GET", f"/service/marathon/v2/apps{app}", hosts=hosts, timeout=5.0)["app"].get("lastTaskFailure")
+            raise Failed(f"{[(task['state'], task['host']) for task in tasks]}, last failure: {failure}")
 
         return wait(f"{count} healthy instances of {app}", seconds, well, 0.2)
 

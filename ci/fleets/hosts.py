@@ -4,6 +4,7 @@ the program that made them; leftovers of one that was killed go at the next star
 import atexit
 import base64
 import ctypes
+import http.client
 import os
 import shlex
 import shutil
@@ -32,7 +33,7 @@ def wait(what, seconds, probe, pause=0.1):
             found = probe()
             if found:
                 return found
-        except (OSError, RuntimeError, subprocess.SubprocessError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, http.client.HTTPException, subprocess.SubprocessError, ValueError, KeyError) as error:
             last = error
         time.sleep(pause)
     raise TimeoutError(f"{what}: not within {seconds} s" + (f" ({last})" if last else ""))

@@ -13,7 +13,7 @@ CACHE = os.path.join(
     "fleet",
 )
 SUITE = os.environ.get("FLEET_SUITE", "bookworm")
-PACKAGES = """systemd systemd-sysv dbus udev kmod openssh-server sudo iproute2 iputils-ping nftables procps python3-minimal
+PACKAGES = """systemd systemd-sysv dbus udev kmod openssh-server sudo iproute2 iputils-ping nftables procps python3
 ca-certificates e2fsprogs""".split()
 VM_PACKAGES = ["linux-image-cloud-amd64", "initramfs-tools", "zstd"]
 # Timers and waits that cost time and show nothing.

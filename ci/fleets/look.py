@@ -18,7 +18,7 @@ ss -Hltun | awk '{print "port", $1, $5}'
 ps -eo comm= | sort -u | grep -E 'plenum|etcd' | sed 's/^/process /'
 """
 # What changes by itself on a machine that nobody touches.
-BY_ITSELF = ("systemd/timesync", "systemd/random-seed", "/var/lib/systemd", "/etc/.pwd.lock", "/var/lib/private", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid", "/etc/subgid", "/root/.cache", "/home/ops/.cache", "sudo/lectured", "/var/lib/sudo", "session-", "user@", "user-")
+BY_ITSELF = ("systemd/timesync", "systemd/random-seed", "/var/lib/systemd", "/etc/.pwd.lock", "/var/lib/private", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid", "/etc/subgid", "/root/.cache", "/home/ops/.cache", "sudo/lectured", "sudo_as_admin_successful", "/var/tmp/asker", "/var/lib/sudo", "session-", "user@", "user-")
 
 
 def look(host):
