@@ -36,7 +36,7 @@ def main():
     cluster.wait_healthy(60)
     show.promise("every master votes, every agent is active", True)
 
-    cluster.plenum("package", "install", "hello", "--yes")
+    cluster.plenum("package", "install", "hello")
     tasks = cluster.wait_app("/hello", 1, 120)
     show.promise("a package installed from the laptop is healthy", tasks, f"on {tasks[0]['host']}")
     for host in fleet.hosts:
