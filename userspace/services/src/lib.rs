@@ -39,6 +39,8 @@ pub struct Config {
     pub user: String,
     /// The role of apps that name none.
     pub default_role: String,
+    /// Roles of resources for apps that name none; empty: unreserved ones and those of the app's own role.
+    pub default_accepted_roles: Vec<String>,
     /// Seconds the master keeps tasks when this process is away.
     pub failover_timeout_seconds: f64,
     /// The first service port that is given out.
@@ -60,6 +62,7 @@ impl Config {
             framework: "marathon".to_owned(),
             user: "root".to_owned(),
             default_role: "*".to_owned(),
+            default_accepted_roles: Vec::new(),
             failover_timeout_seconds: 604_800.0,
             service_port_min: 10_000,
             service_port_max: 20_000,
@@ -168,6 +171,7 @@ fn setup(config: &Config, component: &Component, shutdown: &Shutdown) -> Result<
     setup.framework.hostname = Some(config.component.listen.ip().to_string());
     setup.framework.webui_url = Some(format!("https://{}", config.component.listen));
     setup.settings.default_role.clone_from(&config.default_role);
+    setup.settings.default_accepted_roles.clone_from(&config.default_accepted_roles);
     setup.settings.service_ports = (config.service_port_min, config.service_port_max);
     setup.settings.refuse = plenum_api::Millis::from_secs(config.refuse_seconds);
     Ok(setup)

@@ -11,9 +11,6 @@ use toml::{Table, Value};
 
 use super::agent::AgentFile;
 
-/// Where an operator's own etcd has its certificates on a host, below the state folder.
-pub const EXTERNAL: &str = "store";
-
 /// The text of a role's file. The error names every wrong override.
 pub fn settings(host: &Host, role: Role) -> Result<String, String> {
     let places = host.places();
@@ -51,6 +48,9 @@ pub fn settings(host: &Host, role: Role) -> Result<String, String> {
             let mut config = plenum_services::Config::at(&places);
             config.component = host.component(role);
             config.masters = bases(host, Role::Master);
+            // As in DC/OS: offers of public nodes come in, and are for apps that ask for them.
+            config.default_role = "slave_public".to_owned();
+            config.default_accepted_roles = vec!["*".to_owned()];
             text(host, role, &config, with_store())
         }
         Role::Catalog => {
@@ -89,6 +89,7 @@ pub fn settings(host: &Host, role: Role) -> Result<String, String> {
             config.services = own(host, Role::Services);
             config.catalog = own(host, Role::Catalog);
             config.discovery = own(host, Role::Discovery);
+            config.etcd = host.has_etcd();
             text(host, role, &config, Vec::new())
         }
         Role::Etcd => {
@@ -138,7 +139,7 @@ fn store(host: &Host, role: Role) -> Sets {
             set("key", path(files.key)),
         ],
         Store::External { endpoints, ca, certificate } => {
-            let folder = host.places().state.join(EXTERNAL);
+            let folder = host.store_folder();
             let mut sets = vec![set("etcd", true.into()), set("endpoints", endpoints.clone().into())];
             if !ca.is_empty() {
                 sets.push(set("ca", path(folder.join("ca.pem"))));

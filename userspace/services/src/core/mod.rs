@@ -43,6 +43,8 @@ use matching::{Offer, Rejection, Take};
 pub struct Settings {
     /// The role of apps that name none.
     pub default_role: String,
+    /// Roles of resources that apps take which name none; empty: unreserved ones and those of the app's own role.
+    pub default_accepted_roles: Vec<String>,
     /// Service ports that are given out.
     pub service_ports: (u16, u16),
     /// How long offers are kept for an app whose delay is about to end.
@@ -57,6 +59,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             default_role: "*".to_owned(),
+            default_accepted_roles: Vec::new(),
             service_ports: (10_000, 20_000),
             hold: Millis::from_secs(5),
             refuse: Millis::from_secs(30),

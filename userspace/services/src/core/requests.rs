@@ -229,6 +229,10 @@ impl Core {
             _ => App::new(id.clone(), &self.settings.default_role),
         };
         update::apply(&mut app, body, &self.settings.default_role).map_err(ApiError::BadFields)?;
+        let accepted = &self.settings.default_accepted_roles;
+        if app.accepted_resource_roles.is_none() && !accepted.is_empty() {
+            app.accepted_resource_roles = Some(accepted.clone());
+        }
         let flaws = validate::validate(&app);
         if !flaws.is_empty() {
             return Err(ApiError::Invalid(flaws));

@@ -3,7 +3,7 @@
 //!
 //! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…`, `rescind ID`,
 //! `status N STATE [key=value…]` (N: the n-th task launched), `stranger ID STATE`, `create JSON`,
-//! `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
+//! `roles DEFAULT ACCEPTED…` (settings), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
 //! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`.
 
 use std::collections::BTreeMap;
@@ -57,6 +57,11 @@ impl Script {
                 Event::Status(Box::new(status(&task, &agent, &words[1..])))
             }
             "stranger" => Event::Status(Box::new(status(word(0), "a1", &words[1..]))),
+            "roles" => {
+                word(0).clone_into(&mut self.core.settings.default_role);
+                self.core.settings.default_accepted_roles = words[1..].iter().map(ToString::to_string).collect();
+                return Vec::new();
+            }
             "wait" => return self.wait(word(0)),
             "reload" => {
                 let entries: Vec<_> = self.store.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -292,6 +297,7 @@ fn offer(words: &[&str]) -> Offer {
                 portions.push(Portion { name: "ports".to_owned(), reserved: "*".to_owned(), amount });
             }
             "role" => value.clone_into(&mut role),
+            "reserved" => portions.iter_mut().for_each(|portion| value.clone_into(&mut portion.reserved)),
             attribute => {
                 location.attributes.insert(attribute.to_owned(), value.to_owned());
             }
