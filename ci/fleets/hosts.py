@@ -136,6 +136,9 @@ class Host:
         """Starts it; `wait_ssh` says when it answers."""
         if self.process and self.process.poll() is None:
             return
+        if self.fleet.kind == "container":
+            # The kernel takes the link of a killed host away in its own time; a new one of that name would be refused.
+            subprocess.run(["ip", "-n", self.fleet.space, "link", "delete", self.port], capture_output=True, check=False)
         command = self.vm_command() if self.fleet.kind == "vm" else self.container_command()
         log = open(os.path.join(self.folder, "console.log"), "ab")
         environment = dict(os.environ, SYSTEMD_NSPAWN_API_VFS_WRITABLE="network", SYSTEMD_NSPAWN_LOCK="0")
@@ -252,10 +255,13 @@ class Host:
 
     def wait_ssh(self, seconds=None):
         seconds = seconds or (400 if self.fleet.kind == "vm" else 90)
-        time.sleep(0.05)
-        if self.process and self.process.poll() is not None:
-            raise RuntimeError(f"{self.name} did not start; its console: {run('tail', '-n', '5', self.folder + '/console.log')}")
-        wait(f"ssh of {self.name} (its console: {self.folder}/console.log)", seconds, lambda: self.ssh("echo up", timeout=20), 0.3)
+
+        def answers():
+            if self.process and self.process.poll() is not None:
+                raise SystemExit(f"{self.name} did not start; its console: {run('tail', '-n', '5', self.folder + '/console.log')}")
+            return self.ssh("echo up", timeout=20)
+
+        wait(f"ssh of {self.name} (its console: {self.folder}/console.log)", seconds, answers, 0.3)
 
 
 class Fleet:

@@ -26,18 +26,22 @@ def main():
     writer.start()
     wait("a first write", 20, lambda: writer.acknowledged)
     times, both = [], 0
-    number = 0
-    while number < rounds or (both < both_wanted and number < 3 * rounds):
-        number += 1
-        leader, etcd = cluster.leader("master"), cluster.etcd_leader()
-        same = leader == etcd
+    for number in range(1, rounds + 1):
+        # The worst case on purpose: services, through which the writes go, lead on the same host, and in every other round etcd does, too.
+        leader = gather(cluster, with_etcd=number % 2 == 0)
+        same = leader == cluster.etcd_leader()
         both += same
         writer.down.add(leader)
         plug = time.monotonic()
         leader.kill()
         took = wait("a write after the plug", 60, lambda plug=plug: writer.first_after(plug), 0.01)
         times.append(took)
-        show.say(f"round {number}: {leader}{' which leads etcd too' if same else ''}: first acknowledged write after {took:.2f} s")
+        others = [host for host in cluster.masters() if host is not leader]
+        new = wait("another master leads", 30, lambda others=others, leader=leader: (found := cluster.leader("master", others)) is not leader and found)
+        show.say(
+            f"round {number}: {leader}, leading master and services{' and etcd' if same else ''}: first acknowledged write after {took:.2f} s,"
+            f" {new} leads after {time.monotonic() - plug:.1f} s"
+        )
         leader.power_on()
         leader.wait_ssh()
         cluster.wait_healthy(120)
@@ -45,7 +49,7 @@ def main():
     writer.stop()
     show.promise("median from plug to the first acknowledged write under 5 s", statistics.median(times) < 5, f"{statistics.median(times):.2f} s")
     show.promise("worst under 8 s", max(times) < 8, f"{max(times):.2f} s")
-    show.promise(f"in at least {both_wanted} of {number} rounds the host led etcd too", both >= both_wanted, both)
+    show.promise(f"in at least {both_wanted} of {rounds} rounds the host led etcd too", both >= both_wanted, both)
     for asker in askers:
         asked, failed = asker.stop()
         show.promise(f"no request to the virtual address from {asker.host} failed", not failed and asked > 100, f"{asked} asked; {failed[:3]}")
@@ -54,6 +58,21 @@ def main():
     show.promise("no task was restarted", after == before)
     stopped(show, cluster, before)
     show.end()
+
+
+def gather(cluster, with_etcd):
+    """Restarts what leads elsewhere until services, and etcd if wanted, lead where the master does; gives that host."""
+    for _ in range(40):
+        leader = cluster.leader("master")
+        services, etcd = cluster.leader("services"), cluster.etcd_leader()
+        if leader and services is leader and (etcd is leader or not with_etcd):
+            return leader
+        if services is not leader and services:
+            services.ssh("systemctl restart plenum-services")
+        elif etcd and etcd is not leader:
+            etcd.ssh("systemctl restart plenum-etcd")
+        cluster.wait_healthy(60)
+    raise TimeoutError("the leaders do not come together on one host")
 
 
 def stopped(show, cluster, before):
