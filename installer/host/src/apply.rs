@@ -78,6 +78,7 @@ pub fn apply(
     let owner = work.user_and_folders(report)?;
     work.resolv_conf(report)?;
     work.silence_others(report)?;
+    work.store_files(owner, report)?;
     work.enter(owner, report)?;
     report.step("settings and units");
     work.files(owner, report)?;
@@ -110,6 +111,18 @@ fn check(apply: &Apply) -> Result<(), HostError> {
     Ok(())
 }
 
+/// A certificate of the operator's etcd is worth nothing without its key, which is not in the spec.
+fn check_store(host: &Host, apply: &Apply) -> Result<(), HostError> {
+    let Store::External { certificate, .. } = &host.spec.shared.store else { return Ok(()) };
+    let there = || host.store_folder().join("key.pem").exists();
+    if host.is_master() && !certificate.is_empty() && apply.secrets.store_key.is_none() && !there() {
+        return Err(HostError::Spec(
+            "the key for the cluster's etcd is missing: set store.key, and add masters with `plenum node add`".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 impl<'a> Work<'a> {
     /// Finds out what is to be made. Changes nothing.
     fn prepare(apply: &'a Apply, product: &'a dyn Product) -> Result<Self, HostError> {
@@ -128,6 +141,7 @@ impl<'a> Work<'a> {
         }
         host.founder = before.founder || matches!(apply.entry, Entry::Bootstrap { .. });
         enter::check(&host, &apply.entry)?;
+        check_store(&host, apply)?;
         let program = Path::new(PROGRAMS).join(&apply.spec.version).join("plenum");
         let making = Making { names: &host.names, program: &program, systemd };
         let mut made = making.shared(host.is_agent());
@@ -286,6 +300,35 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// What the operator's own etcd is spoken to with. The roles look at these files by themselves: that they change needs no restart.
+    fn store_files(&self, owner: Owner, report: &mut Report<'_>) -> Result<(), HostError> {
+        let folder = self.host.store_folder();
+        let Store::External { ca, certificate, .. } = &self.host.spec.shared.store else {
+            if files::remove_all(&folder)? {
+                report.changed("folder", format!("{} (removed)", folder.display()));
+            }
+            return Ok(());
+        };
+        if !self.host.is_master() {
+            return Ok(());
+        }
+        // No key given: the one that is there stays.
+        let key = if certificate.is_empty() { Some("") } else { self.apply.secrets.store_key.as_deref() };
+        for (name, text) in [("ca.pem", Some(ca.as_str())), ("cert.pem", Some(certificate)), ("key.pem", key)]
+        {
+            let path = folder.join(name);
+            let changed = match text {
+                Some("") => files::remove(&path)?,
+                Some(text) => files::file(&path, text, owner, 0o600)?,
+                None => false,
+            };
+            if changed {
+                report.changed("file", path.display());
+            }
+        }
+        Ok(())
+    }
+
     /// Certificates, and on the first master all that a cluster begins with.
     fn enter(&mut self, owner: Owner, report: &mut Report<'_>) -> Result<(), HostError> {
         let begun = self.manifest.begun;
@@ -354,7 +397,8 @@ impl<'a> Work<'a> {
 
     /// A single master's state goes to etcd, once. Its roles are away while it moves; tasks, names and addresses are not.
     fn move_state(&mut self, owner: Owner, report: &mut Report<'_>) -> Result<(), HostError> {
-        if !self.host.has_etcd() || !self.host.founder || !self.product.has_embedded(&self.host) {
+        let on_etcd = self.host.has_etcd() || self.host.has_external_store();
+        if !on_etcd || !self.host.founder || !self.product.has_embedded(&self.host) {
             return Ok(());
         }
         report.step("moving the state to etcd");
@@ -366,8 +410,10 @@ impl<'a> Work<'a> {
             away.push(self.host.names.service(role));
         }
         systemd::stop(&away)?;
-        let etcd = self.host.names.service(Role::Etcd);
-        self.bring_up(std::slice::from_ref(&etcd))?;
+        if self.host.has_etcd() {
+            let etcd = self.host.names.service(Role::Etcd);
+            self.bring_up(std::slice::from_ref(&etcd))?;
+        }
         self.product.carry_over(&self.host).map_err(HostError::Store)?;
         self.own(owner)?;
         report.changed("store", "etcd");

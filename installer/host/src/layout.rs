@@ -80,6 +80,18 @@ impl Host {
         self.is_master() && matches!(self.spec.shared.store, Store::Etcd { .. })
     }
 
+    /// Whether its control roles keep their records on an etcd that the operator runs.
+    #[must_use]
+    pub fn has_external_store(&self) -> bool {
+        self.is_master() && matches!(self.spec.shared.store, Store::External { .. })
+    }
+
+    /// Where an operator's own etcd has its certificates here: `ca.pem`, `cert.pem` and `key.pem`.
+    #[must_use]
+    pub fn store_folder(&self) -> PathBuf {
+        self.places().state.join("store")
+    }
+
     /// Its roles in the order in which they start.
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
@@ -214,6 +226,9 @@ impl Host {
         if self.is_master() {
             folders.push(folder(places.state.join("policy"), USER, 0o700));
         }
+        if self.has_external_store() {
+            folders.push(folder(self.store_folder(), USER, 0o700));
+        }
         for role in self.roles() {
             let mode = if role == Role::Agent { 0o711 } else { 0o700 };
             folders.push(folder(places.data(role), units::user(role), mode));
@@ -275,6 +290,19 @@ pub(crate) mod tests {
         assert_eq!(master.component(Role::Etcd).listen.port(), CARETAKER);
         assert_eq!(master.dns().len(), 2);
         assert_eq!(agent.dns().len(), 1);
+    }
+
+    #[test]
+    fn an_etcd_of_the_operators_has_no_member_here() {
+        let mut spec = spec(&[Kind::Master]);
+        let endpoints = vec!["https://10.0.0.8:2379".to_owned()];
+        spec.shared.store = Store::External { endpoints, ca: "CA".to_owned(), certificate: String::new() };
+        let host = Host::new(spec.clone());
+        assert!(host.has_external_store() && !host.has_etcd() && !host.roles().contains(&Role::Etcd));
+        let keeps = |host: &Host| host.folders().iter().any(|folder| folder.path == host.store_folder());
+        assert!(keeps(&host));
+        spec.kinds = vec![Kind::Agent];
+        assert!(!keeps(&Host::new(spec)), "an agent has no business with the store");
     }
 
     #[test]

@@ -205,6 +205,21 @@ fn store(cluster: &Cluster, say: &mut dyn FnMut(Severity, &str, String)) {
             say(Severity::Warning, &format!("store.endpoints[{i}]"), message);
         }
     }
+    let https = store.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+    if https && store.ca.is_none() {
+        let message = "it is missing: the certificate (PEM) of the authority of that etcd".to_owned();
+        say(Severity::Error, "store.ca", message);
+    }
+    if https && store.endpoints.iter().any(|endpoint| endpoint.starts_with("http://")) {
+        let message = "all of them are https:// or none is".to_owned();
+        say(Severity::Error, "store.endpoints", message);
+    }
+    for (name, file) in [("ca", &store.ca), ("certificate", &store.certificate), ("key", &store.key)] {
+        if file.is_some() && store.endpoints.is_empty() {
+            let message = "it is for an etcd of your own, and store.endpoints names none".to_owned();
+            say(Severity::Error, &format!("store.{name}"), message);
+        }
+    }
     if store.certificate.is_some() != store.key.is_some() {
         let message = "store.certificate and store.key belong together; one is missing".to_owned();
         say(Severity::Error, "store", message);

@@ -9,7 +9,7 @@ use crate::facts::Facts;
 use crate::ports::{self, Port};
 use crate::rules;
 pub use crate::schema::Severity;
-use crate::spec::Kind;
+use crate::spec::{Kind, Store};
 
 /// What is known of one host.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,16 +157,21 @@ pub fn own_etcd(cluster: &Cluster, seen: &[Seen]) -> bool {
     }
 }
 
-/// Whether the cluster keeps its state on etcd already, as a host of it says.
+/// Whether the cluster keeps its state on etcd members of its own already, as a host of it says.
 #[must_use]
 pub fn lives_on_etcd(cluster: &Cluster, seen: &[Seen]) -> bool {
+    lives_on(cluster, seen, |store| matches!(store, Store::Etcd { .. }))
+}
+
+/// Whether it keeps its state on the operator's etcd already.
+#[must_use]
+pub fn lives_outside(cluster: &Cluster, seen: &[Seen]) -> bool {
+    lives_on(cluster, seen, |store| matches!(store, Store::External { .. }))
+}
+
+fn lives_on(cluster: &Cluster, seen: &[Seen], there: impl Fn(&Store) -> bool) -> bool {
     let mut installed = seen.iter().filter_map(|seen| seen.facts.as_ref().ok()?.installed(&cluster.name));
-    installed.any(|installed| {
-        installed
-            .shared
-            .as_ref()
-            .is_some_and(|shared| matches!(shared.store, crate::spec::Store::Etcd { .. }))
-    })
+    installed.any(|installed| installed.shared.as_ref().is_some_and(|shared| there(&shared.store)))
 }
 
 /// All findings about the hosts that were seen, in the order of the file; those of each host in a fixed order.

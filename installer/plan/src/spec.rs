@@ -71,9 +71,9 @@ pub enum Store {
     External {
         /// Its client URLs.
         endpoints: Vec<String>,
-        /// PEM: the authority of its certificates; empty for the machine's roots.
+        /// PEM: the authority of its certificates; empty where it is spoken to without TLS.
         ca: String,
-        /// PEM: our certificate there; empty for none. Its key is in [`Secrets::store_key`].
+        /// PEM: our certificate there; empty where it asks for none. Its key is in [`Secrets::store_key`].
         certificate: String,
     },
 }

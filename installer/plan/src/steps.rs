@@ -285,8 +285,8 @@ fn fixed(cluster: &Cluster, hosts: &[(&Host, &Facts)]) -> Result<(), Refusal> {
         }
         if !installed.name.is_empty() && installed.name != host.name {
             return Err(Refusal::Moved(format!(
-                "{} is in the cluster as {}, and the file calls it {}: put the old name back, or remove the node and add it again",
-                host.address, installed.name, host.name
+                "{} is in the cluster as {}, and the file calls it {}: name it {} (`name: {}`, or --name), or remove the node and add it again",
+                host.address, installed.name, host.name, installed.name, installed.name
             )));
         }
         let gone: Vec<&str> =
@@ -313,7 +313,18 @@ fn store(cluster: &Cluster, seen: &[Seen], given: &Given, world: &World) -> Resu
             why: "see `plenum store move`; one master on etcd is fine, too",
         });
     }
-    if !cluster.store.endpoints.is_empty() {
+    let outside = !cluster.store.endpoints.is_empty();
+    let lived_outside = crate::findings::lives_outside(cluster, seen);
+    if world.authority.is_some() && (outside && on_etcd || !outside && lived_outside) {
+        let word = |yours: bool| if yours { "an etcd of yours" } else { "the masters' own etcd" }.to_owned();
+        return Err(Refusal::Fixed {
+            setting: "store.endpoints",
+            is: word(lived_outside),
+            wanted: word(outside),
+            why: "the records would stay behind; `plenum store backup` and a new cluster take them along",
+        });
+    }
+    if outside {
         return Ok(Store::External {
             endpoints: cluster.store.endpoints.clone(),
             ca: given.store_ca.clone(),

@@ -27,7 +27,7 @@ use crate::error::{InstallError, Result};
 pub use crate::verbs::{Apply, CloudInit, Init, Look, Uninstall};
 
 const INSTALL: &str = "Examples:
-  plenum install init --master 10.0.0.1 --agent 10.0.0.2,10.0.0.3 > cluster.yaml
+  plenum install init --master 10.0.0.1 --agent 10.0.0.2,10.0.0.3
   plenum install preflight
   plenum install apply
   plenum install status";

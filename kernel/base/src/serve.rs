@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -90,6 +90,18 @@ impl Default for Limits {
             streams: 250,
             drain: Duration::from_secs(10),
         }
+    }
+}
+
+impl ConnInfo {
+    /// Whether the other end is this machine: a Unix socket, loopback, or the very address that was called (executors find their agent
+    /// so). No other machine can have that one: the kernel answers it over loopback, so that nobody else completes a handshake from it. A
+    /// program here that forwards for others (a proxy, `ssh -L`) passes for this machine, as it does on loopback: this says where plain
+    /// HTTP may be spoken, and nothing about who speaks.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        let own = |remote: IpAddr| self.local.is_some_and(|local| local.ip().to_canonical() == remote);
+        self.remote.map(|remote| remote.ip().to_canonical()).is_none_or(|ip| ip.is_loopback() || own(ip))
     }
 }
 
@@ -324,13 +336,9 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // From the address that was called: the kernel lets nobody but this machine have that one. Executors find the agent so.
-        let own = |remote: SocketAddr| info.local.is_some_and(|local| local.ip() == remote.ip());
-        let loopback =
-            info.remote.is_none_or(|remote| remote.ip().to_canonical().is_loopback() || own(remote));
         let taken = match self.plain {
             Plain::Always => true,
-            Plain::Loopback => loopback,
+            Plain::Loopback => info.is_near(),
             Plain::Never => info.remote.is_none(),
         };
         if taken {
@@ -442,6 +450,23 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_this_machine_is_near() {
+        let from = |remote: Option<&str>, local: Option<&str>| {
+            let read = |text: &str| text.parse().unwrap();
+            ConnInfo { remote: remote.map(read), local: local.map(read), tls: false, peer: None }.is_near()
+        };
+        let own = Some("10.0.0.1:5051");
+        assert!(from(None, None), "a Unix socket");
+        assert!(from(Some("127.0.0.9:4000"), own) && from(Some("[::ffff:127.0.0.1]:4000"), own));
+        assert!(from(Some("10.0.0.1:4000"), own), "the address that was called");
+        assert!(
+            from(Some("[::ffff:10.0.0.1]:4000"), own) && from(Some("[fd00::1]:4000"), Some("[fd00::1]:80"))
+        );
+        assert!(!from(Some("10.0.0.2:4000"), own) && !from(Some("172.17.0.2:4000"), own));
+        assert!(!from(Some("10.0.0.1:4000"), None), "our end is not known");
+    }
 
     #[test]
     fn first_bytes_tell_the_kind() {

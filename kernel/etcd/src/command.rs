@@ -10,7 +10,8 @@ use plenum_base::component::ComponentSettings;
 use plenum_base::config::{self, Sources};
 use plenum_base::places::{Bases, Instance, Places, Role};
 use plenum_base::tls::{Expect, Identity};
-use plenum_store::{Etcd, EtcdOptions, EtcdTls};
+use plenum_store::{Etcd, EtcdOptions, EtcdTls, Store as _, StoreSettings};
+use serde::Deserialize;
 
 use crate::config::{CARETAKER, client_url};
 use crate::{Config, Moved, Status, Target};
@@ -138,12 +139,45 @@ fn member(places: &Places) -> Result<Option<Config>> {
 /// etcd, if that is where the records of this machine's components are.
 async fn current(places: &Places) -> Result<Option<Etcd>> {
     let moved = |role| plenum_store::moved::marker(&places.store(role)).exists();
+    if external(places)?.is_some() {
+        return Ok(Some(connect(places, &[]).await?));
+    }
     let on_etcd =
         crate::moving::COMPONENTS.into_iter().any(|role| moved(role) || !places.store(role).exists());
     if on_etcd && member(places)?.is_some() { Ok(Some(connect(places, &[]).await?)) } else { Ok(None) }
 }
 
+/// What a control role's file says about its store, and nothing else of it.
+#[derive(Deserialize)]
+struct WithStore {
+    #[serde(default)]
+    store: StoreSettings,
+}
+
+/// The etcd that the operator runs, if the records of this machine's components are there.
+fn external(places: &Places) -> Result<Option<StoreSettings>> {
+    let file = places.config(Role::Identity);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    // What is wrong in the file is said without quoting it.
+    let Ok(WithStore { store }) = toml::from_str(&text) else {
+        bail!("{} cannot be read as settings", file.display())
+    };
+    if store.endpoints.is_empty() {
+        return Ok(None);
+    }
+    let own = places.identity(Role::Identity);
+    Ok(Some(store.files_or(&own.ca, &own.cert, &own.key)))
+}
+
 async fn connect(places: &Places, endpoints: &[String]) -> Result<Etcd> {
+    if let Some(store) = external(places)?.filter(|_| endpoints.is_empty()) {
+        let told = || store.endpoints.join(", ");
+        let options = EtcdOptions { deadline: DEADLINE, ..store.options().with_context(told)? };
+        return Etcd::connect(options).await.with_context(told);
+    }
     let member = member(places)?;
     let files =
         member.as_ref().map_or_else(|| ComponentSettings::at(places, Role::Etcd), |m| m.component.clone());
@@ -168,7 +202,13 @@ async fn connect(places: &Places, endpoints: &[String]) -> Result<Etcd> {
 }
 
 async fn show_status(places: &Places, json: bool) -> Result<()> {
+    if let Some(store) = external(places)? {
+        return show_external(places, &store, json).await;
+    }
     let Some(member) = member(places)? else {
+        if !places.config(Role::Identity).exists() {
+            bail!("this host is no master, so it keeps no records: ask on a master");
+        }
         println!("the records are in this machine's own files, below {}", places.state.display());
         return Ok(());
     };
@@ -185,16 +225,36 @@ async fn show_status(places: &Places, json: bool) -> Result<()> {
         return Ok(());
     }
     let leader = status.leader.as_deref().unwrap_or("nobody");
-    println!("{} is {:?} {}", status.name, status.phase, status.doing);
+    println!("{}", format!("{} is {:?} {}", status.name, status.phase, status.doing).trim_end());
     println!("leader {leader}, term {}, {} of {} MiB", status.term, status.db_size >> 20, status.quota >> 20);
     for member in &status.members {
         let health = if member.healthy { "well" } else { "NOT WELL" };
         let vote = if member.votes { "votes" } else { "learner" };
-        println!(
-            "  {:<16} {:<32} {vote:<8} {health:<9} {} behind {}",
-            member.name, member.url, member.lag, member.reason
-        );
+        let mut line = format!("  {:<16} {:<32} {vote:<8} {health:<9}", member.name, member.url);
+        if member.lag > 0 {
+            line += &format!(" {} behind", member.lag);
+        }
+        line += &format!(" {}", member.reason);
+        println!("{}", line.trim_end());
     }
     status.problems.iter().for_each(|problem| println!("! {problem}"));
+    Ok(())
+}
+
+/// Members, quota and backups of an etcd that somebody else runs are theirs: it is told where it is, and whether it answers.
+async fn show_external(places: &Places, store: &StoreSettings, json: bool) -> Result<()> {
+    let answers =
+        async { connect(places, &[]).await?.get("plenum").await.map_err(anyhow::Error::from) }.await;
+    let problem = answers.err().map(|error| format!("{error:#}"));
+    if json {
+        let told = serde_json::json!({"endpoints": store.endpoints, "answers": problem.is_none(), "problem": problem});
+        println!("{}", serde_json::to_string_pretty(&told)?);
+        return Ok(());
+    }
+    println!("the records are on an etcd of yours: {}", store.endpoints.join(", "));
+    match problem {
+        None => println!("it answers; its members, quota and backups are yours to look after"),
+        Some(problem) => println!("! it does not answer: {problem}"),
+    }
     Ok(())
 }

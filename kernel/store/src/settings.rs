@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EtcdTls, StoreError};
+use crate::{EtcdOptions, EtcdTls, StoreError};
 
 /// The `[store]` section of a component that keeps records. The defaults are the store embedded in the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,15 @@ impl StoreSettings {
         !self.endpoints.is_empty() && self.endpoints.iter().all(|url| url.starts_with("http://"))
     }
 
+    /// How the etcd that `endpoints` name is spoken to, with the files as they are now.
+    ///
+    /// # Errors
+    /// `Invalid` where a file is not set, `Broken` where it cannot be read.
+    pub fn options(&self) -> Result<EtcdOptions, StoreError> {
+        let tls = if self.is_plain() { None } else { Some(self.read_tls()?) };
+        Ok(EtcdOptions { tls, ..EtcdOptions::new(self.endpoints.clone()) })
+    }
+
     /// Reads the files. Keys stay out of errors.
     pub(crate) fn read_tls(&self) -> Result<EtcdTls, StoreError> {
         let read = |what: &str, path: &Option<PathBuf>| {
@@ -115,5 +124,13 @@ mod tests {
         let filled = own.files_or(Path::new("/ca"), Path::new("/cert"), Path::new("/key"));
         assert_eq!((filled.ca, filled.key), (Some("/x".into()), Some("/key".into())));
         assert_eq!(StoreSettings::default().read_tls().unwrap_err().code(), "invalid");
+    }
+
+    #[test]
+    fn without_tls_no_files_are_read() {
+        let of = |url: &str| StoreSettings { endpoints: vec![url.to_owned()], ..StoreSettings::default() };
+        let plain = of("http://a:2379").options().unwrap();
+        assert!(plain.tls.is_none() && plain.endpoints == ["http://a:2379"]);
+        assert_eq!(of("https://a:2379").options().unwrap_err().code(), "invalid");
     }
 }

@@ -111,7 +111,8 @@ impl Contexts {
         let (_, number) = known.into_iter().find(|(name, _)| name == instance)?;
         let places = self.bases.places(instance.clone(), number);
         let ca = std::fs::read_to_string(places.ca()).ok()?;
-        Some(Context { url: format!("https://{}", places.gateway_tls()), ca, token: None, user: None })
+        let url = of_fleet(&places.state).unwrap_or_else(|| format!("https://{}", places.gateway_tls()));
+        Some(Context { url, ca, token: None, user: None })
     }
 
     /// What is known of the cluster that is meant: the context's, or the instance on this machine. With `url`, only what is known of that
@@ -152,6 +153,18 @@ impl Contexts {
     }
 }
 
+/// The gateway of the fleet that this machine is a host of: its own on a master, else the first master's.
+fn of_fleet(state: &Path) -> Option<String> {
+    let bytes = std::fs::read(state.join("host.json")).ok()?;
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    let spec = manifest.get("spec")?;
+    let master = spec.get("kinds")?.as_array()?.iter().any(|kind| kind == "master");
+    let address = if master { spec.get("address")? } else { spec.pointer("/masters/0")? };
+    let address: std::net::IpAddr = address.as_str()?.parse().ok()?;
+    // Without the port, as the installer and people write it.
+    Some(if address.is_ipv6() { format!("https://[{address}]") } else { format!("https://{address}") })
+}
+
 fn trouble(path: &Path, error: &std::io::Error) -> CliError {
     CliError::Local(format!("{}: {error}", path.display()))
 }
@@ -164,6 +177,23 @@ mod tests {
     fn contexts(dir: &Path) -> Contexts {
         let bases = Bases { state: dir.join("s"), run: dir.join("r"), root: true };
         Contexts::new(dir.join("contexts"), bases)
+    }
+
+    #[test]
+    fn a_host_of_a_fleet_knows_a_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(of_fleet(dir.path()), None, "a single machine");
+        for (spec, gateway) in [
+            (
+                r#"{"kinds":["master","agent"],"address":"10.0.0.1","masters":["10.0.0.9"]}"#,
+                "https://10.0.0.1",
+            ),
+            (r#"{"kinds":["agent"],"address":"10.0.0.4","masters":["10.0.0.9"]}"#, "https://10.0.0.9"),
+            (r#"{"kinds":["master"],"address":"fd00::1","masters":[]}"#, "https://[fd00::1]"),
+        ] {
+            std::fs::write(dir.path().join("host.json"), format!(r#"{{"spec":{spec}}}"#)).unwrap();
+            assert_eq!(of_fleet(dir.path()).as_deref(), Some(gateway));
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl HostRole {
 }
 
 /// A host that comes.
-#[derive(Args, Debug, Clone)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct Newcomer {
     /// Its name in the cluster; without one, its address with dashes
     #[arg(long)]

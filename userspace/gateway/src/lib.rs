@@ -74,6 +74,8 @@ pub struct Config {
     pub patience_seconds: u64,
     /// Seconds for which a new leader is waited for in a fleet, where that is longer.
     pub failover_seconds: u64,
+    /// Whether the masters of a fleet run members of the cluster's own etcd.
+    pub etcd: bool,
     /// Whether installed services see their callers' tokens, as in DC/OS. Passwords they never see.
     pub tokens_to_services: bool,
 }
@@ -99,6 +101,7 @@ impl Config {
             stall_seconds: 600,
             patience_seconds: 5,
             failover_seconds: 10,
+            etcd: false,
             tokens_to_services: true,
         }
     }
@@ -204,7 +207,7 @@ pub async fn run_on(
     let directory = Arc::new(Directory::new(clients.master.known.clone(), cluster.master.clone()));
     let (following, leading) = (clients.services.known.clone(), cluster.services.clone());
     tokio::spawn(follow::follow(Arc::clone(&directory), following, leading, shutdown.clone()));
-    let overview = Overview::new(&component, &clients, cluster.clone())?;
+    let overview = Overview::new(&component, &clients, cluster.clone(), config.etcd)?;
     let proxy = Proxy::new(clients, cluster, directory, config.bounds(), shutdown.clone());
     let door = Door {
         authenticator: Arc::clone(&component.authenticator),

@@ -86,6 +86,27 @@ weights: {a: -1}
 }
 
 #[test]
+fn an_etcd_of_ones_own_is_named_with_what_it_needs() {
+    let of = |store: &str| {
+        problems(&format!("hosts: [{{address: 10.0.0.1, roles: [master, agent]}}]\nstore: {store}\n"))
+    };
+    for (store, pieces) in [
+        ("{endpoints: ['https://e:2379'], ca: a, certificate: b, key: c}", &[][..]),
+        ("{endpoints: ['https://e:2379']}", &["error: store.ca: it is missing"]),
+        ("{endpoints: ['http://e:2379']}", &["warning: store.endpoints[0]: plain HTTP"]),
+        (
+            "{endpoints: ['https://e:2379', 'http://e:2379'], ca: a}",
+            &["all of them are https:// or none is", "plain HTTP"],
+        ),
+        ("{ca: a}", &["error: store.ca: it is for an etcd of your own"]),
+    ] {
+        let told = of(store);
+        assert_eq!(told.len(), pieces.len(), "{store}\n{told:#?}");
+        assert!(pieces.iter().all(|piece| told.iter().any(|t| t.contains(piece))), "{store}\n{told:#?}");
+    }
+}
+
+#[test]
 fn bad_forms_are_errors_with_a_place() {
     for (text, piece) in [
         ("", "there are no hosts"),

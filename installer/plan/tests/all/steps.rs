@@ -124,6 +124,11 @@ fn what_is_unsafe_is_refused() {
             "networks.virtual_range is 11.0.0.0/16 in the living cluster and 12.0.0.0/16 in the file",
         ),
         ("name: lab", "name: lab\nnetworks: {domain: other}", "networks.domain is mesos"),
+        (
+            "name: lab",
+            "name: lab\nstore: {endpoints: ['https://e:2379'], ca: x}",
+            "store.endpoints is the masters' own etcd in the living cluster and an etcd of yours in the file",
+        ),
         ("{name: a1, address", "{name: b1, address", "a1, and the file calls it b1"),
         (
             "name: p1, address: 10.0.0.6, roles: [public]",

@@ -31,8 +31,17 @@ fn identity(host: &Host) -> Result<plenum_identity::Config, String> {
     toml::from_str(&text).map_err(|error| error.to_string())
 }
 
-/// The host's own member, which runs.
-async fn etcd(host: &Host) -> Result<plenum_store::Etcd, String> {
+/// The host's own member, which runs, or the etcd that the operator has.
+async fn etcd(host: &Host, settings: &plenum_store::StoreSettings) -> Result<plenum_store::Etcd, String> {
+    if host.has_external_store() {
+        let own = host.places().identity(Role::Identity);
+        let options = settings.clone().files_or(&own.ca, &own.cert, &own.key).options();
+        let options =
+            plenum_store::EtcdOptions { deadline: DEADLINE, ..options.map_err(|error| error.to_string())? };
+        let connected = plenum_store::Etcd::connect(options).await;
+        let told = |error| format!("store.endpoints, {}: {error}", settings.endpoints.join(", "));
+        return connected.map_err(told);
+    }
     let files = host.places().identity(Role::Etcd);
     let read =
         |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
@@ -76,9 +85,9 @@ impl Product for Roles {
     fn carry_over(&self, host: &Host) -> Result<(), String> {
         let config = identity(host)?;
         wait(async {
+            let etcd = etcd(host, &config.store).await?;
             // Identity's own first: it knows its records, and marks them as whole.
             plenum_identity::carry_over(&config).await.map_err(|error| error.to_string())?;
-            let etcd = etcd(host).await?;
             let moved = plenum_etcd::move_store(&host.places(), &etcd, plenum_etcd::Target::Etcd).await;
             moved.map(drop).map_err(|error| error.to_string())
         })?

@@ -108,8 +108,32 @@ fn entry(address: std::net::IpAddr, roles: Vec<&str>, host: &Newcomer) -> Result
     if !ssh.is_empty() {
         map.insert("ssh".to_owned(), Value::Object(ssh));
     }
-    // JSON is YAML's flow form.
-    Ok(Value::Object(map).to_string())
+    Ok(flow(&Value::Object(map)))
+}
+
+/// YAML's flow form, as people write it: JSON with blanks, and bare keys and words where these mean the same.
+fn flow(value: &Value) -> String {
+    let bare = |text: &str| {
+        let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(fine);
+        // Words that YAML takes for something else.
+        let other = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
+        if word && !other.contains(&text.to_ascii_lowercase().as_str()) {
+            text.to_owned()
+        } else {
+            json!(text).to_string()
+        }
+    };
+    match value {
+        Value::Object(map) => {
+            let parts: Vec<String> =
+                map.iter().map(|(key, value)| format!("{}: {}", bare(key), flow(value))).collect();
+            format!("{{{}}}", parts.join(", "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::String(text) => bare(text),
+        other => other.to_string(),
+    }
 }
 
 /// Changes the file, or says what to change in it.
@@ -138,11 +162,25 @@ async fn come(add: &Add, entry: &str, output: Output, screen: &mut Screen) -> Re
     let (cluster, text) = load(file, screen)?;
     if cluster.hosts.iter().any(|host| host.address == add.address) {
         screen.note(&format!("{} is in {} already", add.address, file.display()))?;
-    } else {
-        change(file, &text, &Edit::Add(entry.to_owned()))?;
-        screen.note(&format!("added to {}: {entry}", file.display()))?;
+        return then_apply(&add.common, output, screen).await;
     }
-    then_apply(&add.common, output, screen).await
+    change(file, &text, &Edit::Add(entry.to_owned()))?;
+    screen.note(&format!("added to {}: {entry}", file.display()))?;
+    let done = then_apply(&add.common, output, screen).await;
+    // Where nothing was begun there is nothing to go on with.
+    let unbegun = |error: &InstallError| {
+        use InstallError::{Config, Preflight, Refused, Usage};
+        matches!(error, Config(_) | Preflight(_) | Refused(_) | Usage(_))
+    };
+    if done.as_ref().is_err_and(unbegun) {
+        change(
+            file,
+            &std::fs::read_to_string(file).unwrap_or_default(),
+            &Edit::Remove(add.address.to_string()),
+        )?;
+        screen.note(&format!("{} was taken out of {} again", add.address, file.display()))?;
+    }
+    done
 }
 
 async fn then_apply(common: &Common, output: Output, screen: &mut Screen) -> Result<()> {
@@ -246,15 +284,38 @@ async fn take(work: &Work, remove: &Remove, host: &plenum_plan::cluster::Host) -
     }
     say("its certificates end");
     work.take_out(&plan, &host.name, &host.name, false, true).await?;
-    if remove.dead && runs_tasks {
+    // Drained it was marked before, but may have come back under a new id until it was stopped.
+    if runs_tasks {
         gone(work, host).await;
     }
     Ok(())
 }
 
-/// Tells the resource manager that a dead agent does not come back, so that its tasks are replaced at once. It notices by itself later.
+/// Tells the resource manager that an agent does not come back, so that its tasks are replaced at once. It notices by itself later.
 async fn gone(work: &Work, host: &plenum_plan::cluster::Host) {
     if let Err(error) = gateway::mark_gone(&work.cluster, &work.contexts, (&host.name, host.address)).await {
         work.progress.say(&format!("{}: its agent could not be marked as gone: {error}", host.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_reads_as_people_write_and_means_the_same() {
+        let host = Newcomer {
+            name: Some("h4".to_owned()),
+            attributes: vec!["disk:on".to_owned(), "rack:r 1".to_owned()],
+            ssh_user: Some("ops".to_owned()),
+            ..Newcomer::default()
+        };
+        let text = entry("10.0.0.4".parse().unwrap(), vec!["master", "agent"], &host).unwrap();
+        assert_eq!(
+            text,
+            r#"{address: "10.0.0.4", attributes: {disk: "on", rack: "r 1"}, name: h4, roles: [master, agent], ssh: {user: ops}}"#
+        );
+        let read: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(read["attributes"], json!({"disk": "on", "rack": "r 1"}));
     }
 }

@@ -73,12 +73,15 @@ fn find<'a>(nodes: &'a [Node], name: &str) -> Result<&'a Node> {
     if let Some(node) = nodes.iter().find(|node| node.id == name) {
         return Ok(node);
     }
-    let named: Vec<&Node> = nodes.iter().filter(|node| node.hostname == name).collect();
+    // Hosts without a name of their own are called by their address with dashes in `cluster.yaml`.
+    let address = name.replace('-', ".").parse::<std::net::IpAddr>().map(|ip| ip.to_string());
+    let is = |node: &&Node| node.hostname == name || Ok(&node.hostname) == address.as_ref();
+    let named: Vec<&Node> = nodes.iter().filter(is).collect();
     let there: Vec<&Node> = named.iter().copied().filter(|node| !node.is_unreachable()).collect();
     match (there.as_slice(), named.as_slice()) {
         ([one], _) | ([], [one]) => Ok(one),
         ([], []) => Err(CliError::Usage(format!(
-            "there is no node {}; `plenum node list` shows all of them",
+            "there is no node {}; `plenum node list` shows all of them under the names to use here",
             clean(name)
         ))),
         (_, several) => {

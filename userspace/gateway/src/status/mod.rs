@@ -48,6 +48,7 @@ const ROLES: [Role; 8] = [
 pub struct Overview {
     cluster: Cluster,
     own: IpAddr,
+    etcd: bool,
     master: Client,
     caretaker: Client,
     probe: Probe,
@@ -55,14 +56,20 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Looks with this component's certificate.
+    /// Looks with this component's certificate. `etcd`: masters run members of the cluster's own.
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn new(component: &Component, clients: &Clients, cluster: Cluster) -> Result<Self, TlsError> {
+    pub fn new(
+        component: &Component,
+        clients: &Clients,
+        cluster: Cluster,
+        etcd: bool,
+    ) -> Result<Self, TlsError> {
         Ok(Self {
             cluster,
             own: component.settings.listen.ip(),
+            etcd,
             master: clients.master.known.clone(),
             caretaker: component.client(Role::Etcd)?,
             probe: Probe::new(component.identity.clone()),
@@ -120,20 +127,24 @@ impl Overview {
     }
 
     async fn ask_master(&self, node: &MasterNode, leaving: bool) -> MasterStatus {
-        let roles = ROLES.map(|role| {
+        let roles = ROLES.into_iter().filter(|role| self.etcd || *role != Role::Etcd).map(|role| {
             let port = if role == Role::Gateway { 443 } else { role.port() };
             self.ask_role(role, SocketAddr::new(node.address, port))
         });
         let url = format!("https://{}/v1/status", SocketAddr::new(node.address, CARETAKER));
-        let (roles, etcd) =
-            tokio::join!(join_all(roles), ask_json(&self.caretaker, &url, CARETAKER_DEADLINE));
+        let etcd = async {
+            let told = ask_json(&self.caretaker, &url, CARETAKER_DEADLINE).await;
+            told.unwrap_or_else(|problem| serde_json::json!({ "error": problem }))
+        };
+        let etcd = async { if self.etcd { Some(etcd.await) } else { None } };
+        let (roles, etcd) = tokio::join!(join_all(roles), etcd);
         MasterStatus {
             name: node.name.clone(),
             address: node.address.to_string(),
             leaving,
             here: node.address == self.own,
             roles: roles.into_iter().collect(),
-            etcd: Some(etcd.unwrap_or_else(|problem| serde_json::json!({ "error": problem }))),
+            etcd,
         }
     }
 

@@ -52,7 +52,7 @@ pub struct MasterStatus {
     pub here: bool,
     /// Its roles by name.
     pub roles: BTreeMap<String, RoleStatus>,
-    /// What etcd's caretaker there says; none on a single machine.
+    /// What etcd's caretaker there says; none where the cluster has no etcd of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd: Option<Value>,
 }
@@ -165,7 +165,10 @@ fn of_master(master: &MasterStatus, problems: &mut Vec<String>) {
 fn of_fleet(masters: &[MasterStatus], leaders: &BTreeMap<String, Led>, problems: &mut Vec<String>) {
     let up = masters.iter().filter(|master| master.roles.get("etcd").is_some_and(|role| role.up)).count();
     let majority = masters.len() / 2 + 1;
-    if up < majority {
+    let own = masters.iter().any(|master| master.etcd.is_some());
+    if !own {
+        // The operator's etcd, or a file: who leads tells whether it works.
+    } else if up < majority {
         problems.push(format!(
             "{up} of {} stores answer and {majority} are needed: nothing can be changed until another master is back. What runs goes on",
             masters.len()
