@@ -82,12 +82,17 @@ fn names_range(rule: &Value, place: &Place) -> bool {
 }
 
 fn key(parts: &[Value]) -> Option<Key> {
-    let protocol = match parts.first()?.as_str()? {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        _ => return None,
-    };
+    let protocol = protocol(parts.first()?)?;
     Some((protocol, parts.get(1)?.as_str()?.parse().ok()?, u16::try_from(parts.get(2)?.as_u64()?).ok()?))
+}
+
+/// By name, or by number where the machine has no /etc/protocols, as small images have none.
+fn protocol(told: &Value) -> Option<Protocol> {
+    match (told.as_str(), told.as_u64()) {
+        (Some("tcp" | "6"), _) | (_, Some(6)) => Some(Protocol::Tcp),
+        (Some("udp" | "17"), _) | (_, Some(17)) => Some(Protocol::Udp),
+        _ => None,
+    }
 }
 
 fn vip(element: &Value, kernel: &mut Kernel) -> Option<()> {

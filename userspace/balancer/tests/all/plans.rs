@@ -169,6 +169,58 @@ fn random_histories_end_right() {
     }
 }
 
+/// A listing as nft gives it, of one virtual address with one back end, with the protocol written as told.
+fn listing(protocol: &str) -> String {
+    let rule = |chain: &str, expr: &str| format!(r#"{{"rule": {{"chain": "{chain}", "expr": [{expr}]}}}}"#);
+    let hook = |name: &str| format!(r#"{{"chain": {{"name": "{name}", "hook": "x"}}}}"#);
+    let range = r#"{"match": {"right": {"prefix": {"addr": "11.0.0.0", "len": 16}}}}"#;
+    let spread = r#"{"dnat": {"addr": {"map": {"key": {"concat": [1, 2, 3, {"numgen": {"mod": 1}}]}}}}}"#;
+    let entries = [
+        hook("arriving"),
+        hook("leaving"),
+        hook("returning"),
+        rule("choose", ""),
+        rule("choose", ""),
+        rule("choose", ""),
+        rule("arriving", range),
+        rule("leaving", range),
+        rule("returning", ""),
+        rule("returning", ""),
+        rule("spread_1", spread),
+        rule("spread_1", spread),
+        format!(
+            r#"{{"map": {{"name": "vips", "elem": [[{{"concat": [{protocol}, "11.0.0.1", 80]}}, {{"goto": {{"target": "spread_1"}}}}]]}}}}"#
+        ),
+        format!(
+            r#"{{"map": {{"name": "slots_tcp", "elem": [[{{"concat": [{protocol}, "11.0.0.1", 80, 0]}}, {{"concat": ["10.0.0.1", 9000]}}]]}}}}"#
+        ),
+        r#"{"map": {"name": "slots_udp"}}"#.to_owned(),
+    ];
+    format!(r#"{{"nftables": [{}]}}"#, entries.join(", "))
+}
+
+#[test]
+fn protocols_are_read_by_name_and_by_number() {
+    let place = place("t", RANGE);
+    let of = |protocol: &str| read(listing(protocol).as_bytes(), &place);
+    for (written, protocol) in [
+        (r#""tcp""#, Protocol::Tcp),
+        ("6", Protocol::Tcp),
+        (r#""6""#, Protocol::Tcp),
+        (r#""udp""#, Protocol::Udp),
+        ("17", Protocol::Udp),
+        (r#""17""#, Protocol::Udp),
+    ] {
+        let Found::Ours(kernel) = of(written) else { panic!("{written}: {:?}", of(written)) };
+        let key = (protocol, "11.0.0.1".parse().unwrap(), 80);
+        assert_eq!(kernel.vips.get(&key), Some(&1), "{written}");
+        assert_eq!(kernel.slots.get(&(key, 0)).map(ToString::to_string).as_deref(), Some("10.0.0.1:9000"));
+    }
+    for strange in ["1", r#""icmp""#, "-6", "null"] {
+        assert!(matches!(of(strange), Found::Foreign(_)), "{strange}");
+    }
+}
+
 #[test]
 fn strange_listings_are_foreign() {
     let place = place("t", RANGE);
