@@ -183,7 +183,11 @@ pub fn program(from: &Path, to: &Path) -> Result<bool, HostError> {
         fs::File::open(&fresh)?.sync_all()?;
         fs::rename(&fresh, to)
     };
-    copy().map_err(HostError::at(to))?;
+    if let Err(error) = copy() {
+        // On a full disk a half would keep everybody else from going on.
+        let _ = fs::remove_file(&fresh);
+        return Err(HostError::at(to)(error));
+    }
     Ok(true)
 }
 

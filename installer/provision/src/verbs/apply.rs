@@ -241,7 +241,7 @@ fn report(
     }
     if plan.steps.is_empty() {
         return Ok(screen
-            .print(&format!("nothing changed: {} hosts are as they should be\n", plan.unchanged.len()))?);
+            .print(&format!("nothing changed: {} as wanted\n", super::hosts_are(plan.unchanged.len())))?);
     }
     let mut table = Table::new(&["FROM", "SECONDS", "HOST", "STEP", "CHANGES"], &[], "");
     for took in &done.times {
@@ -254,7 +254,7 @@ fn report(
         ]);
     }
     let mut text = table.render(screen.look(apply.output));
-    text += &format!("{} is healthy on {} hosts.\n", work.cluster.name, work.cluster.hosts.len());
+    text += &format!("{} is healthy on {}.\n", work.cluster.name, super::hosts(work.cluster.hosts.len()));
     if let Some(address) = address {
         let name = work.cluster.name.as_str();
         let instance = if name == "default" { String::new() } else { format!(" --instance {name}") };

@@ -153,7 +153,7 @@ pub(crate) async fn preflight(look: &Look, screen: &mut Screen) -> Result<()> {
     let value = json!({"findings": seen.findings, "hosts": work.cluster.hosts.len()});
     let text = match look.output {
         Output::Table | Output::Wide if seen.findings.is_empty() => {
-            format!("{} hosts are fit; nothing is in the way\n", work.cluster.hosts.len())
+            format!("{} fit; nothing is in the way\n", hosts_are(work.cluster.hosts.len()))
         }
         Output::Table => findings_text(&seen.findings),
         _ => screen.form(look.output, &value, || findings_table(&seen.findings))?,
@@ -288,10 +288,20 @@ pub(crate) async fn uninstall(uninstall: &Uninstall, screen: &mut Screen) -> Res
         work.contexts.forget(&work.cluster.name)?;
         let _ = std::fs::remove_file(work.folder.join(apply::PASSWORD));
     }
-    let sentence = format!("{changed} things were removed from {} hosts", work.cluster.hosts.len());
+    let sentence = format!("{changed} things were removed from {}", hosts(work.cluster.hosts.len()));
     screen.outcome(uninstall.output, &json!({"changed": changed, "failed": failed}), &sentence)?;
     if failed.is_empty() {
         return Ok(());
     }
     Err(InstallError::Host(format!("{}\nRun it again for what is left", failed.join("\n"))))
+}
+
+/// "1 host", "3 hosts".
+fn hosts(count: usize) -> String {
+    if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") }
+}
+
+/// "1 host is", "3 hosts are".
+fn hosts_are(count: usize) -> String {
+    format!("{} {}", hosts(count), if count == 1 { "is" } else { "are" })
 }
