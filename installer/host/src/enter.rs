@@ -109,6 +109,7 @@ pub fn ask(urls: &[String], token: &str, request: &NodeRequest) -> Result<Joined
             match join::join_node(urls, token, request).await {
                 Err(join::JoinError::Client(error))
                     if error.status().is_none_or(|status| status.is_server_error())
+                        && !is_stranger(&error)
                         && tokio::time::Instant::now() < end =>
                 {
                     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -117,7 +118,17 @@ pub fn ask(urls: &[String], token: &str, request: &NodeRequest) -> Result<Joined
             }
         }
     })?;
-    asked.map_err(|error| HostError::Join(error.to_string()))
+    asked.map_err(|error| match error {
+        join::JoinError::Client(error) if is_stranger(&error) => HostError::Join(format!(
+            "who answers there does not belong to the cluster that the token is of, and was told nothing of it; check the address and the token ({error})"
+        )),
+        error => HostError::Join(error.to_string()),
+    })
+}
+
+/// Whether another authority's certificate was shown: waiting would not change that.
+fn is_stranger(error: &plenum_base::client::ClientError) -> bool {
+    error.to_string().contains("UnknownIssuer")
 }
 
 /// Gives every role its copy of the CA's certificate; those that renewed theirs since keep it.

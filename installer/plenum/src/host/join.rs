@@ -76,6 +76,12 @@ fn token(join: &Join) -> Result<String> {
     let mut text = String::new();
     if join.token_file.as_os_str() == "-" {
         std::io::stdin().lock().take(4096).read_to_string(&mut text).context("standard input")?;
+    } else if join.token_file.to_string_lossy().starts_with("plenum1.") {
+        // Not repeated here: errors are kept in logs.
+        bail!(
+            "the token is read from a file or from standard input (-). On the command line everybody on this machine can see it: revoke this one with \
+             `plenum node token revoke`, and make another"
+        );
     } else {
         let path = join.token_file.display();
         let file = std::fs::File::open(&join.token_file).with_context(|| {
