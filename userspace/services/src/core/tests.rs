@@ -59,7 +59,8 @@ impl Script {
             "stranger" => Event::Status(Box::new(status(word(0), "a1", &words[1..]))),
             "roles" => {
                 word(0).clone_into(&mut self.core.settings.default_role);
-                self.core.settings.default_accepted_roles = words[1..].iter().map(ToString::to_string).collect();
+                self.core.settings.default_accepted_roles =
+                    words[1..].iter().map(ToString::to_string).collect();
                 return Vec::new();
             }
             "wait" => return self.wait(word(0)),
