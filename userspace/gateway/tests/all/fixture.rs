@@ -200,8 +200,13 @@ impl World {
             serve(server, &shutdown).await
         };
         let agent = played("agent", echo_router("agent")).await;
-        let mut config =
-            Config { head_seconds: 1, stall_seconds: 2, patience_seconds: 1, etcd: true, ..Config::default() };
+        let mut config = Config {
+            head_seconds: 1,
+            stall_seconds: 2,
+            patience_seconds: 1,
+            etcd: true,
+            ..Config::default()
+        };
         let base = |address: SocketAddr| format!("https://{address}");
         config.component.identity = base(played("identity", echo_router("identity")).await);
         config.master = base(played("master", Router::new().fallback(master).with_state(agent)).await);
