@@ -225,7 +225,7 @@ impl Authenticator {
             self.cache.put(token.as_bytes(), number, Some(principal.clone()), now, left.min(TOKEN_GOOD));
             Some(principal)
         });
-        if known.is_some() || !self.look(true) {
+        if known.is_some() || !self.newer_than(&current) {
             return known;
         }
         // The policy changed just now: an account made a moment ago is in it.
@@ -238,12 +238,18 @@ impl Authenticator {
     }
 
     async fn basic(&self, principal: &str, secret: &str) -> Result<Principal, AuthError> {
+        let before = self.current.load_full();
         let found = self.basic_once(principal, secret).await;
-        if found == Err(AuthError::Invalid) && self.look(true) {
+        if found == Err(AuthError::Invalid) && self.newer_than(&before) {
             self.basic_once(principal, secret).await
         } else {
             found
         }
+    }
+
+    /// True when another policy than `before` is in use: it changed just now, or somebody else's look took it in the meantime.
+    fn newer_than(&self, before: &Arc<Option<Current>>) -> bool {
+        self.look(true) || !Arc::ptr_eq(before, &self.current.load_full())
     }
 
     async fn basic_once(&self, principal: &str, secret: &str) -> Result<Principal, AuthError> {
@@ -276,8 +282,13 @@ impl Authenticator {
 
     /// Rereads the policy when its file changed; at most every [`LOOK`] unless `now`. True when another one is in use afterwards.
     fn look(&self, now: bool) -> bool {
-        // Somebody else is looking: their result is as good.
-        let Some(mut looked) = self.looked.try_lock() else { return false };
+        // Somebody else is looking: their result is as good, and who must know now waits for it (one short read).
+        let mut looked = if now {
+            self.looked.lock()
+        } else {
+            let Some(looked) = self.looked.try_lock() else { return false };
+            looked
+        };
         let time = Instant::now();
         if !now && time < looked.next {
             return false;
