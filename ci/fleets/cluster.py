@@ -261,7 +261,7 @@ def web(identity="/web", instances=2, address="11.0.200.1:80", **more):
         "mem": 32,
         "portDefinitions": [{"port": 0, "protocol": "tcp", "name": "http", "labels": {"VIP_0": address}}],
         "healthChecks": [
-            {"protocol": "MESOS_HTTP", "path": "/", "portIndex": 0, "gracePeriodSeconds": 10, "intervalSeconds": 1, "timeoutSeconds": 5}
+            {"protocol": "MESOS_HTTP", "path": "/", "portIndex": 0, "gracePeriodSeconds": 10, "intervalSeconds": 1, "timeoutSeconds": 5, "delaySeconds": 0}
         ],
         **more,
     }

@@ -364,8 +364,21 @@ class Fleet:
                     subprocess.run(["umount", "-l", state], check=False)
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def keep_logs(self, folder):
+        """The journals of all hosts that answer."""
+        os.makedirs(folder, exist_ok=True)
+        for host in self.hosts:
+            try:
+                text = host.ssh("journalctl -o short-precise --no-pager", timeout=30)
+                with open(os.path.join(folder, host.name + ".log"), "w", encoding="utf-8") as file:
+                    file.write(text)
+            except (OSError, RuntimeError, subprocess.SubprocessError):
+                pass
+
     def down(self):
         """Stops and deletes everything."""
+        if os.environ.get("KEEP_LOGS"):
+            self.keep_logs(os.path.join(os.environ["KEEP_LOGS"], self.name))
         for child in self.children:
             if child.poll() is None:
                 child.kill()

@@ -68,7 +68,7 @@ def main():
 
 def moment(host, word):
     """When the master on a host last said that it leads, or that it lost the lead: seconds since the epoch."""
-    sentence = {"lost": "leadership lost", "leads": "this master leads"}[word]
+    sentence = {"lost": "the leadership is lost", "leads": "leading; agents"}[word]
     found = None
     for line in host.ssh("journalctl -u plenum-master -o json --since -10min").splitlines():
         entry = json.loads(line)
