@@ -413,6 +413,8 @@ impl<'a> Work<'a> {
         if self.host.has_etcd() {
             let etcd = self.host.names.service(Role::Etcd);
             self.bring_up(std::slice::from_ref(&etcd))?;
+            // The unit is up before the member answers, on slow machines by far.
+            self.wait_for_vote()?;
         }
         self.product.carry_over(&self.host).map_err(HostError::Store)?;
         self.own(owner)?;
