@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use plenum_api::internal::{self, Register, goodbye::Code, master_message::Kind};
-use plenum_api::mesos::{self, TaskState};
+use plenum_api::mesos::{self, TaskState, task_status::Reason};
 use plenum_api::resources::Resources;
 
 use super::agents::Stage;
@@ -313,15 +313,28 @@ impl Master {
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.tasks.insert(key);
         }
+        let mut returned = false;
         if let Some(framework) = self.frameworks.get_mut(&framework) {
-            framework.unreachable.remove(&id);
+            returned = framework.unreachable.remove(&id).is_some();
             framework.tasks.insert(id, key);
         }
         self.touch_framework(framework);
+        if returned && !is_terminal(state) {
+            self.tell_returned(t, key, state);
+        }
         if lost {
             self.publish_task_added(t, key);
         }
         Some(key)
+    }
+
+    /// The framework heard that the task is out of reach, and may have replaced it: as in Mesos it hears that the task runs, from the master,
+    /// without acknowledgement. Everything the agent itself has to say was acknowledged long ago.
+    fn tell_returned(&self, t: &mut Turn<'_>, key: u32, state: TaskState) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let reason = Reason::AgentReregistered;
+        let status = self.master_status(t.now, task, state, reason, "the agent is back");
+        self.send_update(t, task.framework, status);
     }
 
     /// Agents bring the description of a framework that the store does not know (a store restored from an old copy): it is taken in, so that

@@ -249,3 +249,21 @@ fn frameworks_that_only_an_agent_knows_are_taken_in_and_dead_ones_stopped() {
     );
     assert!(rig.free(&agent).contains("cpus:3"), "{}", rig.free(&agent));
 }
+
+#[test]
+fn a_task_that_was_out_of_reach_is_told_to_run_when_its_agent_is_back() {
+    let mut rig = Rig::new();
+    let (conn, agent) = rig.agent("a");
+    let (stream, framework) = rig.framework("f");
+    rig.running("t", conn, stream, &framework);
+    rig.handle(Event::AgentDisconnected { conn });
+    rig.pass(80_000);
+    assert_eq!(rig.updates(stream).pop().map(|s| s.state), Some(TaskState::TaskUnreachable as i32));
+    rig.register("a", rejoin(&agent, vec![running("t", &framework, &agent)], vec![]));
+    let back = rig.updates(stream);
+    let reason = mesos::task_status::Reason::AgentReregistered as i32;
+    assert_eq!(back.len(), 1);
+    assert_eq!((back[0].state, back[0].reason), (TaskState::TaskRunning as i32, Some(reason)));
+    assert!(back[0].uuid.is_none(), "the master's own word wants no acknowledgement");
+    assert_eq!(back[0].agent_id, Some(agent.as_str().into()));
+}
