@@ -119,15 +119,16 @@ pub fn file(path: &Path, text: &str, owner: Owner, mode: u32) -> Result<bool, Ho
     Ok(!same || owned)
 }
 
-/// Makes a link, over an older one. True: it changed.
+/// Makes a link, over an older one, or over a copy of what it leads to: an image may have the program itself there. True: it changed.
 ///
 /// # Errors
-/// When something else than a link is there.
+/// When something else is there.
 pub fn link(path: &Path, to: &Path) -> Result<bool, HostError> {
     if fs::read_link(path).is_ok_and(|there| there == to) {
         return Ok(false);
     }
-    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_symlink()) {
+    let other = fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_symlink());
+    if other && !(path.is_file() && digest(path)? == digest(to)?) {
         return Err(HostError::at(path)("it is no link of ours; move it away"));
     }
     if let Some(parent) = path.parent() {
@@ -241,6 +242,11 @@ mod tests {
             (program(&at("f"), &at("p")).unwrap(), program(&at("f"), &at("p")).unwrap()),
             (true, false)
         );
+        fs::write(at("other"), "another program").unwrap();
+        assert!(link(&at("other"), &at("p")).is_err(), "another program is not replaced");
+        fs::copy(at("p"), at("copy")).unwrap();
+        assert!(link(&at("copy"), &at("p")).unwrap(), "a copy is");
+        assert_eq!(fs::read_link(at("copy")).unwrap(), at("p"));
         assert_eq!(fs::metadata(at("p")).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(digest(&at("f")).unwrap().len(), 64);
         assert_ne!(digest_of(&["ab", "c"]), digest_of(&["a", "bc"]));
