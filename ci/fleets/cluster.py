@@ -50,9 +50,9 @@ class Failed(RuntimeError):
 class Cluster:
     """The cluster."""
 
-    def __init__(self, fleet, hosts, name="default", **extra):
-        """`hosts`: host -> roles."""
-        self.fleet, self.roles, self.name, self.extra = fleet, dict(hosts), name, extra
+    def __init__(self, fleet, roles, name="default", **extra):
+        """`roles`: host -> what it is for. `extra`: more of cluster.yaml (`ssh`, `store`, `top`), and of single hosts (`hosts`, by name)."""
+        self.fleet, self.roles, self.name, self.extra = fleet, dict(roles), name, extra
         self.home = os.path.join(fleet.folder, "laptop")
         os.makedirs(self.home, exist_ok=True)
         self.file = os.path.join(self.home, "cluster.yaml")

@@ -27,6 +27,7 @@ def main():
     cluster.plenum("uninstall", "--config", cluster.file, "--yes")
     show.promise("uninstalling again is no error", True)
     cluster.apply()
+    cluster.token = None  # another cluster, with other keys
     cluster.wait_healthy()
     show.promise("and it can be installed again", True)
     show.end()
