@@ -15,7 +15,10 @@ def main():
     cluster = Cluster(fleet, {h1: ["master"], h2: ["master"], h3: ["master"], h4: ["agent"], h5: ["agent"], h6: ["agent"]})
     cluster.apply()
     cluster.wait_healthy()
-    tasks = cluster.deploy(web("/web", 6))
+    # As people write it: the check's delay is the default, 15 s.
+    app = web("/web", 6)
+    del app["healthChecks"][0]["delaySeconds"]
+    tasks = cluster.deploy(app)
     seen = {task["id"] for task in tasks}
     victim = next(host for host in (h4, h5, h6) if any(task["host"] == host.address for task in tasks))
     there = {task["id"] for task in tasks if task["host"] == victim.address}

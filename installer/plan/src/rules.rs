@@ -331,6 +331,10 @@ fn listening(case: &Case<'_>, out: &mut Out<'_>) {
         };
         let protocol = if port.protocol == Protocol::Udp { "UDP" } else { "TCP" };
         let remedy = match &socket.unit {
+            // What was started in a login is in sshd's unit: stopping that would lock the admin out.
+            Some(unit) if unit.starts_with("ssh") => {
+                "stop it, or have it listen on another address".to_owned()
+            }
             Some(unit) if unit.ends_with(".service") || unit.ends_with(".socket") => {
                 format!("stop it: systemctl disable --now {unit}")
             }

@@ -64,7 +64,7 @@ impl Config {
             zone: String::new(),
             store: StoreSettings::default(),
             heartbeat_seconds: 15.0,
-            agent_ping_seconds: 4.0,
+            agent_ping_seconds: 3.0,
             agent_ping_misses: 4,
             agent_reregister_seconds: 600.0,
             offer_timeout_seconds: 0.0,
