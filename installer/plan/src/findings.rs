@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, StoreKind};
 use crate::facts::Facts;
-use crate::ports::{self, Port};
 use crate::rules;
 pub use crate::schema::Severity;
-use crate::spec::{Kind, Store};
+use crate::spec::Store;
+use crate::ways;
+pub use crate::ways::ways_to_try;
 
 /// What is known of one host.
 #[derive(Debug, Clone, PartialEq)]
@@ -197,7 +198,7 @@ pub fn findings(cluster: &Cluster, seen: &[Seen], blocked: &[Blocked]) -> Vec<Fi
     }
     clocks(cluster, seen, &mut all);
     twins(seen, &mut all);
-    ways(cluster, blocked, etcd, &mut all);
+    ways::judge(cluster, seen, blocked, etcd, &mut all);
     // In the order of the file, the hosts' own order kept.
     let place = |name: &str| cluster.hosts.iter().position(|host| host.name == name);
     all.sort_by_key(|finding| (place(&finding.host), std::cmp::Reverse(finding.severity)));
@@ -264,64 +265,4 @@ fn twins(seen: &[Seen], all: &mut Vec<Finding>) {
             });
         }
     }
-}
-
-/// Ways between hosts that do not work, one finding a pair.
-fn ways(cluster: &Cluster, blocked: &[Blocked], etcd: bool, all: &mut Vec<Finding>) {
-    let mut pairs: BTreeMap<(usize, usize), Vec<&Blocked>> = BTreeMap::new();
-    let place = |name: &str| cluster.hosts.iter().position(|host| host.name == name);
-    for one in blocked {
-        if let (Some(from), Some(to)) = (place(&one.from), place(&one.to)) {
-            pairs.entry((from, to)).or_default().push(one);
-        }
-    }
-    for ((from, to), mut list) in pairs {
-        let (Some(from), Some(to)) = (cluster.hosts.get(from), cluster.hosts.get(to)) else { continue };
-        list.sort_by_key(|one| one.port);
-        list.dedup_by_key(|one| one.port);
-        let needed: Vec<Port> = ports::ports(&to.kinds(), etcd);
-        let what = |port: u16| needed.iter().find(|p| p.number == port).map_or("", |p| p.what);
-        let words: Vec<String> =
-            list.iter().map(|one| format!("{} ({}: {})", one.port, what(one.port), one.reason)).collect();
-        all.push(Finding {
-            host: from.name.clone(),
-            rule: "way".to_owned(),
-            fact: format!("it does not reach {} ({}) on TCP {}", to.name, to.address, words.join(", ")),
-            need: "hosts reach each other on these ports".to_owned(),
-            remedy: format!(
-                "open them in the firewalls of {} and in between; test with `nc -vz {} {}`",
-                to.name,
-                to.address,
-                list.first().map_or(0, |one| one.port)
-            ),
-            severity: Severity::Error,
-            fix: None,
-        });
-    }
-}
-
-/// Which ways are to be tried: for each host the addresses and ports that it must reach.
-#[must_use]
-pub fn ways_to_try(cluster: &Cluster, etcd: bool) -> Vec<(String, Vec<(std::net::IpAddr, u16)>)> {
-    let tcp = |port: &Port| port.protocol == ports::Protocol::Tcp;
-    cluster
-        .hosts
-        .iter()
-        .map(|from| {
-            let mut ways = Vec::new();
-            for to in cluster.hosts.iter().filter(|to| to.name != from.name) {
-                for port in ports::ports(&to.kinds(), etcd).iter().filter(|port| tcp(port)) {
-                    let needed = match port.from {
-                        ports::From::Hosts => true,
-                        ports::From::Masters => from.is(Kind::Master),
-                        ports::From::Itself => false,
-                    };
-                    if needed {
-                        ways.push((to.address, port.number));
-                    }
-                }
-            }
-            (from.name.clone(), ways)
-        })
-        .collect()
 }

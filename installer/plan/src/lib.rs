@@ -15,6 +15,7 @@ pub mod settings;
 pub mod spec;
 pub mod steps;
 pub mod tree;
+pub mod ways;
 
 pub use cluster::Cluster;
 pub use facts::Facts;

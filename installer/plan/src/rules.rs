@@ -39,6 +39,7 @@ pub fn host(case: &Case<'_>, all: &mut Vec<Finding>) {
     listening(case, &mut out);
     names(case, &mut out);
     firewall(case, &mut out);
+    programs(case, &mut out);
     etcd(case, &mut out);
     earlier(case, &mut out);
 }
@@ -402,6 +403,22 @@ fn firewall(case: &Case<'_>, out: &mut Out<'_>) {
             format!("the other hosts reach it on TCP {}, and tasks on theirs", numbers.join(", ")),
             "let the other hosts' addresses in",
         );
+    }
+}
+
+/// Programs that the balancer runs on every host.
+fn programs(case: &Case<'_>, out: &mut Out<'_>) {
+    for (program, package, what) in [
+        ("nft", "nftables", "sets the rules of virtual addresses"),
+        ("ip", "iproute2", "sets routes and addresses"),
+    ] {
+        if case.facts.programs.contains_key(program) {
+            continue;
+        }
+        let remedy = format!("install the package {package}");
+        let fact = format!("there is no program {program}, or it does not run");
+        let fix = SafeFix::Package { name: package.to_owned() };
+        out.say(Severity::Error, program, [fact, format!("{program} {what}"), remedy], Some(fix));
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where components are: on a single machine at their configured addresses; in a fleet on every master, of which some roles have a leader
 //! that is followed, and the others are asked here first.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -16,6 +18,9 @@ use plenum_base::places::Role;
 
 use crate::clients::Clients;
 use crate::route::Target;
+
+/// How long one may take to say that it only stands by.
+const HEARD: Duration = Duration::from_secs(2);
 
 /// Addresses of the components on a single machine, without a slash at the end.
 #[derive(Debug, Clone)]
@@ -99,11 +104,21 @@ impl Cluster {
 }
 
 /// Completes when another one than `base` leads, and another one than was `known` when `base` was chosen; never for what has no leader.
-pub async fn moved(leading: Option<&Leading>, base: &str, known: Option<&Leader>) {
-    match leading {
-        Some(leading) => leading.moved_since(base, known).await,
-        None => std::future::pending().await,
+/// Where `base` was a guess, hearing that another one leads says little at first: `base` may stand by, and says so by itself. One that
+/// says nothing for [`HEARD`] is gone; `hasty` does not wait for that.
+pub async fn moved(leading: Option<&Leading>, base: &str, known: Option<&Leader>, hasty: bool) {
+    let Some(leading) = leading else { return std::future::pending().await };
+    if known.is_some() || hasty {
+        return leading.moved_since(base, known).await;
     }
+    let mut changes = leading.changes();
+    let Ok(heard) = changes.wait_for(Option::is_some).await.map(|heard| heard.clone()) else {
+        return std::future::pending().await;
+    };
+    if heard.as_ref().is_some_and(|leader| leader.url == base) {
+        return leading.moved_since(base, heard.as_ref()).await;
+    }
+    tokio::time::sleep(HEARD).await;
 }
 
 /// The reply of one who leads. `Err` with the one to ask instead, as far as it is known, when this one only stands by: it did nothing then.

@@ -405,9 +405,7 @@ impl Run<'_> {
         let bounds = &self.proxy.bounds;
         let leading = self.proxy.cluster.leading(&relay.target);
         let call = place.client.forward(request, FAR);
-        // Where it was a guess who leads, hearing who does says nothing of this one: if it only stands by it says so, and does nothing.
-        let watched = leading.filter(|_| place.known.is_some() || self.may_repeat());
-        let moved = cluster::moved(watched, &place.base, place.known.as_ref());
+        let moved = cluster::moved(leading, &place.base, place.known.as_ref(), self.may_repeat());
         tokio::pin!(call, moved);
         loop {
             let allowed = if slow || !self.body.ended() { bounds.stall } else { bounds.head };

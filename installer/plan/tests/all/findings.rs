@@ -155,7 +155,9 @@ fn each_fault_is_found() {
             "no interface has 10.0.0.5",
             Box::new(|f| f.addresses = vec!["10.9.9.9".parse().unwrap()]),
         ),
-        ("m1", "etcd", Severity::Error, "no program etcd", Box::new(|f| f.programs.clear())),
+        ("m1", "etcd", Severity::Error, "no program etcd", Box::new(|f| drop(f.programs.remove("etcd")))),
+        ("a1", "nft", Severity::Error, "no program nft", Box::new(|f| drop(f.programs.remove("nft")))),
+        ("p1", "ip", Severity::Error, "no program ip", Box::new(|f| drop(f.programs.remove("ip")))),
         (
             "p1",
             "leftover",
@@ -258,6 +260,15 @@ fn ways_that_do_not_work_are_one_finding_a_pair() {
         found[0].fact,
         "it does not reach m1 (10.0.0.1) on TCP 443 (gateway over TLS: deadline), 5055 (master's door for agents: deadline)"
     );
+    // One host keeps everybody out: it is named, not those who knock.
+    let others = ["m1", "m2", "m3", "a2", "p1"];
+    let blocked: Vec<Blocked> = others.into_iter().map(|from| block(from, "a1", 5051)).collect();
+    let found = findings(&cluster, &seen(&cluster), &blocked);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].host, "a1");
+    assert!(found[0].fact.starts_with("none of the 5 hosts that call it (10.0.0.4) reach it on TCP 5051"));
+    let found = findings(&cluster, &seen(&cluster), &blocked[1..]);
+    assert_eq!(found.len(), 4, "somebody reaches it: {found:#?}");
     let ways = ways_to_try(&cluster, true);
     let agent = &ways.iter().find(|(name, _)| name == "a1").unwrap().1;
     assert!(agent.contains(&("10.0.0.1".parse().unwrap(), 5055)));

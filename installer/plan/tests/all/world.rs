@@ -58,7 +58,9 @@ pub fn good(cluster: &Cluster, name: &str) -> Facts {
         disks: vec![disk("state", "/var/lib/plenum"), disk("programs", "/opt/plenum")],
         names: Names { servers: vec!["10.0.0.254".into()], own_name: Some(true), answers: Some(true) },
         root: true,
-        programs: [("etcd".to_owned(), "3.4.23".to_owned())].into(),
+        programs: [("etcd", "3.4.23"), ("nft", "1.0.6"), ("ip", "6.1.0")]
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .into(),
         ..Facts::default()
     }
 }

@@ -92,6 +92,22 @@ async fn a_leader_is_switched_off_with_requests_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_only_guessed_is_switched_off() {
+    let fleet = Fleet::new(&[]).await;
+    *fleet.script.whisper.lock() = true;
+    let take_over = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        *fleet.script.whisper.lock() = false;
+        fleet.script.lead(Some(1));
+    };
+    let path = "/service/marathon/falls-silent";
+    let (_, plain) = tokio::join!(take_over, fleet.ask(Method::POST, path, &[], "plain"));
+    assert_eq!(plain.status, 503, "{plain:?}");
+    assert!(plain.body.contains("LEADER_LOST") && plain.took < Duration::from_secs(6), "{plain:?}");
+    assert_eq!(asked(&fleet).iter().filter(|(_, _, told)| told == "plain").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_request_is_answered_by_the_next_leader() {
     let fleet = Fleet::new(&[]).await;
     assert_eq!(master(&fleet.ask(Method::GET, "/mesos/state", &[], "").await), 0);
