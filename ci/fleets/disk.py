@@ -13,8 +13,9 @@ def main():
     show = Show("disk")
     fleet = Fleet("disk", 5, disks={number: 700 for number in range(1, 6)})
     h1, h2, h3, h4, h5 = fleet.hosts
+    roles = {h1: ["master"], h2: ["master"], h3: ["master"], h4: ["agent"], h5: ["agent"]}
     # The disks of the hosts are small on purpose.
-    cluster = Cluster(fleet, {h1: ["master"], h2: ["master"], h3: ["master"], h4: ["agent"], h5: ["agent"]})
+    cluster = Cluster(fleet, roles, top={"limits": {"disk_free_mib": 300}})
     cluster.apply()
     cluster.wait_healthy()
     before = {task["id"] for task in cluster.deploy(web("/web", 4))}

@@ -104,7 +104,10 @@ class Host:
             if self.disk:
                 # A disk of its own for the state folder: one that can be filled without filling this machine's.
                 os.makedirs(os.path.join(self.folder, "state"))
-                run("mount", "-t", "tmpfs", "-o", f"size={self.disk}m,mode=0755", "tmpfs", os.path.join(self.folder, "state"))
+                image = os.path.join(self.folder, "state.img")
+                run("truncate", "-s", f"{self.disk}M", image)
+                run("mkfs.ext4", "-q", "-m", "0", image)
+                run("mount", "-o", "loop", image, os.path.join(self.folder, "state"))
         with open(self.fleet.known_hosts, "a", encoding="utf-8") as file:
             file.write(f"{self.address} {' '.join(run('cat', os.path.join(self.folder, 'host_key.pub')).split()[:2])}\n")
 

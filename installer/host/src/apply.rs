@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plenum_base::places::Role;
 use plenum_plan::spec::{Apply, Entry, EtcdProgram, FORMAT, Store};
@@ -27,16 +27,25 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Lock(#[allow(dead_code)] fs::File);
 
 impl Lock {
-    /// Takes it.
+    /// Takes it. One whose installer was killed goes on until it is through with what it does, and is waited for.
     ///
     /// # Errors
-    /// [`HostError::Busy`].
+    /// [`HostError::Busy`] after [`Self::PATIENCE`].
     pub fn take() -> Result<Self, HostError> {
         let folder = Path::new("/var/lib");
         let file = fs::File::open(folder).map_err(HostError::at(folder))?;
-        file.try_lock().map_err(|_| HostError::Busy)?;
+        let end = Instant::now() + Self::PATIENCE;
+        while file.try_lock().is_err() {
+            if Instant::now() >= end {
+                return Err(HostError::Busy);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(Self(file))
     }
+
+    /// How long another one is waited for.
+    const PATIENCE: Duration = Duration::from_secs(30);
 }
 
 /// A wish that was checked, and what it is carried out with.

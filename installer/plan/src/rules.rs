@@ -302,8 +302,8 @@ fn listening(case: &Case<'_>, out: &mut Out<'_>) {
     for port in ports(&case.host.kinds(), case.etcd) {
         let taken = case.facts.listening.iter().find(|socket| {
             let ours = socket.unit.as_deref().is_some_and(|unit| unit.starts_with("plenum-"))
-                // Sockets of units are systemd's until their service runs.
-                || (installed && socket.pid == Some(1))
+                // Sockets of units are systemd's until their service runs; a child of its own opens them.
+                || (installed && (socket.pid == Some(1) || socket.program.as_deref() == Some("(sd-listen)")))
                 || (installed
                     && socket.program.as_deref().is_some_and(|program| program.starts_with("plenum")));
             // The distribution's own member, alone on loopback, is stopped when ours comes.

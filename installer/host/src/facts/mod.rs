@@ -15,9 +15,11 @@ pub use features::try_one;
 pub use installed::installed;
 pub use machine::systemd;
 
-/// Looks at the machine.
+/// Looks at the machine. While somebody changes it, what is half done would look like somebody else's: the end of that is waited for,
+/// within bounds.
 #[must_use]
 pub fn gather() -> Facts {
+    drop(crate::apply::Lock::take());
     let mut facts = Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: machine::hostname(),

@@ -214,6 +214,21 @@ fn what_is_ours_or_spare_is_no_fault() {
     let ours =
         of(|f| f.listening.push(listening("plenum", "0.0.0.0", 5050, Some("plenum-master.service"))), "m1");
     assert_eq!(ours, []);
+    // systemd and the child in which it opens sockets hold those of units whose service does not run yet; where nothing is installed
+    // they are somebody else's.
+    let opening = |facts: &mut Facts| {
+        facts.listening.push(listening("(sd-listen)", "10.0.0.1", 5050, Some("init.scope")));
+        facts.listening.push(Listening { pid: Some(1), ..listening("systemd", "10.0.0.1", 5055, None) });
+    };
+    let begun = of(
+        |facts| {
+            opening(facts);
+            facts.plenum.push(other("lab", false));
+        },
+        "m1",
+    );
+    assert_eq!(begun, []);
+    assert_eq!(of(opening, "m1").len(), 2);
     let elsewhere = of(|f| f.listening.push(listening("dns", "127.0.0.53", 53, None)), "m1");
     assert_eq!(elsewhere, []);
 }
