@@ -15,6 +15,8 @@ use crate::run::run;
 use crate::systemd;
 
 const STATE: &str = "/var/lib/plenum";
+/// What each ext4 has at its top: a disk that is mounted for us is no leftover.
+const LOST: &str = "lost+found";
 
 /// Every cluster that has a folder here.
 pub fn all() -> Vec<Installed> {
@@ -109,6 +111,11 @@ fn masters_in(value: &Value) -> Option<(u64, Vec<Known>)> {
     }
 }
 
+/// Whether a folder is there and not empty.
+fn holds_something(folder: &str) -> bool {
+    fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| entry.file_name() != LOST)
+}
+
 /// What nobody in `known` has.
 pub fn leftovers(known: &[Installed]) -> Vec<Leftover> {
     let mut found = Vec::new();
@@ -116,7 +123,7 @@ pub fn leftovers(known: &[Installed]) -> Vec<Leftover> {
     let ours = |name: &str| known.iter().any(|installed| installed.instance.as_str() == name);
     for entry in fs::read_dir(STATE).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_dir() && !ours(&name) {
+        if entry.path().is_dir() && !ours(&name) && name != LOST {
             add("folder", entry.path().display().to_string());
         }
     }
@@ -136,7 +143,7 @@ pub fn leftovers(known: &[Installed]) -> Vec<Leftover> {
     }
     if !fleet {
         for path in
-            [PROGRAMS, "/run/plenum"].into_iter().filter(|path| known.is_empty() && Path::new(path).is_dir())
+            [PROGRAMS, "/run/plenum"].into_iter().filter(|path| known.is_empty() && holds_something(path))
         {
             add("folder", path.to_owned());
         }
