@@ -8,7 +8,9 @@ use plenum_api::internal::{AgentMessage, Hello, MasterFrame, MasterMessage, agen
 use plenum_api::mesos::MasterInfo;
 use plenum_api::scheduler;
 use plenum_api::scheduler::event::Type;
-use plenum_master::core::{Caller, ConnId, Effect, Event, Master, Peer, ReplyId, Settings, StreamId, Token};
+use plenum_master::core::{
+    AgentIdentity, Caller, ConnId, Effect, Event, Master, Peer, ReplyId, Settings, StreamId, Token,
+};
 use plenum_store::Op;
 
 use crate::check::Violation;
@@ -202,7 +204,8 @@ impl World {
                 program_version: None,
             };
             self.order(master, conn, MasterMessage { kind: Some(master_message::Kind::Hello(hello)) });
-            let identity: Arc<str> = Arc::from(format!("key of agent {agent}"));
+            let key = format!("key of agent {agent}").into();
+            let identity = Arc::new(AgentIdentity { key, node: format!("n{agent}").into() });
             let peer = Peer { identity, address: Arc::from(format!("10.0.0.{agent}:40000")) };
             return self.master_feed(master, Event::AgentConnected { conn: id, peer });
         }

@@ -31,9 +31,11 @@ impl World {
                 asked.set_type(call::Type::DeactivateAgent);
                 asked.deactivate_agent = Some(call::DeactivateAgent { agent_id });
             }
-            _ => {
+            choice => {
+                // Now and then a drain is called off half way.
+                let cancel_drain = (choice == 5).then_some(true);
                 asked.set_type(call::Type::ReactivateAgent);
-                asked.reactivate_agent = Some(call::ReactivateAgent { agent_id });
+                asked.reactivate_agent = Some(call::ReactivateAgent { agent_id, cancel_drain });
             }
         }
         self.reply += 1;

@@ -9,7 +9,7 @@ use plenum_api::mesos::{self, TaskState, task_status::Reason};
 use plenum_api::{Millis, scheduler};
 
 use super::agents::Stage;
-use super::event::{Answer, ConnId, ReplyId};
+use super::event::{AgentIdentity, Answer, ConnId, ReplyId};
 use super::lookup::{agent_id, event};
 use super::registry::{self, AgentRecord, AgentState, Life};
 use super::state::{Absence, Absent, AgentKey, Task, is_terminal};
@@ -135,7 +135,7 @@ impl Master {
     fn readmit(&mut self, t: &mut Turn<'_>, key: AgentKey) {
         let Some(agent) = self.agents.get(key) else { return };
         let (state, life) = (AgentState::Admitted, self.intended(&agent.id));
-        let record = record(&agent.info, &agent.identity, state, life, t.now.wall, &agent.identity);
+        let record = record(&agent.info, &agent.identity, state, life, t.now.wall, &agent.identity.key);
         let op = registry::put_agent(&agent.id, &record);
         self.commit(t, vec![op], Pending::Tidy);
     }
@@ -205,7 +205,7 @@ impl Master {
         t: &mut Turn<'_>,
         reply: Option<ReplyId>,
         id: Arc<str>,
-        (info, identity): (&mesos::AgentInfo, &str),
+        (info, identity): (&mesos::AgentInfo, &AgentIdentity),
         principal: &str,
     ) {
         let record = record(info, identity, AgentState::Gone, Life::default(), t.now.wall, principal);
@@ -431,7 +431,7 @@ impl Master {
 
 pub(super) fn record(
     info: &mesos::AgentInfo,
-    identity: &str,
+    identity: &AgentIdentity,
     state: AgentState,
     life: Life,
     since: Millis,
@@ -439,7 +439,8 @@ pub(super) fn record(
 ) -> AgentRecord {
     AgentRecord {
         info: info.clone(),
-        identity: identity.to_owned(),
+        identity: identity.key.to_string(),
+        node_name: identity.node.to_string(),
         state,
         since,
         principal: principal.to_owned(),

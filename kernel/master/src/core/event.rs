@@ -49,11 +49,20 @@ pub struct Caller {
     pub authenticated: bool,
 }
 
+/// Who an agent is, by its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentIdentity {
+    /// Fingerprint of its key. An `agent_id` belongs to one of them.
+    pub key: Box<str>,
+    /// The name of its node, for people; empty where it is not known. Certificates of one key may bear different names over time.
+    pub node: Box<str>,
+}
+
 /// Who is at the other end of an agent's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Names the agent's key: the identity that its certificate carries. An `agent_id` belongs to one of them.
-    pub identity: Arc<str>,
+    /// What its certificate says.
+    pub identity: Arc<AgentIdentity>,
     /// Address of the peer (`ip:port`), shown to people.
     pub address: Arc<str>,
 }

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use plenum_api::internal::{self, master_message::Kind};
-use plenum_api::master::call::DrainAgent;
+use plenum_api::master::call::{DrainAgent, ReactivateAgent};
 use plenum_api::{Millis, mesos};
 
-use super::event::{Answer, Caller, Effect, ReplyId};
+use super::event::{AgentIdentity, Answer, Caller, Effect, ReplyId};
 use super::registry::{self, AgentState, Drain, Life};
 use super::state::{Absence, AgentKey, is_terminal};
 use super::timers::Timer;
@@ -30,7 +30,7 @@ pub(super) struct Wish {
 struct Known {
     id: Arc<str>,
     info: Arc<mesos::AgentInfo>,
-    identity: Arc<str>,
+    identity: Arc<AgentIdentity>,
     state: AgentState,
     since: Millis,
 }
@@ -70,13 +70,21 @@ impl Master {
         self.wish(t, Some(reply), id, life, &caller.uid);
     }
 
-    /// REACTIVATE_AGENT. As in Mesos, a drain that has begun is carried through first: its tasks are being killed already.
-    pub(super) fn reactivate_agent(&mut self, t: &mut Turn<'_>, reply: ReplyId, id: &str, caller: &Caller) {
+    /// REACTIVATE_AGENT. As in Mesos, a drain that has begun is carried through first, unless the call says that it is called off: then
+    /// nothing more is killed, and what is being killed ends.
+    pub(super) fn reactivate_agent(
+        &mut self,
+        t: &mut Turn<'_>,
+        reply: ReplyId,
+        call: &ReactivateAgent,
+        caller: &Caller,
+    ) {
+        let id = &call.agent_id.value;
         let life = self.intended(id);
         if self.subject(id).is_ok() && life.is_usual() {
             return t.reply(reply, Answer::bad("Agent is not deactivated"));
         }
-        if life.is_draining() {
+        if life.is_draining() && !call.cancel_drain.unwrap_or(false) {
             let text = "Agent is still in the DRAINING state: wait until it is DRAINED, then reactivate it";
             return t.reply(reply, Answer::bad(text));
         }
@@ -153,6 +161,10 @@ impl Master {
                 Some(reply) => {
                     let text = format!("the change could not be stored ({reason}): try again");
                     t.reply(reply, Answer::Refused(503, text));
+                    // Nobody looked at it while its drain seemed to end.
+                    if self.intended(&id).is_draining() {
+                        self.drain_again(t, &id);
+                    }
                 }
                 None => self.drain_again(t, &id),
             }

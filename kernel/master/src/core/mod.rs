@@ -42,7 +42,7 @@ use std::sync::Arc;
 use plenum_api::{IdSource, Millis, Now};
 use plenum_store::Op;
 
-pub use event::{Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
+pub use event::{AgentIdentity, Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
 pub use metrics::Metrics;
 pub use registry::{
     AgentRecord, AgentState, Drain, FrameworkRecord, Life, QuotaRecord, RecordError, Records, RemovedRecord,

@@ -36,7 +36,7 @@ impl Master {
                 None => t.reply(reply, missing()),
             },
             Type::ReactivateAgent => match call.reactivate_agent {
-                Some(which) => self.reactivate_agent(t, reply, &which.agent_id.value, caller),
+                Some(which) => self.reactivate_agent(t, reply, &which, caller),
                 None => t.reply(reply, missing()),
             },
             Type::UpdateWeights => match call.update_weights {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use plenum_allocator::Options;
 use plenum_api::{IdSource, Millis, Now, ids::uuid_text};
 
+use super::event::AgentIdentity;
 use super::metrics::Metrics;
 use super::registry::{AgentState, Records};
 use super::slab::Slab;
@@ -106,7 +107,10 @@ impl Master {
                 Absent {
                     why,
                     info: Arc::new(record.info),
-                    identity: record.identity.into(),
+                    identity: Arc::new(AgentIdentity {
+                        key: record.identity.into(),
+                        node: record.node_name.into(),
+                    }),
                     life: record.life,
                 },
             );

@@ -117,6 +117,9 @@ pub struct AgentRecord {
     pub info: mesos::AgentInfo,
     /// Which key may speak for it.
     pub identity: String,
+    /// The name of its node; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
     /// What it is.
     pub state: AgentState,
     /// Time of day since when it is.

@@ -62,7 +62,7 @@ impl Master {
                 self.goodbye(t, conn, Code::Gone, "this agent was marked gone: it gets no tasks any more; start it with an empty work directory to use the machine again".into());
                 return;
             }
-            if **identity != *peer.identity {
+            if identity.key != peer.identity.key {
                 self.goodbye(t, conn, Code::Identity, "this agent id belongs to another certificate: remove the agent's `meta` folder to register as a new agent".into());
                 return;
             }
@@ -73,7 +73,10 @@ impl Master {
             format!("{}-S{}", self.id, self.next.agent - 1).into()
         });
         let lost = known.as_ref().is_some_and(|(_, _, why)| matches!(why, Some(Absence::Unreachable(_))));
-        let unchanged = known.as_ref().is_some_and(|(_, info, _)| same_agent(info, &register.agent_info));
+        // What is stored has the node's name, too: it is shown of agents that are away, whoever leads.
+        let unchanged = known.as_ref().is_some_and(|(identity, info, _)| {
+            **identity == *peer.identity && same_agent(info, &register.agent_info)
+        });
         let admission = Admission { conn, peer, id, fresh, lost, register };
         if unchanged && !lost {
             self.admit(t, admission);
@@ -427,10 +430,11 @@ fn agent_record(admission: &Admission, life: Life, now: plenum_api::Millis) -> A
     info.id = Some(agent_id(&admission.id));
     AgentRecord {
         info,
-        identity: admission.peer.identity.to_string(),
+        identity: admission.peer.identity.key.to_string(),
+        node_name: admission.peer.identity.node.to_string(),
         state: AgentState::Admitted,
         since: now,
-        principal: admission.peer.identity.to_string(),
+        principal: admission.peer.identity.key.to_string(),
         life,
     }
 }

@@ -11,7 +11,7 @@ use plenum_api::resources::Resources;
 use plenum_api::{Millis, scheduler};
 use prost::Message;
 
-use super::event::{ConnId, StreamId};
+use super::event::{AgentIdentity, ConnId, StreamId};
 use super::registry::Life;
 
 /// A framework's number in this master; never used twice.
@@ -28,8 +28,8 @@ pub struct Agent {
     pub id: Arc<str>,
     /// As it described itself, with its id filled in.
     pub info: Arc<mesos::AgentInfo>,
-    /// Which key may speak for it.
-    pub identity: Arc<str>,
+    /// Which key may speak for it, and its node's name.
+    pub identity: Arc<AgentIdentity>,
     /// Version of its program.
     pub version: Arc<str>,
     /// `ip:port` of its connection, or of its last one.
@@ -61,6 +61,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// The name of its node, where it is known.
+    pub fn node_name(&self) -> Option<&str> {
+        Some(&*self.identity.node).filter(|name| !name.is_empty())
+    }
+
     /// Whether it is connected and in service, hence offered.
     pub fn active(&self) -> bool {
         self.conn.is_some() && self.life.serves()
@@ -102,10 +107,17 @@ pub struct Absent {
     pub why: Absence,
     /// As it described itself.
     pub info: Arc<mesos::AgentInfo>,
-    /// Which key may speak for it.
-    pub(crate) identity: Arc<str>,
+    /// Which key may speak for it, and its node's name.
+    pub(crate) identity: Arc<AgentIdentity>,
     /// Whether operators let it serve.
     pub life: Life,
+}
+
+impl Absent {
+    /// The name of its node, where it is known.
+    pub fn node_name(&self) -> Option<&str> {
+        Some(&*self.identity.node).filter(|name| !name.is_empty())
+    }
 }
 
 /// A framework's stream.

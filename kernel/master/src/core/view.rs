@@ -168,6 +168,7 @@ pub(crate) fn agent_message(
         allocated_resources: used.to_mesos(),
         offered_resources: offered.to_mesos(),
         capabilities: agent.capabilities.to_vec(),
+        node_name: agent.node_name().map(str::to_owned),
         ..Default::default()
     }
 }

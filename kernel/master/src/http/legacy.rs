@@ -170,7 +170,12 @@ fn recovered(s: &State, only: Option<&str>) -> Json {
         .absent
         .iter()
         .filter(|(id, absent)| absent.is_recovered() && only.is_none_or(|only| *only == ***id));
-    wanted.map(|(_, absent)| Json::Object(model::agent_info(&absent.info))).collect()
+    let shown = wanted.map(|(_, absent)| {
+        let mut map = model::agent_info(&absent.info);
+        model::name_node(&mut map, absent.node_name());
+        Json::Object(map)
+    });
+    shown.collect()
 }
 
 /// Agents that are unreachable. Not part of Mesos' answer.
@@ -179,6 +184,7 @@ fn unreachable(s: &State, only: Option<&str>) -> Json {
     let shown = wanted.filter_map(|(_, absent)| {
         let crate::core::Absence::Unreachable(since) = absent.why else { return None };
         let mut map = model::agent_info(&absent.info);
+        model::name_node(&mut map, absent.node_name());
         map.insert("unreachable_time".into(), json!(since.as_secs_f64()));
         map.insert("deactivated".into(), json!(!absent.life.serves()));
         Some(Json::Object(map))
@@ -302,6 +308,7 @@ fn slaves(s: &State, only: Option<&str>) -> Json {
             if agent.life.is_draining() {
                 map.insert("drain_blockers".into(), model::drain_blockers(s, agent));
             }
+            model::name_node(&mut map, agent.node_name());
             Json::Object(map)
         })
         .collect();

@@ -208,6 +208,13 @@ pub(crate) fn agent_info(info: &mesos::AgentInfo) -> Map<String, Json> {
     map
 }
 
+/// Adds the name of an agent's node. Not part of Mesos' answer.
+pub(crate) fn name_node(map: &mut Map<String, Json>, name: Option<&str>) {
+    if let Some(name) = name {
+        map.insert("node_name".into(), json!(name));
+    }
+}
+
 /// What a draining agent waits for: tasks that run, and ended ones whose frameworks have not acknowledged that. Not part of Mesos' answer.
 pub(crate) fn drain_blockers(state: &State, agent: &Agent) -> Json {
     let Some(drain) = agent.life.drain.filter(|drain| !drain.drained) else { return json!([]) };

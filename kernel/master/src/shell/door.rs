@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Phase;
 use super::owner::{Handle, Input};
 use super::queue::{Waiting, queue};
-use crate::core::{ConnId, Peer};
+use crate::core::{AgentIdentity, ConnId, Peer};
 
 /// The protocol version spoken here; there is one so far.
 const VERSION: u32 = 1;
@@ -45,8 +45,8 @@ type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// An agent that may speak.
 struct Greeted {
-    /// Fingerprint of its key.
-    identity: Arc<str>,
+    /// What its certificate says.
+    identity: Arc<AgentIdentity>,
     reader: FrameReader<ReadHalf<Stream>>,
     writer: FrameWriter<WriteHalf<Stream>>,
     /// Who owns the state.
@@ -144,7 +144,7 @@ impl Door {
             .map_err(|_| DoorError::Slow)??;
         // An idle connection keeps as little as possible.
         stream.get_mut().1.set_buffer_limit(Some(64 * 1024));
-        let identity: Arc<str> = {
+        let identity: Arc<AgentIdentity> = {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let first = certificates.first().ok_or_else(|| DoorError::Certificate("there is none".into()))?;
             let peer = PeerCert::read(first).map_err(|e| DoorError::Certificate(e.to_string()))?;
@@ -155,7 +155,7 @@ impl Door {
             if peer.name.role != "agent" {
                 return Err(DoorError::Certificate(format!("it is for role {}, not agent", peer.name.role)));
             }
-            peer.key_fingerprint.into()
+            Arc::new(AgentIdentity { key: peer.key_fingerprint.into(), node: peer.name.name.into() })
         };
         let (reader, writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader, MAX_FRAME);

@@ -266,6 +266,7 @@ async fn legacy_sees_the_task(up: &At, framework: &str, agent: &str) {
     assert_eq!(up.get("/tasks?task_id=other").await["tasks"].as_array().map(Vec::len), Some(0));
     assert_eq!(up.get("/slaves?slave_id=none").await["slaves"].as_array().map(Vec::len), Some(0));
     assert_eq!(up.get("/slaves").await["slaves"][0]["used_resources_full"][0]["name"], "cpus");
+    assert_eq!(up.get("/slaves").await["slaves"][0]["node_name"], "node", "by its certificate");
     assert_eq!(up.get("/roles").await["roles"][0]["frameworks"][0], framework);
     assert_eq!(up.get("/metrics/snapshot").await["master/tasks_running"], 1.0);
     assert_eq!(up.get("/version").await["version"], "1.11.0");

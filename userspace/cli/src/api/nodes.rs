@@ -33,9 +33,12 @@ pub struct Amounts {
 pub struct Node {
     /// Its id.
     pub id: String,
-    /// Its name.
+    /// The name or address of its host.
     #[serde(default, deserialize_with = "or_default")]
     pub hostname: String,
+    /// Its name in the cluster, by its certificate; empty where the cluster does not tell it.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
     /// Whether it is connected and in service.
     #[serde(default, deserialize_with = "or_default")]
     pub active: bool,
@@ -64,6 +67,31 @@ impl Node {
         self.other.get(field).and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// Whether it has a name that says more than its host's address. On a single machine the certificate bears the role's word.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        let plain = self.hostname.replace(['.', ':'], "-");
+        !matches!(self.node_name.as_str(), "" | "agent")
+            && self.node_name != self.hostname
+            && self.node_name != plain
+    }
+
+    /// What people call it: its name, or else its host.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        if self.is_named() { &self.node_name } else { &self.hostname }
+    }
+
+    /// Whether it was told to drain and is not drained yet.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain_state().is_some_and(|state| state != "DRAINED")
+    }
+
+    fn drain_state(&self) -> Option<&str> {
+        self.other.get("drain_info")?.get("state")?.as_str()
+    }
+
     /// Whether the cluster has lost it.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
@@ -73,8 +101,7 @@ impl Node {
     /// `active`, `draining`, `drained`, `deactivated`, `unreachable`, `returning` (known from before the master changed) or `inactive`.
     #[must_use]
     pub fn state(&self) -> &'static str {
-        let drain = self.other.get("drain_info").and_then(|info| info.get("state")).and_then(Value::as_str);
-        match drain {
+        match self.drain_state() {
             _ if self.is_unreachable() => "unreachable",
             _ if self.says("recovered") => "returning",
             Some("DRAINED") => "drained",

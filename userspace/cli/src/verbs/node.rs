@@ -31,19 +31,19 @@ pub enum NodeVerb {
     /// Place nothing new on a node; what runs there runs on
     #[command(after_help = node_life::DEACTIVATE)]
     Deactivate {
-        /// The node's name or id
+        /// The node's name, address or agent id
         name: String,
     },
     /// Put a drained or deactivated node back into service
     #[command(after_help = node_life::REACTIVATE)]
     Reactivate {
-        /// The node's name or id
+        /// The node's name, address or agent id
         name: String,
     },
     /// Give a node up for ever; its tasks are lost at once
     #[command(after_help = node_life::GONE)]
     Gone {
-        /// The node's name or id
+        /// The node's name, address or agent id
         name: String,
         /// Do not ask
         #[arg(long, short)]
@@ -99,20 +99,22 @@ fn condition(node: &Node) -> (&'static str, Tone) {
 }
 
 fn list_table(nodes: &[Node], now: i64) -> Table {
-    let head = ["NODE", "ROLE", "CONDITION", "CPUS USED", "MEM USED", "DISK USED", "AGE"];
+    // Where the cluster's file gives hosts names, these come first; else the addresses are the names.
+    let named = nodes.iter().any(Node::is_named);
+    let head = ["NAME", "NODE", "ROLE", "CONDITION", "CPUS USED", "MEM USED", "DISK USED", "AGE"];
     let mut table = Table::new(
-        &head,
+        head.get(usize::from(!named)..).unwrap_or_default(),
         &["REGION/ZONE", "GPUS", "ID", "VERSION", "ATTRIBUTES"],
         "no nodes; `plenum status` says how the agent is",
     );
     let mut sorted: Vec<&Node> = nodes.iter().collect();
-    sorted.sort_by(|a, b| (&a.hostname, &a.id).cmp(&(&b.hostname, &b.id)));
+    sorted.sort_by(|a, b| (a.title(), &a.id).cmp(&(b.title(), &b.id)));
     for node in sorted {
         let (word, tone) = condition(node);
         let (used, all) = (&node.used_resources, &node.resources);
         let attributes: Vec<String> =
             node.attributes.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
-        table.row(vec![
+        let mut row = vec![
             Cell::from(&node.hostname),
             if node.is_public() { "public" } else { "agent" }.into(),
             Cell::toned(word, tone),
@@ -125,7 +127,12 @@ fn list_table(nodes: &[Node], now: i64) -> Table {
             Cell::from(&node.id),
             Cell::from(&node.version),
             if attributes.is_empty() { "-".into() } else { attributes.join(" ").into() },
-        ]);
+        ];
+        if named {
+            let name = if node.node_name.is_empty() { "-" } else { node.node_name.as_str() };
+            row.insert(0, Cell::from(name));
+        }
+        table.row(row);
     }
     table
 }
@@ -158,5 +165,29 @@ mod tests {
         );
         let wide = table.render(Look { wide: true, ..Look::default() });
         assert!(wide.contains("5m   -            0     S1  1.11.0   n=2 rack=a\n"), "{wide}");
+    }
+    #[test]
+    fn names_come_first_where_they_say_more_than_addresses() {
+        let listed = |names: [&str; 2]| {
+            let nodes: Vec<Node> = serde_json::from_value(json!([
+                {"id": "S1", "hostname": "10.0.0.9", "active": true, "node_name": names[0]},
+                {"id": "S2", "hostname": "10.0.0.2", "active": true, "node_name": names[1]},
+            ]))
+            .unwrap();
+            assert_eq!(
+                serde_json::to_value(&nodes).unwrap()[0]["node_name"].as_str().unwrap_or(""),
+                names[0]
+            );
+            list_table(&nodes, 0).render(Look::default())
+        };
+        assert_eq!(
+            listed(["h1", ""]),
+            "NAME  NODE      ROLE   CONDITION  CPUS USED  MEM USED  DISK USED  AGE\n\
+             -     10.0.0.2  agent  active     0/0        0M/0M     0M/0M      -\n\
+             h1    10.0.0.9  agent  active     0/0        0M/0M     0M/0M      -\n"
+        );
+        for plain in [["10-0-0-9", "10.0.0.2"], ["agent", ""]] {
+            assert!(listed(plain).starts_with("NODE      ROLE"), "{plain:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `plenum node drain|deactivate|reactivate|gone`: taking nodes out of service, and back.
 //!
-//! Owns finding a node by its name, the calls of the operator API, and showing what a drain waits for. The list of nodes is in `node`.
+//! Owns the calls of the operator API, and showing what a drain waits for. Which node is meant is in `node_find`, the list in `node`.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use http::header::ACCEPT;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::node_find::find;
 use super::now;
 use crate::Global;
 use crate::api::Session;
@@ -19,7 +20,7 @@ use crate::screen::Screen;
 use crate::text::clean;
 
 /// Shown by `plenum node drain --help`.
-pub(crate) const DRAIN: &str = "Examples:\n  plenum node drain n1 --wait\n  plenum node drain n1 --deadline 2h --wait\n  plenum node drain n1 --gone --wait      # it will not come back\n  plenum node reactivate n1               # after maintenance";
+pub(crate) const DRAIN: &str = "Examples:\n  plenum node drain n1 --wait\n  plenum node drain n1 --deadline 2h --wait\n  plenum node drain n1 --gone --wait      # it will not come back\n  plenum node drain n1 --cancel           # call it off\n  plenum node reactivate n1               # after maintenance";
 /// Shown by `plenum node deactivate --help`.
 pub(crate) const DEACTIVATE: &str =
     "Examples:\n  plenum node deactivate n1    # its tasks run on, nothing new is placed there";
@@ -39,7 +40,7 @@ const NAMED: usize = 3;
 /// How to drain.
 #[derive(Args, Debug)]
 pub struct DrainArguments {
-    /// The node's name or id
+    /// The node's name, address or agent id
     name: String,
     /// No task gets more time than this to end; without it each has what its kill policy says
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = span)]
@@ -50,6 +51,9 @@ pub struct DrainArguments {
     /// Once it is empty, give the node up for ever
     #[arg(long)]
     gone: bool,
+    /// Call the drain off: nothing more is killed there, and the node takes tasks again
+    #[arg(long, conflicts_with_all = ["deadline", "wait", "gone"])]
+    cancel: bool,
 }
 
 /// A span of time as people write it: `90`, `90s`, `10m`, `2h`, `1d`.
@@ -66,33 +70,6 @@ fn span(text: &str) -> std::result::Result<Duration, String> {
     let count: u64 = digits.parse().map_err(|_| wrong())?;
     // A month is longer than any drain.
     Ok(Duration::from_secs(count.checked_mul(unit).filter(|s| *s <= 31 * 86_400).ok_or_else(wrong)?))
-}
-
-/// The node of that name or id. Nodes that were replaced may share a name: then the one that is there is meant.
-fn find<'a>(nodes: &'a [Node], name: &str) -> Result<&'a Node> {
-    if let Some(node) = nodes.iter().find(|node| node.id == name) {
-        return Ok(node);
-    }
-    // Hosts without a name of their own are called by their address with dashes in `cluster.yaml`.
-    let address = name.replace('-', ".").parse::<std::net::IpAddr>().map(|ip| ip.to_string());
-    let is = |node: &&Node| node.hostname == name || Ok(&node.hostname) == address.as_ref();
-    let named: Vec<&Node> = nodes.iter().filter(is).collect();
-    let there: Vec<&Node> = named.iter().copied().filter(|node| !node.is_unreachable()).collect();
-    match (there.as_slice(), named.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(one),
-        ([], []) => Err(CliError::Usage(format!(
-            "there is no node {}; `plenum node list` shows all of them under the names to use here",
-            clean(name)
-        ))),
-        (_, several) => {
-            let ids: Vec<&str> = several.iter().map(|node| node.id.as_str()).collect();
-            Err(CliError::Usage(format!(
-                "several nodes are called {}; name one by its id: {}",
-                clean(name),
-                clean(&ids.join(", "))
-            )))
-        }
-    }
 }
 
 async fn operate(session: &Session, call: &Value) -> Result<()> {
@@ -112,7 +89,11 @@ pub(crate) async fn drain(
 ) -> Result<()> {
     let nodes = session.all_nodes().await?;
     let node = find(&nodes, &arguments.name)?;
-    let (id, name) = (node.id.clone(), clean(&node.hostname));
+    if arguments.cancel {
+        return cancel(session, global, node, screen).await;
+    }
+    let (id, name) = (node.id.clone(), clean(node.title()));
+    let host = clean(&node.hostname);
     let mut call = on_agent("drain_agent", &id);
     call["drain_agent"]["max_grace_period"] = json!({"seconds": arguments.deadline.as_secs()});
     call["drain_agent"]["mark_gone"] = json!(arguments.gone);
@@ -122,7 +103,7 @@ pub(crate) async fn drain(
             format!("{name} is draining; `plenum node drain {name} --wait` shows what it waits for");
         return screen.outcome(
             global.output,
-            &json!({"id": id, "hostname": name, "state": "draining"}),
+            &json!({"id": id, "name": name, "hostname": host, "state": "draining"}),
             &sentence,
         );
     }
@@ -131,7 +112,35 @@ pub(crate) async fn drain(
         "gone" => format!("{name} is empty and was given up"),
         _ => format!("{name} is drained; `plenum node reactivate {name}` puts it back into service"),
     };
-    screen.outcome(global.output, &json!({"id": id, "hostname": name, "state": state}), &sentence)
+    let shown = json!({"id": id, "name": name, "hostname": host, "state": state});
+    screen.outcome(global.output, &shown, &sentence)
+}
+
+/// `drain --cancel`.
+async fn cancel(session: &Session, global: &Global, node: &Node, screen: &mut Screen) -> Result<()> {
+    let name = clean(node.title());
+    match node.state() {
+        // What was ordered of a node that is away is not shown: the master knows.
+        "draining" | "drained" | "unreachable" | "returning" => {}
+        state => {
+            return Err(CliError::Usage(format!("{name} is not draining, it is {state}")));
+        }
+    }
+    let mut call = on_agent("reactivate_agent", &node.id);
+    call["reactivate_agent"]["cancel_drain"] = json!(true);
+    operate(session, &call).await?;
+    let sentence = match node.state() {
+        "drained" => format!("{name} was drained already and is in service again"),
+        _ => format!(
+            "the drain of {name} is called off: it is in service again; tasks that were being killed still end"
+        ),
+    };
+    screen.outcome(global.output, &outcome(node, "active"), &sentence)
+}
+
+/// What is said of a node to programs.
+fn outcome(node: &Node, state: &str) -> Value {
+    json!({"id": node.id, "name": clean(node.title()), "hostname": clean(&node.hostname), "state": state})
 }
 
 async fn until_empty(
@@ -213,15 +222,20 @@ pub(crate) async fn switch(
 ) -> Result<()> {
     let nodes = session.all_nodes().await?;
     let node = find(&nodes, name)?;
+    let name = clean(node.title());
+    if active && node.is_draining() {
+        return Err(CliError::Usage(format!(
+            "{name} is still draining: `plenum node drain {name} --cancel` calls that off, `plenum node drain {name} --wait` waits for the end"
+        )));
+    }
     let kind = if active { "reactivate_agent" } else { "deactivate_agent" };
     operate(session, &on_agent(kind, &node.id)).await?;
-    let name = clean(&node.hostname);
     let (state, sentence) = if active {
         ("active", format!("{name} is in service again"))
     } else {
         ("deactivated", format!("{name} takes nothing new; what runs there runs on"))
     };
-    screen.outcome(global.output, &json!({"id": node.id, "hostname": name, "state": state}), &sentence)
+    screen.outcome(global.output, &outcome(node, state), &sentence)
 }
 
 pub(crate) async fn gone(
@@ -233,14 +247,14 @@ pub(crate) async fn gone(
 ) -> Result<()> {
     let nodes = session.all_nodes().await?;
     let node = find(&nodes, name)?;
-    let name = clean(&node.hostname);
+    let name = clean(node.title());
     let question = format!("Give {name} ({}) up for ever? Its tasks end now.", clean(&node.id));
     if !yes && !screen.agrees(&question)? {
         return Err(CliError::Usage(format!("{name} was left alone; say --yes to give it up for ever")));
     }
     operate(session, &on_agent("mark_agent_gone", &node.id)).await?;
     let sentence = format!("{name} is gone; it joins again only as a new node");
-    screen.outcome(global.output, &json!({"id": node.id, "hostname": name, "state": "gone"}), &sentence)
+    screen.outcome(global.output, &outcome(node, "gone"), &sentence)
 }
 
 #[cfg(test)]
@@ -272,18 +286,5 @@ mod tests {
         );
         let many = node((0..5).map(|n| blocker(&n.to_string(), "end")).collect());
         assert!(waits_for(&many, 0).ends_with("and 2 more"));
-    }
-
-    #[test]
-    fn nodes_are_found_by_name_or_id() {
-        let nodes: Vec<Node> = serde_json::from_value(json!([
-            {"id": "S1", "hostname": "a"}, {"id": "S2", "hostname": "b"}, {"id": "S3", "hostname": "b"},
-            {"id": "S4", "hostname": "a", "unreachable": true}
-        ]))
-        .unwrap();
-        assert_eq!(find(&nodes, "a").unwrap().id, "S1", "the one that is there");
-        assert_eq!(find(&nodes, "S4").unwrap().id, "S4");
-        assert!(find(&nodes, "b").unwrap_err().to_string().contains("S2, S3"));
-        assert!(find(&nodes, "c").is_err());
     }
 }

@@ -63,3 +63,31 @@ async fn nodes_are_switched_and_given_up() {
     let list = world.run(&["node", "list"]).await;
     assert!(list.out.contains("unreachable"), "{list:?}");
 }
+
+#[tokio::test]
+async fn a_drain_is_called_off() {
+    let world = World::start().await;
+    world.gateway.raw(API, 200, "");
+    for state in ["DRAINING", "DRAINED"] {
+        world.gateway.answer(SLAVES, 200, &slaves(Some(state), json!([])));
+        let outcome = world.run(&["node", "drain", "n1", "--cancel"]).await;
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        assert!(outcome.out.contains("in service again"), "{outcome:?}");
+        let sent = world.gateway.seen().pop().unwrap().json();
+        let expected = json!({"type": "REACTIVATE_AGENT", "reactivate_agent": {"agent_id": {"value": "S1"}, "cancel_drain": true}});
+        assert_eq!(sent, expected);
+    }
+    let before = world.gateway.lines().len();
+    world.gateway.answer(SLAVES, 200, &slaves(Some("DRAINING"), json!([])));
+    let outcome = world.run(&["node", "reactivate", "n1"]).await;
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.err.contains("`plenum node drain n1 --cancel`"), "{outcome:?}");
+    world.gateway.answer(SLAVES, 200, &slaves(None, json!([])));
+    for words in [&["node", "drain", "n1", "--cancel"][..], &["node", "drain", "n1", "--cancel", "--gone"]] {
+        assert_eq!(world.run(words).await.code, 2, "{words:?}");
+    }
+    assert!(
+        world.gateway.lines().iter().skip(before).all(|line| line.starts_with("GET ")),
+        "nothing was ordered"
+    );
+}

@@ -394,6 +394,33 @@ fn a_drain_is_remembered_over_a_restart_and_ends_when_the_master_says_so() {
 }
 
 #[test]
+fn a_drain_that_is_called_off_kills_nothing_more_and_what_is_being_killed_ends() {
+    let mut stage = Stage::registered();
+    let mut info = task("t");
+    info.kill_policy = Some(policy(60_000));
+    let container = stage.running(info);
+    let config = plenum_api::mesos::DrainConfig {
+        max_grace_period: Some(DurationInfo { nanoseconds: 2_000_000_000 }),
+        mark_gone: Some(true),
+    };
+    stage.master(vec![Hear::DrainAgent(internal::DrainAgent { config })]);
+    assert_eq!(stage.take(), vec![Effect::Kill { container: container.clone(), grace: Millis(2_000) }]);
+    stage.master(vec![Hear::ResumeAgent(internal::ResumeAgent {})]);
+    assert!(!stage.disk.contains_key("drain"));
+    stage.run_as(framework(&[CapabilityType::PartitionAware]), task("u"), b"l2");
+    let other = stage.launch().container;
+    stage.launched(&other);
+    stage.expect(say(TaskState::TaskRunning));
+    stage.take();
+    stage.exited(&container, ExitStatus::Signal(15));
+    assert_eq!(stage.update().state, TaskState::TaskKilled, "the agent stays, so it is not gone");
+    stage.pass(10_000);
+    let more = stage.take();
+    let hits = |effect: &Effect| matches!(effect, Effect::Kill { container, .. } | Effect::Destroy { container } if *container == other);
+    assert!(!more.iter().any(hits), "{more:?}");
+}
+
+#[test]
 fn kills_of_the_unknown_are_answered() {
     let mut stage = Stage::registered();
     stage.kill("nobody", None);

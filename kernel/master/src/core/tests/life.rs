@@ -22,15 +22,26 @@ fn deactivate(agent: &str) -> master::Call {
 fn reactivate(agent: &str) -> master::Call {
     master::Call {
         r#type: Some(Type::ReactivateAgent as i32),
-        reactivate_agent: Some(ReactivateAgent { agent_id: agent.into() }),
+        reactivate_agent: Some(ReactivateAgent { agent_id: agent.into(), cancel_drain: None }),
         ..Default::default()
     }
+}
+
+fn cancel(agent: &str) -> master::Call {
+    let mut call = reactivate(agent);
+    call.reactivate_agent = Some(ReactivateAgent { agent_id: agent.into(), cancel_drain: Some(true) });
+    call
 }
 
 fn shown(rig: &mut Rig) -> Option<(bool, bool, Option<i32>)> {
     let state = rig.master.state();
     let agent = state.agents.iter().next()?.message(None);
     Some((agent.active, agent.deactivated(), agent.drain_info.map(|info| info.state)))
+}
+
+/// The newest answer to an operator; frameworks' calls are accepted.
+fn decided(rig: &Rig) -> Option<&Answer> {
+    rig.answers.values().rev().find(|answer| **answer != Answer::Accepted)
 }
 
 const DRAINING: Option<i32> = Some(mesos::DrainState::Draining as i32);
@@ -168,4 +179,98 @@ fn a_deactivated_agent_keeps_its_tasks_and_is_not_offered() {
     assert!(matches!(rig.operate(reactivate(&agent)), Some(Answer::Refused(409, _))));
     rig.settle(Ok(()));
     assert_eq!(rig.master.state().agents.len(), 0);
+}
+
+#[test]
+fn a_drain_is_called_off_and_stays_so_over_a_failover() {
+    let mut rig = Rig::new();
+    let (conn, agent) = rig.agent("a");
+    let info = mesos::FrameworkInfo { failover_timeout: Some(36_000.0), ..framework_info("f") };
+    let stream = rig.subscribe(info, "alice");
+    let framework = rig.subscribed(stream).expect("subscribed");
+    rig.running("t", conn, stream, &framework);
+    rig.operate(drain(&agent, Some(60), true));
+    rig.told(conn);
+    assert!(matches!(rig.operate(reactivate(&agent)), Some(Answer::Refused(400, _))), "as Mesos answers");
+    rig.hold = true;
+    assert_eq!(rig.operate(cancel(&agent)), None, "not before it is stored");
+    assert!(rig.told(conn).is_empty());
+    // The last task ends while the store thinks; the drain is not over for that.
+    rig.update(conn, &framework, "t", TaskState::TaskKilled, 2);
+    rig.acknowledge(stream, &framework, &agent, "t", 2);
+    rig.settle(Ok(()));
+    assert_eq!(decided(&rig), Some(&Answer::Done));
+    assert!(rig.told(conn).iter().any(|kind| matches!(kind, Kind::ResumeAgent(_))));
+    assert_eq!(shown(&mut rig), Some((true, false, None)));
+    rig.hold = false;
+    rig.pass(120_000);
+    assert_eq!(shown(&mut rig), Some((true, false, None)), "no deadline of the drain comes about");
+    assert!(!rig.offers(stream).is_empty(), "it is offered again");
+    // The agent had not heard of it when the master went: the next one tells it.
+    let mut rig = rig.restarted();
+    let mut register = Register { agent_info: agent_info("a"), version: "1".into(), ..Default::default() };
+    register.agent_id = Some(agent.as_str().into());
+    register.draining = Some(mesos::DrainConfig::default());
+    let conn = rig.register("a", register);
+    let told = rig.told(conn);
+    assert!(told.iter().any(|kind| matches!(kind, Kind::ResumeAgent(_))), "{told:?}");
+    assert!(!told.iter().any(|kind| matches!(kind, Kind::DrainAgent(_))), "{told:?}");
+    assert_eq!(shown(&mut rig), Some((true, false, None)));
+}
+
+#[test]
+fn calling_off_is_refused_where_nothing_is_to_be_called_off_or_stored() {
+    let mut rig = Rig::new();
+    let (conn, agent) = rig.agent("a");
+    let (stream, framework) = rig.framework("f");
+    rig.running("t", conn, stream, &framework);
+    assert!(matches!(rig.operate(cancel(&agent)), Some(Answer::Refused(400, _))), "it serves");
+    assert!(matches!(rig.operate(cancel("nobody")), Some(Answer::Refused(400, _))));
+    rig.operate(drain(&agent, None, false));
+    rig.hold = true;
+    assert_eq!(rig.operate(cancel(&agent)), None);
+    rig.update(conn, &framework, "t", TaskState::TaskKilled, 2);
+    rig.acknowledge(stream, &framework, &agent, "t", 2);
+    rig.settle(Err("full".into()));
+    rig.hold = false;
+    assert!(matches!(decided(&rig), Some(Answer::Refused(503, _))));
+    rig.pass(60_000);
+    assert_eq!(shown(&mut rig), Some((false, true, DRAINED)), "the drain went on, and ends");
+    assert_eq!(rig.operate(cancel(&agent)), Some(Answer::Done), "an ended drain is reactivated as usual");
+}
+
+#[test]
+fn nodes_are_known_by_name_whoever_leads_and_wherever_they_are() {
+    let named = |rig: &mut Rig, node: &str, id: Option<&str>| {
+        let conn = rig.connect_as("key", node);
+        let agent_id = id.map(Into::into);
+        let register = Register {
+            agent_id,
+            agent_info: agent_info("10.0.0.4"),
+            version: "1".into(),
+            ..Default::default()
+        };
+        rig.say(conn, agent_message::Kind::Register(register));
+        let state = rig.master.state();
+        let agent = state.agents.iter().next().expect("registered");
+        (agent.id.to_string(), agent.message(None).node_name)
+    };
+    let mut rig = Rig::new();
+    // Records of before do not have it: it is stored with the next registration.
+    let (id, unknown) = named(&mut rig, "", None);
+    assert_eq!(unknown, None);
+    let mut rig = rig.restarted();
+    assert_eq!(named(&mut rig, "h4", Some(&id)).1.as_deref(), Some("h4"));
+    let mut rig = rig.restarted();
+    let absent = |rig: &mut Rig| {
+        rig.master.state().absent.values().next().and_then(|a| a.node_name().map(str::to_owned))
+    };
+    assert_eq!(absent(&mut rig).as_deref(), Some("h4"), "known before it is back");
+    rig.pass(600_001);
+    assert_eq!(absent(&mut rig).as_deref(), Some("h4"), "known while it is unreachable");
+    assert_eq!(
+        named(&mut rig, "h5", Some(&id)),
+        (id.clone(), Some("h5".to_owned())),
+        "the newest certificate says it"
+    );
 }

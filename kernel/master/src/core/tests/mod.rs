@@ -18,7 +18,8 @@ use plenum_api::{Millis, Now, master};
 use plenum_store::{Entry, Op, Revision};
 
 use super::{
-    Answer, Caller, ConnId, Effect, Event, Master, Peer, Records, ReplyId, Settings, StreamId, Token,
+    AgentIdentity, Answer, Caller, ConnId, Effect, Event, Master, Peer, Records, ReplyId, Settings, StreamId,
+    Token,
 };
 
 /// A master, its store, and everything it has sent.
@@ -210,8 +211,13 @@ impl Rig {
     // --- agents
 
     pub fn connect(&mut self, identity: &str) -> ConnId {
+        self.connect_as(identity, "")
+    }
+
+    pub fn connect_as(&mut self, key: &str, node: &str) -> ConnId {
         let conn = ConnId(self.number());
-        let peer = Peer { identity: identity.into(), address: "127.0.0.1:9".into() };
+        let identity = std::sync::Arc::new(AgentIdentity { key: key.into(), node: node.into() });
+        let peer = Peer { identity, address: "127.0.0.1:9".into() };
         self.handle(Event::AgentConnected { conn, peer });
         conn
     }
