@@ -5,8 +5,9 @@ import time
 from cluster import Asker, Cluster, Show, Writer, web
 from hosts import Fleet, wait
 
-FILL = "dd if=/dev/zero of=/var/lib/plenum/ballast bs=1M 2>/dev/null; dd if=/dev/zero of=/var/lib/plenum/ballast2 bs=1 2>/dev/null count=65536; df --output=avail /var/lib/plenum | tail -1"
-FREE = "rm -f /var/lib/plenum/ballast /var/lib/plenum/ballast2"
+# What writing frees meanwhile, such as a file that is replaced, is taken too.
+FILL = "cd /var/lib/plenum; for i in 1 2 3 4 5 6; do dd if=/dev/zero of=ballast$i bs=4k 2>/dev/null; sync; done; df --output=avail . | tail -1"
+FREE = "rm -f /var/lib/plenum/ballast*"
 
 
 def main():
