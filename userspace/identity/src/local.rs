@@ -45,8 +45,9 @@ pub(crate) fn known(places: &Places) -> Result<Option<(String, Authority)>, Dire
     Ok(Some((site.cluster_id, Authority::from_pem(&site.ca, &key)?)))
 }
 
-/// Issues anew, for the same key, name and addresses, every certificate of this host's roles that has ended or soon will: in a fleet
-/// that works, the roles have renewed theirs long before. Gives the roles.
+/// Issues anew, for the same key, name and addresses, every certificate of this host's roles that has ended or soon will (in a fleet
+/// that works, the roles have renewed theirs long before), and every one of a release whose certificates did not name etcd's user.
+/// Gives the roles.
 pub(crate) fn renew_due(config: &Config, ca: &Authority) -> Vec<Role> {
     let mut renewed = Vec::new();
     for role in config.roles() {
@@ -66,7 +67,8 @@ fn renew_one(config: &Config, ca: &Authority, role: Role) -> Result<bool, Direct
     let peer = identity.peer();
     let ours = identity.chain().last().is_some_and(|c| plenum_base::pki::fingerprint(c) == ca.fingerprint());
     let life = peer.not_after.duration_since(peer.not_before).unwrap_or_default();
-    if !ours || peer.name.role != role.as_str() || peer.is_current(SystemTime::now() + life / 8) {
+    let good = peer.store_user() != Some(false) && peer.is_current(SystemTime::now() + life / 8);
+    if !ours || peer.name.role != role.as_str() || good {
         return Ok(false);
     }
     let key = std::fs::read_to_string(&files.key)
@@ -96,7 +98,7 @@ pub(crate) fn look(config: &Config) {
             if !renewed.is_empty() {
                 tracing::warn!(
                     ?renewed,
-                    "certificates had (nearly) ended; this master issued new ones to itself"
+                    "certificates had (nearly) ended or were of an older release; this master issued new ones to itself"
                 );
             }
         }

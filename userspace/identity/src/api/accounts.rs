@@ -20,9 +20,15 @@ pub(crate) struct Filter {
     kind: Option<String>,
 }
 
-/// Body of PUT. Old clients send nothing, or `creator_uid` and `cluster_url`, which mean nothing here.
+/// Body of PUT. Old clients send nothing, or `creator_uid` and `cluster_url`, which mean nothing here. A key that nobody knows is refused:
+/// a misspelt password would make an account without one.
 #[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct Put {
+    #[serde(default, rename = "creator_uid")]
+    _creator_uid: serde::de::IgnoredAny,
+    #[serde(default, rename = "cluster_url")]
+    _cluster_url: serde::de::IgnoredAny,
     description: Option<String>,
     password: Option<String>,
     public_key: Option<String>,
