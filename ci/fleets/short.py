@@ -39,6 +39,8 @@ def main():
     asked, failed = asker.stop()
     show.promise("no request to the virtual address failed", not failed and asked > 50, f"{asked} asked; {failed[:3]}")
     show.promise("the same tasks run", {task["id"] for task in cluster.wait_app("/web", 2, 60)} == tasks)
+    held = {etcd["name"]: etcd.get("users") for etcd in cluster.etcds(cluster.status())}
+    show.promise("etcd holds each component to its own records", len(held) == 3 and all(held.values()), held)
     cluster.plenum("uninstall", "--config", cluster.file, "--yes")
     time.sleep(1)
     for host in fleet.hosts:

@@ -39,6 +39,15 @@ pub fn store_names(role: Role) -> Vec<San> {
     names.iter().map(|name| San::Dns((*name).to_owned())).collect()
 }
 
+/// The user of etcd that the bearer of a certificate with these names is: its role, where it is let at etcd at all. It is the
+/// certificate's common name, which etcd goes by.
+#[must_use]
+pub fn store_user(role: &str, sans: &[San]) -> Option<Role> {
+    let role: Role = role.parse().ok()?;
+    let gate = |san: &San| matches!(san, San::Dns(name) if name == STORE_CLIENT);
+    (!store_names(role).is_empty() && sans.iter().any(gate)).then_some(role)
+}
+
 /// Why a certificate cannot be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -279,9 +288,13 @@ impl Authority {
     ) -> Result<String, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        // A common name has at most 64 characters; the URI is what counts.
-        let short: String = format!("{}/{}", name.role, name.name).chars().take(64).collect();
-        params.distinguished_name.push(DnType::CommonName, short);
+        // To etcd the common name is the user. For everybody else the URI is what counts; with its slash the name is no user of
+        // etcd's. It has at most 64 characters.
+        let common = match store_user(&name.role, sans) {
+            Some(user) => user.as_str().to_owned(),
+            None => format!("{}/{}", name.role, name.name).chars().take(64).collect(),
+        };
+        params.distinguished_name.push(DnType::CommonName, common);
         let ia5 = |text: String| Ia5String::try_from(text).map_err(failed);
         params.subject_alt_names.push(SanType::URI(ia5(name.to_string())?));
         for san in sans {
@@ -363,6 +376,26 @@ mod tests {
     }
 
     #[test]
+    fn the_common_name_is_the_user_of_etcd_where_there_is_one() {
+        let ca = Authority::create("test", SystemTime::now()).unwrap();
+        let common = |role: &str, name: &str, sans: &[San]| {
+            let name = PeerName::new("test", role, name).unwrap();
+            let (pem, _) = ca.issue_fresh(&name, sans, SystemTime::now(), LIFETIME).unwrap();
+            let cert = crate::tls::PeerCert::read_pem(pem.as_bytes()).unwrap();
+            (cert.common_name.clone(), cert.store_user())
+        };
+        let gate = [San::Dns(STORE_CLIENT.to_owned())];
+        for role in [Role::Etcd, Role::Identity, Role::Master, Role::Services, Role::Discovery, Role::Catalog]
+        {
+            assert_eq!(common(role.as_str(), "m1", &store_names(role)), (role.to_string(), Some(true)));
+        }
+        // On an agent discovery is nobody to etcd, and no name makes anybody a user.
+        assert_eq!(common("discovery", "a1", &[]), ("discovery/a1".to_owned(), None));
+        assert_eq!(common("agent", "a1", &gate), ("agent/a1".to_owned(), None));
+        assert_eq!(common("root", "root", &gate), ("root/root".to_owned(), None));
+    }
+
+    #[test]
     fn only_the_key_of_a_request_is_used() {
         let ca = Authority::create("test", SystemTime::now()).unwrap();
         let name = PeerName::new("test", "agent", "n1").unwrap();
@@ -376,6 +409,7 @@ mod tests {
         let facts = crate::tls::PeerCert::read(&der).unwrap();
         assert_eq!(facts.name, name);
         assert!(!String::from_utf8_lossy(&der).contains("evil.example"));
+        assert_eq!(facts.common_name, "agent/n1");
         assert!(facts.not_after > SystemTime::now() + LIFETIME - Duration::from_secs(60));
         for hostile in
             ["", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----", "\u{0}"]

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use etcd_client::{
     AlarmAction, AlarmType, Certificate, Client, CompactionOptions, ConnectOptions, Identity, Member,
-    MemberAddOptions, TlsOptions,
+    MemberAddOptions, Permission, PermissionType, RoleRevokePermissionOptions, TlsOptions, UserAddOptions,
 };
 use tokio::time::timeout;
 
 use crate::config::{Config, client_url};
 use crate::join::Listed;
+use crate::users::{ROOT, Right, Span, Step, Users};
 
 /// How long an ordinary call may take.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -198,4 +199,88 @@ impl Admin {
         let mut client = self.client.clone();
         self.call(UPKEEP, client.defragment()).await.map(|_| ())
     }
+
+    /// The users and the roles there are.
+    pub(crate) async fn users(&self) -> Result<Users, AdminError> {
+        let mut client = self.client.clone();
+        let mut all = Users::default();
+        let names = self.call(DEADLINE, client.user_list()).await?;
+        for name in names.users() {
+            let user = self.call(DEADLINE, client.user_get(name.as_str())).await?;
+            all.users.insert(name.clone(), user.roles().iter().cloned().collect());
+        }
+        let names = self.call(DEADLINE, client.role_list()).await?;
+        for name in names.roles() {
+            let role = self.call(DEADLINE, client.role_get(name.as_str())).await?;
+            all.roles.insert(name.clone(), role.permissions().iter().map(right).collect());
+        }
+        Ok(all)
+    }
+
+    /// Makes one change. One that was made already, as by another caretaker at the same time, is fine.
+    pub(crate) async fn change_users(&self, step: &Step) -> Result<(), AdminError> {
+        let mut client = self.client.clone();
+        let done = match step {
+            Step::AddRole(role) => self.call(DEADLINE, client.role_add(role.as_str())).await.map(drop),
+            Step::Grant(role, span, right) => {
+                let grant = client.role_grant_permission(role.as_str(), permission(span, *right));
+                self.call(DEADLINE, grant).await.map(drop)
+            }
+            Step::Revoke(role, span) => {
+                let end = (!span.end.is_empty())
+                    .then(|| RoleRevokePermissionOptions::new().with_range_end(span.end.clone()));
+                let revoke = client.role_revoke_permission(role.as_str(), span.key.clone(), end);
+                self.call(DEADLINE, revoke).await.map(drop)
+            }
+            Step::AddUser(user) => {
+                let options = Some(UserAddOptions::new().with_no_pwd());
+                self.call(DEADLINE, client.user_add(user.as_str(), "", options)).await.map(drop)
+            }
+            Step::Give { user, role } => {
+                self.call(DEADLINE, client.user_grant_role(user.as_str(), role.as_str())).await.map(drop)
+            }
+            Step::Take { user, role } => {
+                self.call(DEADLINE, client.user_revoke_role(user.as_str(), role.as_str())).await.map(drop)
+            }
+            Step::Enforce => self.call(DEADLINE, client.auth_enable()).await.map(drop),
+        };
+        match done {
+            Err(error) if DONE.iter().any(|said| error.says(said)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether etcd goes by its users. (etcd 3.4 says so only to somebody who tries a password.)
+    pub(crate) async fn users_enforced(&self) -> Result<bool, AdminError> {
+        let mut client = self.client.auth_client();
+        match self.call(DEADLINE, client.authenticate(ROOT.to_owned(), String::new())).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.says("authentication is not enabled") => Ok(false),
+            Err(error) if error.says("authentication failed") => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What etcd says to a change that was made before.
+const DONE: [&str; 4] =
+    ["already exists", "is not granted to the", "is already enabled", "is already granted"];
+
+fn right(permission: &Permission) -> (Span, Right) {
+    let right = match permission.get_type() {
+        kind if kind == PermissionType::Read as i32 => Right::Read,
+        kind if kind == PermissionType::Write as i32 => Right::Write,
+        _ => Right::ReadWrite,
+    };
+    (Span { key: permission.key().to_vec(), end: permission.range_end().to_vec() }, right)
+}
+
+fn permission(span: &Span, right: Right) -> Permission {
+    let kind = match right {
+        Right::Read => PermissionType::Read,
+        Right::Write => PermissionType::Write,
+        Right::ReadWrite => PermissionType::Readwrite,
+    };
+    let permission = Permission::new(kind, span.key.clone());
+    if span.end.is_empty() { permission } else { permission.with_range_end(span.end.clone()) }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::admin::{Admin, AdminError};
 use crate::care::{Care, Memory, Seen, View, decide};
+use crate::granting;
 use crate::metrics::{FSYNC, Histogram};
 use crate::status::{Phase, Shared, ask_all};
 
@@ -19,6 +20,9 @@ use crate::status::{Phase, Shared, ask_all};
 const ROUND: Duration = Duration::from_secs(2);
 /// Every so many rounds the disk is looked at.
 const METRICS: u32 = 5;
+/// etcd's users are looked at this often until they are enforced, and afterwards.
+const USERS: Duration = Duration::from_secs(5);
+const USERS_LATER: Duration = Duration::from_secs(300);
 
 /// Until `shutdown`.
 pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
@@ -28,6 +32,7 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
         memory: Memory::default(),
         heard: BTreeMap::new(),
         began: Instant::now(),
+        users: None,
         fsync: Histogram::default(),
     };
     let mut round = 0_u32;
@@ -41,7 +46,7 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
             {
                 caretaker.look_at_disk(client).await;
             }
-            caretaker.round().await
+            caretaker.round(client.as_ref()).await
         };
         match shutdown.until(cared).await {
             None => return,
@@ -63,18 +68,22 @@ struct Caretaker {
     /// When members last answered.
     heard: BTreeMap<u64, Instant>,
     began: Instant,
+    /// When etcd's users were last looked at.
+    users: Option<Instant>,
     fsync: Histogram,
 }
 
 impl Caretaker {
     /// One look, and one step if this member leads.
-    async fn round(&mut self) -> Result<(), AdminError> {
+    async fn round(&mut self, client: Option<&Client>) -> Result<(), AdminError> {
         let own = self.shared.own().await?;
         let how = own.how().await?;
         if how.leader != how.id {
             // Who leads next begins with a fresh memory: it cannot know what was done meanwhile.
             self.memory = Memory::default();
             self.heard.clear();
+            self.users = None;
+            self.shared.set_users_wait(None);
             return Ok(());
         }
         let view = self.view(&own, how.id, how.revision).await?;
@@ -83,8 +92,25 @@ impl Caretaker {
         }
         match decide(&view, &self.memory, self.began.elapsed()) {
             Some(care) => self.act(&own, &view, care).await,
-            None => Ok(()),
+            None => self.look_at_users(client, &own, &view).await,
         }
+    }
+
+    async fn look_at_users(
+        &mut self,
+        client: Option<&Client>,
+        own: &Admin,
+        view: &View,
+    ) -> Result<(), AdminError> {
+        let pause = if self.shared.users() { USERS_LATER } else { USERS };
+        let Some(client) = client.filter(|_| self.users.is_none_or(|last| last.elapsed() >= pause)) else {
+            return Ok(());
+        };
+        let members: Vec<_> = view.members.iter().map(|seen| seen.listed.clone()).collect();
+        let wait = granting::round(&self.shared, client, own, &members).await?;
+        self.users = Some(Instant::now());
+        self.shared.set_users_wait(wait);
+        Ok(())
     }
 
     async fn view(&mut self, own: &Admin, id: u64, revision: i64) -> Result<View, AdminError> {

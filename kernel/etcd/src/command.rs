@@ -227,6 +227,7 @@ async fn show_status(places: &Places, json: bool) -> Result<()> {
     let leader = status.leader.as_deref().unwrap_or("nobody");
     println!("{}", format!("{} is {:?} {}", status.name, status.phase, status.doing).trim_end());
     println!("leader {leader}, term {}, {} of {} MiB", status.term, status.db_size >> 20, status.quota >> 20);
+    println!("{}", who_may(&status));
     for member in &status.members {
         let health = if member.healthy { "well" } else { "NOT WELL" };
         let vote = if member.votes { "votes" } else { "learner" };
@@ -239,6 +240,15 @@ async fn show_status(places: &Places, json: bool) -> Result<()> {
     }
     status.problems.iter().for_each(|problem| println!("! {problem}"));
     Ok(())
+}
+
+/// Whether components are kept apart, in a line.
+fn who_may(status: &Status) -> String {
+    if status.users {
+        return "users on: each component reads and writes its own records only".to_owned();
+    }
+    let why = status.users_wait.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    format!("users off until the certificates of all masters name them{why}")
 }
 
 /// Members, quota and backups of an etcd that somebody else runs are theirs: it is told where it is, and whether it answers.

@@ -99,7 +99,8 @@ pub(crate) async fn ask(config: &Config, addresses: &[IpAddr], within: Duration)
     });
     let answers = join_all(each).await.into_iter().flatten();
     let fit = answers.filter(|(how, _)| how.leader != 0 && !how.learner);
-    fit.max_by_key(|(how, _)| (how.term, how.raft_index)).map(|(_, cluster)| cluster)
+    // The leader before others: a promotion that a member only passes on to it is refused there for want of a user.
+    fit.max_by_key(|(how, _)| (how.term, how.leader == how.id, how.raft_index)).map(|(_, cluster)| cluster)
 }
 
 /// Where the other members may be: the masters, and those that were members when this one last ran.
@@ -113,7 +114,8 @@ pub(crate) fn others(config: &Config, masters: &[IpAddr], note: Option<&Note>) -
     all
 }
 
-fn address(url: &str) -> Option<IpAddr> {
+/// The address in a member's URL.
+pub(crate) fn address(url: &str) -> Option<IpAddr> {
     let host = url.strip_prefix("https://")?;
     host.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip())
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::Config;
 use crate::admin::{Admin, AdminError, How};
+use crate::granting::enforced;
 use crate::join::Listed;
 
 /// How long a member may take to say how it is before it counts as unhealthy.
@@ -94,6 +95,12 @@ pub struct Status {
     pub fsync_milliseconds: Option<f64>,
     /// Days until the member's certificate ends.
     pub certificate_days: f64,
+    /// Whether etcd holds each component to its own records.
+    #[serde(default)]
+    pub users: bool,
+    /// Why not yet, where this is known: at etcd's leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users_wait: Option<String>,
     /// What is wrong, and what to do.
     pub problems: Vec<String>,
 }
@@ -103,8 +110,12 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) component: Component,
     now: parking::Slot,
-    own: AsyncMutex<Option<(u64, Admin)>>,
+    own: AsyncMutex<Option<(Stamp, Admin)>>,
 }
+
+/// Which certificate a connection shows: the component's count of exchanges, and when the file was written, for on masters identity also
+/// renews it there.
+type Stamp = (u64, Option<SystemTime>);
 
 /// The little that changes often.
 mod parking {
@@ -118,6 +129,8 @@ mod parking {
         pub(super) doing: String,
         pub(super) fsync: Option<f64>,
         pub(super) trouble: Option<String>,
+        pub(super) users: bool,
+        pub(super) users_wait: Option<String>,
     }
 
     #[derive(Default)]
@@ -162,17 +175,34 @@ impl Shared {
         self.now.with(|now| now.trouble = trouble);
     }
 
+    /// Whether etcd is known to go by its users.
+    pub(crate) fn users(&self) -> bool {
+        self.now.with(|now| now.users)
+    }
+
+    /// Notes that it does.
+    pub(crate) fn set_users(&self) {
+        self.now.with(|now| (now.users, now.users_wait) = (true, None));
+    }
+
+    /// Notes why it does not yet.
+    pub(crate) fn set_users_wait(&self, reason: Option<String>) {
+        self.now.with(|now| now.users_wait = reason);
+    }
+
     /// The member here, over a connection that is kept until the certificate changes.
     pub(crate) async fn own(&self) -> Result<Admin, AdminError> {
         let generation = *self.component.identity.changes().borrow();
+        let written = std::fs::metadata(&self.config.component.certificate).and_then(|file| file.modified());
+        let stamp = (generation, written.ok());
         let mut own = self.own.lock().await;
         if let Some((of, admin)) = &*own
-            && *of == generation
+            && *of == stamp
         {
             return Ok(admin.clone());
         }
         let admin = Admin::at(&self.config, self.config.address).await?;
-        *own = Some((generation, admin.clone()));
+        *own = Some((stamp, admin.clone()));
         Ok(admin)
     }
 }
@@ -197,7 +227,8 @@ pub(crate) async fn ask_all(config: &Config, listed: Vec<Listed>) -> Vec<(Listed
 
 /// The routes.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new().route("/v1/status", get(answer)).with_state(shared)
+    let users = get(crate::granting::answer);
+    Router::new().route("/v1/status", get(answer)).route("/v1/users", users).with_state(shared)
 }
 
 async fn answer(_: OnlyComponent, State(shared): State<Arc<Shared>>) -> Json<Status> {
@@ -223,6 +254,9 @@ async fn gather(shared: &Shared) -> Status {
         let how = own.how().await?;
         let listed = own.members().await?;
         let alarms = own.alarms().await;
+        if let Err(error) = enforced(shared, &own).await {
+            tracing::debug!(%error, "etcd does not say whether it goes by its users");
+        }
         Ok::<_, AdminError>((how, listed, alarms))
     };
     match asked.await {
@@ -237,6 +271,7 @@ async fn gather(shared: &Shared) -> Status {
         Err(error) if status.phase == Phase::Removed => tracing::trace!(%error, "as expected"),
         Err(error) => status.problems.push(format!("the member here does not answer: {error}; see its log")),
     }
+    (status.users, status.users_wait) = shared.now.with(|now| (now.users, now.users_wait.clone()));
     let found = problems(&status);
     status.problems.extend(found);
     status

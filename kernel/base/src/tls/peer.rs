@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -23,6 +24,8 @@ pub struct PeerCert {
     pub not_after: SystemTime,
     /// The DNS names and addresses it is valid for.
     pub sans: Vec<San>,
+    /// The common name: to etcd, the user. Nobody else goes by it.
+    pub common_name: String,
 }
 
 impl PeerCert {
@@ -48,6 +51,7 @@ impl PeerCert {
             Ok([name]) => name,
             Err(names) => return Err(content(format!("it has {} component names, not one", names.len()))),
         };
+        let common = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         let key = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parsed.public_key().raw);
         Ok(Self {
@@ -56,7 +60,29 @@ impl PeerCert {
             not_before: time(parsed.validity().not_before.timestamp()),
             not_after: time(parsed.validity().not_after.timestamp()),
             sans,
+            common_name: common.unwrap_or_default().to_owned(),
         })
+    }
+
+    /// Reads the first certificate of a chain, PEM.
+    ///
+    /// # Errors
+    /// [`TlsError::Content`].
+    pub fn read_pem(chain: &[u8]) -> Result<Self, TlsError> {
+        let first = CertificateDer::from_pem_slice(chain);
+        let content = |e: rustls_pki_types::pem::Error| TlsError::Content {
+            what: "the certificate",
+            reason: e.to_string(),
+        };
+        Self::read(&first.map_err(content)?)
+    }
+
+    /// Whether etcd takes the bearer for the user that its role has there; `None` where it has none. (Certificates of releases
+    /// before users have another common name.)
+    #[must_use]
+    pub fn store_user(&self) -> Option<bool> {
+        let user = crate::pki::store_user(&self.name.role, &self.sans)?;
+        Some(self.common_name == user.as_str())
     }
 
     /// Whether it is valid at `now`. A resumed session may outlive the certificate it began with, so servers ask again.

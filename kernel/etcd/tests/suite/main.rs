@@ -5,4 +5,5 @@
 mod faults;
 mod members;
 mod moving;
+mod users;
 mod world;

@@ -109,6 +109,7 @@ async fn one_of_three_goes_on_alone_and_the_others_join_it() {
     for i in 0..20 {
         store.commit(Txn::new().put(format!("k{i}"), "v")).await.unwrap();
     }
+    world.until(&masters[0], "users on", |s| s.users).await;
     let refused = recover(&masters[0].config, false).await.unwrap_err();
     assert!(matches!(refused, RecoverError::Majority(_)), "{refused}");
     world.until(&masters[0], "nothing was done", well(3)).await;
@@ -163,7 +164,7 @@ async fn certificates_of_roles_without_records_open_nothing() {
         let deadline = Duration::from_secs(2);
         let options = EtcdOptions { tls: Some(world.tls_of(role)), deadline, ..EtcdOptions::new(&urls) };
         let asked = match Etcd::connect(options).await {
-            Ok(store) => store.get("/x").await.map(drop),
+            Ok(store) => store.get(&format!("/plenum/test/{role}/x")).await.map(drop),
             Err(error) => Err(error),
         };
         assert_eq!(asked.is_ok(), may, "{role}: {asked:?}");

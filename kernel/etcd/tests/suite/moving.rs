@@ -59,6 +59,7 @@ async fn records_move_to_etcd_and_back_and_terms_only_grow() {
     let (world, master) = set_up().await;
     let places = world.places("single");
     let term = fill(&places).await;
+    world.until(&master, "users on", |s| s.users).await;
     let etcd = world.store(&[master.url()]).await;
     let services = scoped(std::sync::Arc::new(etcd.clone()), SERVICES);
 

@@ -102,9 +102,35 @@ impl World {
         EtcdTls { ca, cert: cert.into_bytes(), key: key.into_bytes(), server_name: None }
     }
 
+    /// The whole of etcd, as an operator has it.
     pub async fn store(&self, urls: &[String]) -> Etcd {
-        let options = EtcdOptions { tls: Some(self.tls()), ..EtcdOptions::new(urls) };
+        self.store_of(Role::Etcd, urls).await
+    }
+
+    /// As a role has it.
+    pub async fn store_of(&self, role: Role, urls: &[String]) -> Etcd {
+        let options = EtcdOptions { tls: Some(self.tls_of(role)), ..EtcdOptions::new(urls) };
         Etcd::connect(options).await.unwrap()
+    }
+
+    /// A certificate and its key as releases made them before etcd had users.
+    pub fn issue_old(&self, role: Role, name: &str, address: IpAddr) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let issuer_key = rcgen::KeyPair::from_pem(&self.ca.key_pem()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(self.ca.certificate_pem(), issuer_key).unwrap();
+        let mut names = vec![address.to_string(), "127.0.0.1".to_owned()];
+        names.extend(store_names(role).iter().map(ToString::to_string));
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        let uri = format!("plenum://{INSTANCE}/{role}/{name}");
+        params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("{role}/{name}"));
+        params.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = (SystemTime::now() - Duration::from_secs(900)).into();
+        params.not_after = (SystemTime::now() + LIFETIME).into();
+        let cert = params.signed_by(&key, &issuer).unwrap();
+        (format!("{}{}", cert.pem(), self.ca.certificate_pem()), key.serialize_pem())
     }
 
     /// The cluster's map, on the disk of each of `masters`.

@@ -19,6 +19,10 @@ const LONGEST_HEDGE: Duration = Duration::from_secs(2);
 /// A transaction that was under way when etcd changed its leader, and is not answered for so long after that, is lost.
 const LOST: Duration = Duration::from_millis(700);
 
+/// The pause before a call is said again that came while etcd's users were changed, and how often it is.
+const USERS_PAUSE: Duration = Duration::from_millis(30);
+const USERS_TRIES: u32 = 20;
+
 /// Whether another member may do better.
 fn is_the_members(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable { .. })
@@ -29,6 +33,9 @@ fn is_fatal(error: &etcd_client::Error) -> bool {
     match error {
         etcd_client::Error::GRpcStatus(status) => {
             let text = status.message();
+            if convert::is_auth_on_the_move(text) {
+                return false;
+            }
             !text.starts_with("etcdserver:") || text.contains("no leader") || text.contains("learner")
         }
         _ => true,
@@ -46,8 +53,26 @@ impl Pool {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
+        let until = Instant::now() + self.options.read().deadline;
+        for _ in 0..USERS_TRIES {
+            match self.hedged_once(call, &attempt, until).await {
+                Err(error) if convert::is_users_moving(&error) => sleep(USERS_PAUSE).await,
+                other => return other,
+            }
+        }
+        self.hedged_once(call, &attempt, until).await
+    }
+
+    async fn hedged_once<T, F>(
+        &self,
+        call: Call,
+        attempt: &impl Fn(Client) -> F,
+        until: Instant,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let deadline = self.options.read().deadline;
-        let until = Instant::now() + deadline;
         let mut running = FuturesUnordered::new();
         let mut asked: Vec<std::sync::Arc<Endpoint>> = Vec::new();
         let mut pause = HEDGE;
@@ -145,10 +170,25 @@ impl Pool {
         }
     }
 
-    /// A transaction, said once.
+    /// A transaction, said once; again only where it was refused because etcd's users were changed.
     pub(super) async fn commit(&self, call: Call, txn: etcd_client::Txn) -> Result<TxnResponse, StoreError> {
+        let until = Instant::now() + self.options.read().deadline;
+        for _ in 0..USERS_TRIES {
+            match self.commit_once(call, txn.clone(), until).await {
+                Err(error) if convert::is_users_moving(&error) => sleep(USERS_PAUSE).await,
+                other => return other,
+            }
+        }
+        self.commit_once(call, txn, until).await
+    }
+
+    async fn commit_once(
+        &self,
+        call: Call,
+        txn: etcd_client::Txn,
+        until: Instant,
+    ) -> Result<TxnResponse, StoreError> {
         let deadline = self.options.read().deadline;
-        let until = Instant::now() + deadline;
         let endpoint = self.ready(until).await?;
         let mut client = endpoint.client.clone();
         let said = self.one(std::sync::Arc::clone(&endpoint), call, client.txn(txn));

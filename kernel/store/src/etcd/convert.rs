@@ -1,5 +1,7 @@
 //! Requests, answers and errors, translated between the store's terms and etcd's (its v3 API). No I/O.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use etcd_client::{
     Compare, CompareOp, DeleteOptions, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, TxnOp,
@@ -173,6 +175,10 @@ pub(super) fn error(error: &Error, call: Call) -> StoreError {
 fn by_code(code: i32, message: &str, call: Call) -> StoreError {
     let maybe_applied = call.writes();
     let reason = message.to_owned();
+    if is_auth_on_the_move(message) {
+        // Refused before anything was done.
+        return StoreError::Unavailable { reason, maybe_applied: false };
+    }
     match code {
         NOT_FOUND if message.contains("lease") => match call {
             Call::Lease(lease) | Call::Commit(Some(lease)) => StoreError::LeaseNotFound { lease },
@@ -187,6 +193,37 @@ fn by_code(code: i32, message: &str, call: Call) -> StoreError {
         // Everything else is a connection, a leader or a token that is gone for a moment.
         _ => StoreError::Unavailable { reason, maybe_applied },
     }
+}
+
+/// Whether etcd refused because its users were changed while it looked, or because it does not know yet who asks. It passes.
+pub(super) fn is_auth_on_the_move(message: &str) -> bool {
+    const SAID: [&str; 3] = ["revision of auth store is old", "invalid auth token", "user name is empty"];
+    SAID.iter().any(|said| message.contains(said))
+}
+
+/// The same, of an error made from it.
+pub(super) fn is_users_moving(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { reason, maybe_applied: false } if is_auth_on_the_move(reason))
+}
+
+/// etcd's refusal of a user, in words that say where it ended: at the part of one of these keys.
+pub(super) fn denied<'a>(error: StoreError, keys: impl IntoIterator<Item = &'a str>) -> StoreError {
+    match error {
+        StoreError::Broken { reason } if reason.contains("permission denied") => {
+            let parts: BTreeSet<&str> = keys.into_iter().map(part).collect();
+            let parts = parts.into_iter().collect::<Vec<_>>().join(" or ");
+            StoreError::Broken {
+                reason: format!("{reason}: the user in this certificate may not use {parts}"),
+            }
+        }
+        other => other,
+    }
+}
+
+/// The part of etcd that a key is in: its first three steps, as in `/plenum/default/catalog/`.
+fn part(key: &str) -> &str {
+    let end = key.match_indices('/').nth(3).map(|(at, _)| at.saturating_add(1));
+    end.and_then(|end| key.get(..end)).unwrap_or(key)
 }
 
 /// The innermost cause, which is the one that says something ("connection refused").
@@ -237,6 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_names_the_part_that_was_asked_for() {
+        let refused = || by_code(7, "etcdserver: permission denied", Call::Read);
+        let cases = [
+            ("/plenum/default/identity/users/a/b", "not use /plenum/default/identity/"),
+            ("/plenum/default/identity/", "not use /plenum/default/identity/"),
+            ("k", "not use k"),
+        ];
+        for (key, said) in cases {
+            let error = denied(refused(), [key]);
+            assert!(error.code() == "broken" && error.to_string().ends_with(said), "{error}");
+        }
+        let several = denied(refused(), ["/a/b/d/x", "/a/b/c/x", "/a/b/c/y"]);
+        assert!(several.to_string().ends_with("not use /a/b/c/ or /a/b/d/"), "{several}");
+        let other = denied(StoreError::unavailable("x"), ["k"]);
+        assert_eq!(other.code(), "unavailable");
+        let moving = by_code(2, "auth: revision of auth store is old", Call::Commit(None));
+        assert!(is_users_moving(&moving) && !is_users_moving(&other));
+    }
+
+    #[test]
     fn statuses_become_the_stores_errors() {
         let lease = LeaseId(7);
         let cases = [
@@ -248,6 +305,10 @@ mod tests {
             (5, "etcdserver: requested lease not found", Call::Commit(Some(lease)), "lease_not_found", false),
             (5, "etcdserver: requested lease not found", Call::Lease(lease), "lease_not_found", false),
             (7, "etcdserver: permission denied", Call::Read, "broken", false),
+            (2, "auth: revision of auth store is old", Call::Commit(None), "unavailable", false),
+            (3, "etcdserver: revision of auth store is old", Call::Read, "unavailable", false),
+            (16, "etcdserver: invalid auth token", Call::Commit(None), "unavailable", false),
+            (3, "etcdserver: user name is empty", Call::Write, "unavailable", false),
         ];
         for (code, message, call, expected, maybe) in cases {
             let error = by_code(code, message, call);

@@ -18,7 +18,8 @@ use etcd_client::{Certificate, Client, GetOptions, Identity, TlsOptions};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Entry, Guard, Leadership, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, election, limits,
+    Entry, Guard, Leadership, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch, election,
+    limits,
 };
 use convert::{Call, Span};
 use pool::Pool;
@@ -193,7 +194,8 @@ impl Etcd {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
             async move { kv.get(start, Some(options)).await }
         };
-        self.pool.hedged(Call::Read, get).await
+        let found = self.pool.hedged(Call::Read, get).await;
+        found.map_err(|error| convert::denied(error, [&*String::from_utf8_lossy(&span.start)]))
     }
 
     /// Which guard of a refused transaction did not hold. What etcd answered shows each key's revisions; a value
@@ -229,7 +231,9 @@ impl Store for Etcd {
         let request = convert::txn(&txn);
         self.opened().await?;
         let call = Call::Commit(convert::first_lease(&txn));
-        let response = self.pool.commit(call, request).await?;
+        let keys = || txn.ops.iter().map(Op::key).chain(txn.guards.iter().map(Guard::key));
+        let response = self.pool.commit(call, request).await;
+        let response = response.map_err(|error| convert::denied(error, keys()))?;
         let revision = convert::revision(response.header())?;
         if response.succeeded() {
             return Ok(revision);

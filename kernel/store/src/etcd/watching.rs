@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Event, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Etcd;
@@ -55,7 +55,10 @@ impl EtcdWatch {
         match opened.await {
             Ok(Ok((stream, Some(first)))) => {
                 self.stream = Some((stream, endpoint));
-                self.take(&first)
+                match self.take(&first) {
+                    Err(error @ StoreError::Broken { .. }) => Err(self.refused(error).await),
+                    other => other,
+                }
             }
             Ok(Ok((_, None))) => Err(StoreError::unavailable("etcd ended the watch at once")),
             Ok(Err(e)) => Err(convert::error(&e, Call::Read)),
@@ -63,6 +66,16 @@ impl EtcdWatch {
                 endpoint.suspect();
                 Err(StoreError::deadline(deadline.min(ACCEPT), false))
             }
+        }
+    }
+
+    /// etcd refuses a watch with the same words when its users are just being changed, so it is asked once more in another way.
+    async fn refused(&self, error: StoreError) -> StoreError {
+        let options = GetOptions::new().with_limit(1).with_keys_only();
+        match self.store.get_span(&Span::prefix(&self.prefix), options).await {
+            Ok(_) => StoreError::unavailable("etcd refused the watch while its users were changed"),
+            Err(StoreError::Broken { .. }) => convert::denied(error, [self.prefix.as_str()]),
+            Err(other) => other,
         }
     }
 
