@@ -200,6 +200,9 @@ fn store(cluster: &Cluster, say: &mut dyn FnMut(Severity, &str, String)) {
         if !(endpoint.starts_with("https://") || endpoint.starts_with("http://")) {
             let message = format!("{endpoint} is no URL; write https://host:2379");
             say(Severity::Error, &format!("store.endpoints[{i}]"), message);
+        } else if crate::ways::endpoint(endpoint).is_none() {
+            let message = format!("{endpoint} names no host and port; write https://host:2379");
+            say(Severity::Error, &format!("store.endpoints[{i}]"), message);
         } else if endpoint.starts_with("http://") {
             let message = "plain HTTP: anybody on the way reads and changes the cluster's state".to_owned();
             say(Severity::Warning, &format!("store.endpoints[{i}]"), message);

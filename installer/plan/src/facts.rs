@@ -267,6 +267,18 @@ pub struct Dialed {
     pub took_ms: u64,
 }
 
+/// A call that `plenum host check --reach` made: by name, as the host itself resolves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// What was called, `host:port`.
+    pub target: String,
+    /// Somebody answered.
+    pub ok: bool,
+    /// Why not: `unresolved`, or as in [`Dialed`].
+    #[serde(default)]
+    pub reason: String,
+}
+
 /// The ports that `plenum host check --listen` could open, and those that were taken already: printed as one line before it waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

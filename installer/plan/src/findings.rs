@@ -10,7 +10,7 @@ use crate::rules;
 pub use crate::schema::Severity;
 use crate::spec::Store;
 use crate::ways;
-pub use crate::ways::ways_to_try;
+pub use crate::ways::{Endpoint, endpoint, endpoints_to_try, ways_to_try};
 
 /// What is known of one host.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +37,11 @@ pub struct Reading {
 pub struct Blocked {
     /// The name of the host that called.
     pub from: String,
-    /// The name of the host that was called.
+    /// The name of the host that was called, or an endpoint of `store.endpoints` as it is written there.
     pub to: String,
     /// The port.
     pub port: u16,
-    /// Why: `deadline`, `refused`, `unreachable`…
+    /// Why: `deadline`, `refused`, `unreachable`, `unresolved`…
     pub reason: String,
 }
 

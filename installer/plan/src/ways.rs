@@ -1,4 +1,5 @@
-//! The ways between hosts: which are to be tried, and what those mean that do not work.
+//! The ways between hosts, and from masters to an etcd that somebody else runs: which are to be tried, and what those mean that do not
+//! work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +17,61 @@ pub fn ways_to_try(cluster: &Cluster, etcd: bool) -> Vec<(String, Vec<(IpAddr, u
         others.flat_map(|to| needed(from, to, etcd).into_iter().map(|port| (to.address, port))).collect()
     };
     cluster.hosts.iter().map(|from| (from.name.clone(), of(from))).collect()
+}
+
+/// Where an endpoint of `store.endpoints` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The URL as the file has it.
+    pub url: String,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port; without one the scheme's own, as the store's client takes it.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// `host:port`, brackets around addresses of IPv6. Has no character that means something to a shell's word but brackets.
+    #[must_use]
+    pub fn target(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Reads an endpoint; none where it is no `http(s)://host[:port]`.
+#[must_use]
+pub fn endpoint(url: &str) -> Option<Endpoint> {
+    let (rest, usual) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, 443),
+        (None, Some(rest)) => (rest, 80),
+        (None, None) => return None,
+    };
+    let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = match place.strip_prefix('[') {
+        Some(six) => {
+            let (host, port) = six.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, port.strip_prefix(':').or(port.is_empty().then_some("")))
+        }
+        None => place.split_once(':').map_or((place, Some("")), |(host, port)| (host, Some(port))),
+    };
+    let port = match port? {
+        "" if !place.ends_with(':') => usual,
+        port => port.parse().ok().filter(|port| *port != 0)?,
+    };
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
+    let plain = !host.is_empty() && host.len() < 254 && !host.starts_with('-') && host.bytes().all(fine);
+    plain.then(|| Endpoint { url: url.to_owned(), host: host.to_owned(), port })
+}
+
+/// The endpoints of an etcd that somebody else runs: every master is to call each of them.
+#[must_use]
+pub fn endpoints_to_try(cluster: &Cluster) -> Vec<Endpoint> {
+    cluster.store.endpoints.iter().filter_map(|url| endpoint(url)).collect()
 }
 
 /// The TCP ports of `to` that `from` calls.
@@ -42,6 +98,10 @@ pub(crate) fn judge(
     let mut pairs: BTreeMap<(usize, usize), Vec<&Blocked>> = BTreeMap::new();
     let place = |name: &str| cluster.hosts.iter().position(|host| host.name == name);
     for one in blocked {
+        if let Some(to) = cluster.store.endpoints.iter().find(|url| **url == one.to) {
+            all.extend(cluster.host(&one.from).map(|from| store_away(cluster, seen, from, to, &one.reason)));
+            continue;
+        }
         let (Some(from), Some(to)) = (place(&one.from), place(&one.to)) else { continue };
         if is_shut(cluster, seen, blocked, etcd, one) {
             shut.entry(&one.to).or_default().push(one);
@@ -73,7 +133,33 @@ fn is_shut(cluster: &Cluster, seen: &[Seen], blocked: &[Blocked], etcd: bool, on
     let kept_out = |name: &&str| {
         blocked.iter().any(|other| other.from == **name && other.to == one.to && other.port == one.port)
     };
-    callers.len() > 1 && callers.iter().all(|name| kept_out(&name))
+    callers.len() > 1 && callers.iter().all(kept_out)
+}
+
+/// A master does not reach an endpoint of the operator's etcd. Where the cluster lives it is a warning: etcd goes on without some members.
+fn store_away(cluster: &Cluster, seen: &[Seen], from: &Host, url: &str, reason: &str) -> Finding {
+    let facts = seen.iter().find(|one| one.name == from.name).and_then(|one| one.facts.as_ref().ok());
+    let lives = facts.is_some_and(|facts| facts.installed(&cluster.name).is_some());
+    let (host, port) = endpoint(url).map(|at| (at.host, at.port)).unwrap_or_default();
+    let first = match reason {
+        "unresolved" => format!("make the name {host} known on {} (DNS or /etc/hosts)", from.name),
+        "refused" => format!(
+            "start etcd there, listening for clients on that address, or see what refuses port {port}"
+        ),
+        _ => format!("open TCP port {port} of {host} for {} in the firewalls in between", from.name),
+    };
+    Finding {
+        host: from.name.clone(),
+        rule: "store".to_owned(),
+        fact: format!("it does not reach {url} of store.endpoints ({reason})"),
+        need: "each master reaches every endpoint of the etcd that store.endpoints names".to_owned(),
+        remedy: format!(
+            "{first}, or correct store.endpoints; test on {} with `nc -vz {host} {port}`",
+            from.name
+        ),
+        severity: if lives { Severity::Warning } else { Severity::Error },
+        fix: None,
+    }
 }
 
 fn closed(host: &Host, list: Vec<&Blocked>, etcd: bool) -> Finding {

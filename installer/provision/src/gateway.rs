@@ -91,11 +91,14 @@ pub async fn agents(cluster: &Cluster, contexts: &Contexts) -> Result<Vec<Value>
 }
 
 /// Whether an agent of the answer is the host's.
-fn is_of(agent: &Value, name: &str, address: std::net::IpAddr) -> bool {
+pub(crate) fn is_of(agent: &Value, name: &str, address: std::net::IpAddr) -> bool {
     let pid = agent.get("pid").and_then(Value::as_str).unwrap_or_default();
     let hostname = agent.pointer("/agent_info/hostname").and_then(Value::as_str).unwrap_or_default();
     let node = agent.get("node_name").and_then(Value::as_str);
-    node == Some(name) || hostname == name || hostname == address.to_string() || pid.contains(&format!("@{address}:"))
+    node == Some(name)
+        || hostname == name
+        || hostname == address.to_string()
+        || pid.contains(&format!("@{address}:"))
 }
 
 /// Drains the agent of a host and marks it as gone: its tasks are moved, and it may not come back under its id.

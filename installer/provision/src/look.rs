@@ -1,12 +1,14 @@
-//! Looking at hosts without changing them: facts, clocks, and the ways between every two of them.
+//! Looking at hosts without changing them: facts, clocks, the ways between every two of them, and those to an etcd outside.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plenum_plan::facts::{Dialed, Facts, Opened};
-use plenum_plan::findings::{Blocked, Finding, Seen, findings, own_etcd, ways_to_try};
+use plenum_plan::facts::{Dialed, Facts, Opened, Reached};
+use plenum_plan::findings::{
+    Blocked, Endpoint, Finding, Seen, endpoints_to_try, findings, own_etcd, ways_to_try,
+};
 use plenum_plan::ports;
 use tokio::sync::oneshot;
 
@@ -81,12 +83,49 @@ impl Work {
             let facts = one.facts.as_ref().ok();
             facts.and_then(|facts| facts.installed(&self.cluster.name)).is_some_and(|there| there.healthy)
         });
-        let blocked = if ways && !lives { self.ways(&reached, &seen).await } else { Vec::new() };
+        let mut blocked = if ways && !lives { self.ways(&reached, &seen).await } else { Vec::new() };
+        if ways {
+            blocked.extend(self.stores(&reached).await);
+        }
         for remote in &reached {
             self.progress.host(&remote.name, "looked at");
         }
         let findings = findings(&self.cluster, &seen, &blocked);
         Ok(Look { seen, blocked, findings })
+    }
+
+    /// Has every master call every endpoint of an etcd that somebody else runs.
+    async fn stores(&self, reached: &[Arc<Remote>]) -> Vec<Blocked> {
+        let endpoints = endpoints_to_try(&self.cluster);
+        let is_master = |remote: &&Arc<Remote>| self.cluster.masters().any(|host| host.name == remote.name);
+        let masters: Vec<Arc<Remote>> = reached.iter().filter(is_master).cloned().collect();
+        if endpoints.is_empty() {
+            return Vec::new();
+        }
+        let endpoints = &endpoints;
+        let answers = self
+            .each(&masters, |remote| async move {
+                self.progress.host(&remote.name, "trying the ways to the store");
+                reach(&remote, endpoints).await
+            })
+            .await;
+        let mut blocked = Vec::new();
+        for (from, told) in answers {
+            let told: Result<Vec<Reached>> = told;
+            for endpoint in endpoints {
+                let reason = match &told {
+                    Ok(told) => match told.iter().find(|one| one.target == endpoint.target()) {
+                        Some(one) if one.ok => continue,
+                        Some(one) => one.reason.clone(),
+                        None => "not tried".to_owned(),
+                    },
+                    Err(error) => format!("not tried: {error}"),
+                };
+                let (to, port) = (endpoint.url.clone(), endpoint.port);
+                blocked.push(Blocked { from: from.clone(), to, port, reason });
+            }
+        }
+        blocked
     }
 
     /// Tries the ways between hosts: all listen where nobody does, then all dial.
@@ -180,6 +219,16 @@ async fn listen(
         }
     };
     remote.held(&script, input, Duration::from_secs(LISTEN * 2), &mut line).await.map(|_| ())
+}
+
+async fn reach(remote: &Remote, endpoints: &[Endpoint]) -> Result<Vec<Reached>> {
+    let list: Vec<String> = endpoints.iter().map(Endpoint::target).collect();
+    // Quoted for the brackets; other characters that mean something are in no target.
+    let script = format!("{} host check --reach '{}'", remote.program()?, list.join(","));
+    let said = remote.root(&script, b"", SHORT, true).await?;
+    serde_json::from_str(&said.out).map_err(|error| {
+        InstallError::Host(format!("the check of the ways to the store is not understood: {error}"))
+    })
 }
 
 async fn dial(remote: &Remote, ways: &[(IpAddr, u16)]) -> Result<Vec<Dialed>> {

@@ -115,7 +115,7 @@ pub struct Add {
 /// `plenum node remove`.
 #[derive(Args, Debug, Clone)]
 pub struct Remove {
-    /// Its name or address
+    /// Its name or address, or its agent's id
     pub name: String,
     /// The machine is gone: nothing is tried on it
     #[arg(long)]
@@ -134,7 +134,7 @@ pub struct Remove {
 /// `plenum node replace`.
 #[derive(Args, Debug, Clone)]
 pub struct Replace {
-    /// The name or address of the one that goes
+    /// The name or address, or the agent's id, of the one that goes
     pub old: String,
     /// The address of the one that comes
     pub new: IpAddr,

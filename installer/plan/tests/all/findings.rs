@@ -1,7 +1,9 @@
 //! Seeded faults, each found with its host, its reason and a remedy.
 
 use plenum_plan::facts::{Facts, Installed, Leftover, Listening, Probe};
-use plenum_plan::findings::{Blocked, Finding, Reading, SafeFix, Seen, Severity, findings, ways_to_try};
+use plenum_plan::findings::{
+    Blocked, Finding, Reading, SafeFix, Seen, Severity, endpoint, endpoints_to_try, findings, ways_to_try,
+};
 
 use crate::world::{SIX, cluster, good, seen};
 
@@ -289,6 +291,81 @@ fn ways_that_do_not_work_are_one_finding_a_pair() {
     assert!(agent.contains(&("10.0.0.1".parse().unwrap(), 5055)));
     assert!(!agent.contains(&("10.0.0.1".parse().unwrap(), 2379)), "agents do not speak to etcd");
     assert!(ways[0].1.contains(&("10.0.0.2".parse().unwrap(), 2380)));
+}
+
+#[test]
+fn an_etcd_outside_that_a_master_does_not_reach_is_named_by_master_and_endpoint() {
+    let mut cluster = cluster(SIX);
+    cluster.store.endpoints = vec!["https://etcd1.example:2379".into(), "https://[fd00::7]:2379".into()];
+    let tried: Vec<(String, u16)> =
+        endpoints_to_try(&cluster).into_iter().map(|at| (at.target(), at.port)).collect();
+    assert_eq!(tried, [("etcd1.example:2379".into(), 2379), ("[fd00::7]:2379".into(), 2379)]);
+    let block = |from: &str, to: &str, reason: &str| Blocked {
+        from: from.into(),
+        to: to.into(),
+        port: 2379,
+        reason: reason.into(),
+    };
+    let blocked = [
+        block("m1", "https://etcd1.example:2379", "unresolved"),
+        block("m2", "https://etcd1.example:2379", "deadline"),
+        block("m2", "https://[fd00::7]:2379", "refused"),
+        block("m3", "https://elsewhere:2379", "deadline"),
+    ];
+    let mut all = seen(&cluster);
+    let found = findings(&cluster, &all, &blocked);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    let expected = Finding {
+        host: "m2".into(),
+        rule: "store".into(),
+        fact: "it does not reach https://etcd1.example:2379 of store.endpoints (deadline)".into(),
+        need: "each master reaches every endpoint of the etcd that store.endpoints names".into(),
+        remedy: "open TCP port 2379 of etcd1.example for m2 in the firewalls in between, or correct store.endpoints; test on m2 with \
+                 `nc -vz etcd1.example 2379`"
+            .into(),
+        severity: Severity::Error,
+        fix: None,
+    };
+    assert_eq!(found[1], expected);
+    assert!(found[0].remedy.starts_with("make the name etcd1.example known on m1"), "{found:#?}");
+    assert!(found[2].remedy.starts_with("start etcd there"), "{found:#?}");
+    assert!(found[2].remedy.ends_with("`nc -vz fd00::7 2379`"), "{found:#?}");
+    // A cluster that lives goes on without some members of its etcd.
+    for one in &mut all {
+        let facts = one.facts.as_mut().unwrap();
+        let there = serde_json::json!({"instance": cluster.name, "single": false, "authority": "x"});
+        facts.plenum.push(serde_json::from_value(there).unwrap());
+    }
+    let found = findings(&cluster, &all, &blocked);
+    let stores: Vec<Severity> =
+        found.iter().filter(|one| one.rule == "store").map(|one| one.severity).collect();
+    assert_eq!(stores, [Severity::Warning; 3]);
+}
+
+#[test]
+fn endpoints_are_read() {
+    for (url, target) in [
+        ("https://e1:2379", Some("e1:2379")),
+        ("http://10.0.0.9:2379/", Some("10.0.0.9:2379")),
+        ("https://e1", Some("e1:443")),
+        ("http://e1/", Some("e1:80")),
+        ("https://[fd00::7]:2379", Some("[fd00::7]:2379")),
+        ("https://[fd00::7]", Some("[fd00::7]:443")),
+        ("https://", None),
+        ("https://:2379", None),
+        ("https://e1:", None),
+        ("https://e1:0", None),
+        ("https://e1:65536", None),
+        ("https://fd00::7:2379", None),
+        ("https://[e1]:2379", None),
+        ("https://[fd00::7]x", None),
+        ("https://user@e1:2379", None),
+        ("https://-e1:2379", None),
+        ("https://e1';reboot;':2379", None),
+        ("etcd://e1:2379", None),
+    ] {
+        assert_eq!(endpoint(url).map(|at| at.target()).as_deref(), target, "{url}");
+    }
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub struct Check {
     /// Call these addresses and print the answers.
     #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',')]
     dial: Vec<SocketAddr>,
+    /// Call these places by name and print the answers.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["listen", "dial"])]
+    reach: Vec<String>,
     /// How long a call may take.
     #[arg(long, default_value_t = 2000)]
     deadline_ms: u64,
@@ -127,12 +130,17 @@ fn run_check(check: &Check) -> Result<()> {
         plenum_host::check::listen(address, &check.ports, time, &mut std::io::stdout())?;
         return Ok(());
     }
+    let deadline = Duration::from_millis(check.deadline_ms.max(1));
+    if !check.reach.is_empty() {
+        println!("{}", serde_json::to_string(&plenum_host::check::reach(&check.reach, deadline))?);
+        return Ok(());
+    }
     if check.dial.is_empty() {
         bail!(
             "say --listen SECONDS --address ADDRESS --ports 5050,5051 or --dial 10.0.0.1:5050,10.0.0.2:5050"
         );
     }
-    let answers = plenum_host::check::dial(&check.dial, Duration::from_millis(check.deadline_ms.max(1)));
+    let answers = plenum_host::check::dial(&check.dial, deadline);
     println!("{}", serde_json::to_string(&answers)?);
     Ok(())
 }

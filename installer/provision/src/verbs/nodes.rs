@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use plenum_cli::context::Contexts;
 use plenum_cli::install::{Add, Common, Newcomer, NodeInstall, Remove};
 use plenum_cli::screen::{Output, Screen};
+use plenum_plan::cluster::{Cluster, Host};
+use plenum_plan::nearest::nearest;
 use plenum_plan::plan as make_plan;
 use plenum_plan::spec::Kind;
 use serde_json::{Map, Value, json};
@@ -14,6 +17,9 @@ use crate::edit::{Edit, edit};
 use crate::error::{InstallError, Result};
 use crate::gateway;
 use crate::work::{Work, load};
+
+/// Shorter beginnings of ids mean nothing, as for the other verbs of nodes.
+const PREFIX: usize = 4;
 
 pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen) -> Result<()> {
     match verb {
@@ -27,8 +33,7 @@ pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen
         }
         NodeInstall::Replace(replace) => {
             let (cluster, _) = load(&replace.common.config, screen)?;
-            let host =
-                cluster.host(&replace.old).ok_or_else(|| unknown(&replace.old, &replace.common.config))?;
+            let host = meant(&cluster, &replace.old, &replace.common.config).await?;
             if host.address == replace.new {
                 return Err(InstallError::Usage(
                     "the new host has the old one's address: `plenum node remove` the old one, then `plenum node add` it".to_owned(),
@@ -42,7 +47,7 @@ pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen
             let common = Common { yes: true, ..replace.common.clone() };
             // A master that lives leaves only when the new one is there; a dead one only stands in the way of the majority.
             let remove = Remove {
-                name: replace.old.clone(),
+                name: host.name.clone(),
                 dead: replace.dead,
                 no_drain: replace.no_drain,
                 deadline: replace.deadline,
@@ -66,8 +71,49 @@ pub(crate) async fn node(verb: &NodeInstall, output: Output, screen: &mut Screen
     }
 }
 
-fn unknown(name: &str, file: &Path) -> InstallError {
-    InstallError::Usage(format!("{} has no host {name}", file.display()))
+/// The host that a word means: its name or address in the file, or its agent's id or the beginning of that, as the cluster knows it.
+async fn meant<'a>(cluster: &'a Cluster, word: &str, file: &Path) -> Result<&'a Host> {
+    if let Some(host) = cluster.host(word) {
+        return Ok(host);
+    }
+    // Whoever is not logged in has names and addresses.
+    let agents = match word.len() >= PREFIX {
+        true => gateway::agents(cluster, &Contexts::of_this_user()).await.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    by_id(cluster, word, &agents)?.ok_or_else(|| unknown(cluster, word, file))
+}
+
+/// The host whose agent has an id that is `word` or begins with it.
+fn by_id<'a>(cluster: &'a Cluster, word: &str, agents: &[Value]) -> Result<Option<&'a Host>> {
+    let id = |agent: &&Value| {
+        agent.pointer("/agent_info/id/value").and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let host =
+        |agent: &Value| cluster.hosts.iter().find(|host| gateway::is_of(agent, &host.name, host.address));
+    if let Some(exact) = agents.iter().find(|agent| id(agent) == word) {
+        return Ok(host(exact));
+    }
+    let begun: Vec<&Value> = agents.iter().filter(|agent| id(agent).starts_with(word)).collect();
+    match begun.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(host(one)),
+        several => {
+            let ids: Vec<String> = several.iter().map(id).collect();
+            Err(InstallError::Usage(format!(
+                "several agents have ids that begin with {word}: {}",
+                ids.join(", ")
+            )))
+        }
+    }
+}
+
+fn unknown(cluster: &Cluster, word: &str, file: &Path) -> InstallError {
+    let names: Vec<String> =
+        cluster.hosts.iter().flat_map(|host| [host.name.clone(), host.address.to_string()]).collect();
+    let near = nearest(word, names.iter().map(String::as_str));
+    let near = near.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+    InstallError::Usage(format!("{} has no host {word}{near}", file.display()))
 }
 
 /// An entry of the list of hosts, in flow form.
@@ -192,7 +238,7 @@ async fn then_apply(common: &Common, output: Output, screen: &mut Screen) -> Res
 async fn go(remove: &Remove, screen: &mut Screen) -> Result<()> {
     let file = &remove.common.config;
     let (cluster, text) = load(file, screen)?;
-    let host = cluster.host(&remove.name).ok_or_else(|| unknown(&remove.name, file))?.clone();
+    let host = meant(&cluster, &remove.name, file).await?.clone();
     let others = cluster.masters().filter(|master| master.name != host.name).count();
     if host.is(Kind::Master) && others == 0 {
         return Err(InstallError::Refused(format!(
@@ -317,5 +363,25 @@ mod tests {
         );
         let read: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(read["attributes"], json!({"disk": "on", "rack": "r 1"}));
+    }
+    #[test]
+    fn hosts_are_meant_by_the_ids_of_their_agents_too() {
+        let file = "name: lab\nhosts:\n- {name: h1, address: 10.0.0.1, roles: [master, agent]}\n- {name: h2, address: 10.0.0.2, roles: [agent]}\n";
+        let cluster = plenum_plan::schema::read(file).cluster.unwrap();
+        let agent = |id: &str, name: &str, address: &str| json!({"agent_info": {"id": {"value": id}, "hostname": address}, "node_name": name});
+        let agents = [
+            agent("ab12-S1", "h1", "10.0.0.1"),
+            agent("ab12-S10", "h2", "10.0.0.2"),
+            agent("cd34-S0", "x", "10.0.0.9"),
+        ];
+        let host =
+            |word: &str| by_id(&cluster, word, &agents).map(|host| host.map(|host| host.name.as_str()));
+        assert_eq!(host("ab12-S1").unwrap(), Some("h1"));
+        assert_eq!(host("ab12-S10").unwrap(), Some("h2"));
+        assert_eq!(host("cd34").unwrap(), None, "its host is not in the file");
+        assert_eq!(host("ef56").unwrap(), None);
+        assert!(host("ab12").unwrap_err().to_string().contains("ab12-S1, ab12-S10"));
+        let error = unknown(&cluster, "h3", Path::new("cluster.yaml")).to_string();
+        assert!(error.contains("cluster.yaml has no host h3; did you mean h1?"), "{error}");
     }
 }
