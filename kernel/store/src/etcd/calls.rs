@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{Client, TxnResponse};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::convert::{self, Call};
 use super::pool::{ANSWER, Endpoint, Pool};
@@ -149,7 +149,7 @@ impl Pool {
                 if endpoint.is_fresh() {
                     return Ok(endpoint);
                 }
-                match timeout_at(until, endpoint.ask(ANSWER)).await {
+                match timeout_at(until, endpoint.ask(endpoint.patience())).await {
                     Ok(Ok(_)) => return Ok(endpoint),
                     // It does not say how it is, but it answers.
                     Ok(Err(StoreError::Broken { .. })) => {
@@ -217,7 +217,7 @@ async fn hopeless(endpoint: &Endpoint) {
     loop {
         sleep(HEDGE).await;
         // Whether it is dead is the pool's to say.
-        let _ = timeout(ANSWER, endpoint.ask(ANSWER)).await;
+        let _ = endpoint.ask(endpoint.patience()).await;
         if term > 0 && endpoint.term() > term {
             return sleep(LOST).await;
         }

@@ -21,16 +21,20 @@ use crate::StoreError;
 /// gRPC's own probe of a connection: etcd takes it amiss below 5 s. It clears up; noticing is [`Pool::look`]'s.
 const PROBE: Duration = Duration::from_secs(10);
 const PROBE_ANSWER: Duration = Duration::from_secs(5);
-/// How long connecting may take.
+/// How long connecting may take at first. One that takes longer is given twice as much the next time, up to [`LONGEST_CONNECT`]: where
+/// machines are overloaded, handshakes that are broken off and begun again would be the load that keeps them so.
 const CONNECT: Duration = Duration::from_secs(1);
+const LONGEST_CONNECT: Duration = Duration::from_secs(8);
 /// How often members are looked after.
 const TICK: Duration = Duration::from_millis(200);
 /// A member in use that has said nothing for so long is asked.
 const QUIET: Duration = Duration::from_millis(400);
 /// The others are asked this often, which keeps their connections warm.
 const IDLE: Duration = Duration::from_secs(3);
-/// How long a member may take to say how it is; two misses in a row and it is given up.
+/// How long a member may take to say how it is; two misses in a row and it is given up. One that was slow lately and did answer may take
+/// four times as long as it took, up to [`LONGEST_ANSWER`].
 pub(super) const ANSWER: Duration = Duration::from_millis(400);
+const LONGEST_ANSWER: Duration = Duration::from_secs(3);
 const MISSES: u32 = 2;
 /// A dead member is asked at each tick at first, later this often.
 const LATER: Duration = Duration::from_secs(1);
@@ -67,14 +71,18 @@ struct Times {
     reviving: bool,
     suspect_until: Option<Instant>,
     misses: u32,
+    /// How long the next attempt to connect anew may take.
+    connect: Duration,
+    /// How long answers took lately: the longest, fading.
+    took: Duration,
 }
 
 impl Endpoint {
     /// Makes the connection's handle; nothing is sent yet.
-    async fn new(url: &str, options: &EtcdOptions) -> Result<Arc<Self>, StoreError> {
+    async fn new(url: &str, options: &EtcdOptions, within: Duration) -> Result<Arc<Self>, StoreError> {
         let mut connect = ConnectOptions::new()
             .with_require_leader(true)
-            .with_connect_timeout(options.deadline.min(CONNECT))
+            .with_connect_timeout(within)
             .with_keep_alive(PROBE, PROBE_ANSWER)
             .with_keep_alive_while_idle(true)
             .with_auto_token_refresh(true);
@@ -92,6 +100,8 @@ impl Endpoint {
             reviving: false,
             suspect_until: None,
             misses: 0,
+            connect: CONNECT,
+            took: Duration::ZERO,
         };
         Ok(Arc::new(Self {
             url: url.to_owned(),
@@ -177,6 +187,7 @@ impl Endpoint {
     /// Asks how it is. Fine is a member with a vote that knows a leader.
     pub(super) async fn ask(&self, within: Duration) -> Result<StatusResponse, StoreError> {
         self.times.lock().asked = Instant::now();
+        let began = Instant::now();
         let mut client = self.client.clone();
         let status = match timeout(within, client.status()).await {
             Ok(Ok(status)) => status,
@@ -190,7 +201,15 @@ impl Endpoint {
             return Err(StoreError::unavailable("etcd's member has no vote yet"));
         }
         self.heard(status.raft_term());
+        let mut times = self.times.lock();
+        times.took = began.elapsed().max(times.took * 7 / 8);
+        drop(times);
         Ok(status)
+    }
+
+    /// How long it may take to say how it is.
+    pub(super) fn patience(&self) -> Duration {
+        (self.times.lock().took * 4).clamp(ANSWER, LONGEST_ANSWER)
     }
 
     /// Whether a dead member is to be tried anew now, which is then under way.
@@ -216,7 +235,7 @@ impl Endpoint {
         if quiet < if in_use { QUIET } else { IDLE } {
             return;
         }
-        match self.ask(ANSWER).await {
+        match self.ask(self.patience()).await {
             Ok(_) => {}
             // It does not say how it is, but it answers.
             Err(StoreError::Broken { .. }) => self.heard(0),
@@ -278,7 +297,7 @@ impl Pool {
             match old.iter().find(|endpoint| endpoint.url == *url) {
                 Some(kept) => slots.push(Arc::clone(kept)),
                 None => {
-                    let endpoint = Endpoint::new(url, &options).await?;
+                    let endpoint = Endpoint::new(url, &options, CONNECT).await?;
                     if let Err(error) = endpoint.log_in(&options).await {
                         endpoint.bury(&error);
                     }
@@ -346,10 +365,11 @@ impl Pool {
     /// Tries a new connection to a dead member, and puts it in the old one's place if it answers.
     async fn revive(&self, dead: &Arc<Endpoint>) {
         let options = self.options.read().clone();
+        let within = dead.times.lock().connect;
         let revived = async {
-            let endpoint = Endpoint::new(&dead.url, &options).await?;
-            endpoint.log_in(&EtcdOptions { deadline: CONNECT, ..options }).await?;
-            match endpoint.ask(CONNECT).await {
+            let endpoint = Endpoint::new(&dead.url, &options, within).await?;
+            endpoint.log_in(&EtcdOptions { deadline: within, ..options }).await?;
+            match endpoint.ask(within).await {
                 // A user may not ask how etcd is, and is answered all the same.
                 Ok(_) | Err(StoreError::Broken { .. }) => Ok(endpoint),
                 Err(error) => Err(error),
@@ -366,7 +386,11 @@ impl Pool {
             }
             Err(error) => {
                 *self.last_error.lock() = Some(error);
-                dead.times.lock().refused = Some(Instant::now());
+                let mut times = dead.times.lock();
+                times.refused = Some(Instant::now());
+                if times.asked.elapsed() >= within {
+                    times.connect = (within * 2).min(LONGEST_CONNECT);
+                }
             }
         }
     }
@@ -376,7 +400,7 @@ impl Pool {
 async fn endpoints(options: &EtcdOptions) -> Result<Vec<Arc<Endpoint>>, StoreError> {
     let mut made = Vec::new();
     for url in &options.endpoints {
-        made.push(Endpoint::new(url, options).await?);
+        made.push(Endpoint::new(url, options, CONNECT).await?);
     }
     let entered = join_all(made.iter().map(|endpoint| endpoint.log_in(options))).await;
     let mut refused = None;
