@@ -17,6 +17,15 @@ ETCD = os.environ.get("FLEET_ETCD", "/usr/bin/etcd")
 PASSWORD = "fleet-test-password-1"
 
 
+# Settings for machines that are emulated, on which a handshake takes as long as an election does elsewhere.
+EMULATED = {
+    "settings": {
+        "etcd": {"heartbeat_milliseconds": 500, "election_milliseconds": 5000},
+        **{role: {"store": {"lease_seconds": 10}} for role in ["master", "services", "discovery", "catalog", "identity"]},
+    }
+}
+
+
 class Show:
     """Counts the promises of one scenario, and prints figures."""
 

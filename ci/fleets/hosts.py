@@ -49,6 +49,7 @@ class Host:
         self.machine = f"{fleet.tag}{number}"  # the bridge's port is vb-<machine>: 15 letters at most
         self.port = f"vb-{self.machine}"
         self.process = None
+        self.time = None  # a virtual machine's clock at its next start; None: the right time
 
     def __repr__(self):
         return self.name
@@ -173,6 +174,7 @@ class Host:
         processor = "host,-arch-capabilities" if fast else "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
         return [
             "nsenter", f"--net=/run/netns/{space}", "qemu-system-x86_64", "-name", self.machine, "-nodefaults", "-no-user-config", "-display", "none",
+            *(["-rtc", f"base={self.time:%Y-%m-%dT%H:%M:%S}"] if self.time else []),
             "-machine", "pc", "-accel", "kvm" if fast else "tcg,thread=multi", "-cpu", processor, "-smp", "1", "-m", str(self.memory or 1024),
             "-kernel", f"{base}/vmlinuz", "-initrd", f"{base}/initrd",
             "-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off panic=-1 init=/sbin/fleet-init",

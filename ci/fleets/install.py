@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from cluster import Cluster, Failed, Show, web
+from cluster import EMULATED, Cluster, Failed, Show, web
 from hosts import Fleet, wait
 
 LOOKUP = """
@@ -22,7 +22,7 @@ def main():
     show = Show("install" + (" (virtual machines)" if vm else ""))
     if vm:
         fleet = Fleet("install-vm", 3, kind="vm", memory=1024)
-        cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts})
+        cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts}, top=EMULATED)
     else:
         fleet = Fleet("install", 6)
         h1, h2, h3, h4, h5, h6 = fleet.hosts

@@ -1,16 +1,17 @@
 """The plug of every host is pulled at once under writes. Virtual machines: what was not synced is lost. All up again: healthy, nothing acknowledged
-lost."""
+lost. Then they are off until their certificates have expired, and come back by themselves."""
 
+import datetime
 import time
 
-from cluster import Cluster, Show, Writer, web
+from cluster import EMULATED, Cluster, Show, Writer, web
 from hosts import Fleet
 
 
 def main():
     show = Show("power")
     fleet = Fleet("power", 3, kind="vm", memory=1024)
-    cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts})
+    cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts}, top=EMULATED)
     cluster.apply(timeout=1500)
     cluster.wait_healthy(180)
     cluster.deploy(web("/web", 3), 180)
@@ -38,7 +39,29 @@ def main():
     cluster.wait_app("/web", 3, 240)
     show.say(f"and the app {time.monotonic() - booted:.1f} s after the last boot")
     writer.check(show)
+    expired(show, cluster)
     show.end()
+
+
+def expired(show, cluster):
+    """All hosts are off until every certificate, which lives for a day, has expired."""
+    hosts = cluster.fleet.hosts
+    for host in hosts:
+        host.kill()
+        host.time = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
+    for host in hosts:
+        host.power_on()
+    for host in hosts:
+        host.wait_ssh()
+    began = time.monotonic()
+    days = {host.name: int(host.ssh("date +%s")) // 86400 - int(time.time()) // 86400 for host in hosts}
+    show.say(f"off until three days later; days that each clock is ahead: {days}")
+    cluster.token = None
+    cluster.wait_healthy(400)
+    show.promise("every certificate had expired: healthy by itself", min(days.values()) >= 3, f"{time.monotonic() - began:.1f} s after the last boot")
+    cluster.wait_app("/web", 3, 300)
+    cluster.deploy(web("/after", 2, "11.0.200.8:80"), 180)
+    show.promise("and the app runs, and a new one is taken", True)
 
 
 if __name__ == "__main__":
