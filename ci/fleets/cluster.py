@@ -214,9 +214,11 @@ class Cluster:
             etcds = self.etcds(status)
             members = [member for member in (etcds[0]["members"] if etcds else []) if member.get("healthy") and member.get("votes")]
             stores = masters == 1 or len(etcds) == len(members) == masters
-            well = status["healthy"] or (masters == 1 and status["leaders"])
+            # An emulated machine's disk is slow, as its masters say.
+            problems = [problem for problem in status["problems"] if not (self.fleet.kind == "vm" and "ms for a write" in problem)]
+            well = not problems or (masters == 1 and status["leaders"])
             if not (stores and well and (status["agents"] or {}).get("active", 0) == agents):
-                raise Failed(f"{status['problems']} {status['agents']} {len(etcds)} {len(members)}")
+                raise Failed(f"{problems} {status['agents']} {len(etcds)} {len(members)}")
             return True
 
         wait(f"a healthy cluster with {masters} masters and {agents} agents", seconds, healthy, 0.3)
