@@ -7,6 +7,10 @@ import time
 from cluster import EMULATED, Cluster, Show, Writer, web
 from hosts import Fleet
 
+# An interpreter takes long to start on an emulated processor, and longer on a twentieth of one.
+EMULATED_CPUS = 0.25
+CHECKS = [{"protocol": "MESOS_HTTP", "path": "/", "portIndex": 0, "gracePeriodSeconds": 120, "intervalSeconds": 5, "timeoutSeconds": 20, "delaySeconds": 0}]
+
 
 def main():
     show = Show("power")
@@ -14,7 +18,7 @@ def main():
     cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts}, top=EMULATED)
     cluster.apply(timeout=1500)
     cluster.wait_healthy(180)
-    cluster.deploy(web("/web", 3), 180)
+    cluster.deploy(web("/web", 3, cpus=EMULATED_CPUS, healthChecks=CHECKS), 300)
     show.say("installed on three virtual machines; three instances healthy")
     writer = Writer(cluster, timeout=10.0)
     writer.start()
@@ -60,7 +64,7 @@ def expired(show, cluster):
     cluster.wait_healthy(400)
     show.promise("every certificate had expired: healthy by itself", min(days.values()) >= 3, f"{time.monotonic() - began:.1f} s after the last boot")
     cluster.wait_app("/web", 3, 300)
-    cluster.deploy(web("/after", 2, "11.0.200.8:80"), 180)
+    cluster.deploy(web("/after", 1, "11.0.200.8:80", cpus=EMULATED_CPUS, healthChecks=CHECKS), 300)
     show.promise("and the app runs, and a new one is taken", True)
 
 

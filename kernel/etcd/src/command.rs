@@ -239,6 +239,7 @@ async fn show_status(places: &Places, json: bool) -> Result<()> {
         println!("{}", line.trim_end());
     }
     status.problems.iter().for_each(|problem| println!("! {problem}"));
+    status.warnings.iter().for_each(|warning| println!("~ {warning}"));
     Ok(())
 }
 

@@ -103,6 +103,9 @@ pub struct Status {
     pub users_wait: Option<String>,
     /// What is wrong, and what to do.
     pub problems: Vec<String>,
+    /// What works and could be better, in sentences.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// What the member's parts share.
@@ -274,6 +277,7 @@ async fn gather(shared: &Shared) -> Status {
     (status.users, status.users_wait) = shared.now.with(|now| (now.users, now.users_wait.clone()));
     let found = problems(&status);
     status.problems.extend(found);
+    status.warnings = warnings(&status);
     status
 }
 
@@ -328,10 +332,6 @@ fn problems(status: &Status) -> Vec<String> {
             "the member {name} is not well ({reason}): bring its host back, or replace it with `plenum node replace {name}`"
         ));
     }
-    if all > 1 && all.is_multiple_of(2) {
-        problems
-            .push(format!("{all} members bear no more failures than {}: add or remove a master", all - 1));
-    }
     for member in status.members.iter().filter(|member| member.healthy && member.lag > LAG) {
         problems.push(format!(
             "the member {} is {} changes behind: look at its disk and its network",
@@ -355,12 +355,6 @@ fn problems(status: &Status) -> Vec<String> {
             status.quota / 1024 / 1024
         ));
     }
-    if let Some(slow) = status.fsync_milliseconds.filter(|ms| *ms > SLOW * 1000.0) {
-        problems.push(format!(
-            "the disk of {} takes {slow:.0} ms for a write, which makes etcd slow: use a faster disk, or move other load away",
-            status.name
-        ));
-    }
     if status.certificate_days < 0.25 {
         problems.push(format!(
             "the certificate of {} ends in {:.1} hours and was not renewed: see whether identity runs on the masters",
@@ -369,6 +363,23 @@ fn problems(status: &Status) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// What works, and could be better. Pure.
+fn warnings(status: &Status) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let all = status.members.iter().filter(|member| member.votes).count();
+    if all > 1 && all.is_multiple_of(2) {
+        warnings
+            .push(format!("{all} members bear no more failures than {}: add or remove a master", all - 1));
+    }
+    if let Some(slow) = status.fsync_milliseconds.filter(|ms| *ms > SLOW * 1000.0) {
+        warnings.push(format!(
+            "the disk of {} takes {slow:.0} ms for a write, which makes etcd slow: use a faster disk, or move other load away",
+            status.name
+        ));
+    }
+    warnings
 }
 
 #[cfg(test)]
@@ -404,13 +415,11 @@ mod tests {
     #[test]
     fn every_problem_names_its_remedy() {
         assert_eq!(problems(&good()), Vec::<String>::new());
-        let two = vec![member("a", true), member("b", true)];
         let down = vec![member("a", true), member("b", false), member("c", true)];
         let behind = vec![MemberStatus { lag: 6000, ..member("a", true) }];
         let cases = [
             (Status { leader: None, ..good() }, "plenum store recover"),
             (Status { members: down, ..good() }, "plenum node replace b"),
-            (Status { members: two, ..good() }, "add or remove a master"),
             (Status { members: behind, ..good() }, "6000 changes behind"),
             (Status { alarms: vec!["NOSPACE at b".to_owned()], ..good() }, "being cleaned up"),
             (
@@ -419,12 +428,22 @@ mod tests {
             ),
             (Status { alarms: vec!["CORRUPT at b".to_owned()], ..good() }, "delete its data"),
             (Status { db_in_use: 90, ..good() }, "before it is full"),
-            (Status { fsync_milliseconds: Some(250.0), ..good() }, "takes 250 ms"),
             (Status { certificate_days: 0.1, ..good() }, "ends in 2.4 hours"),
         ];
         for (status, text) in cases {
             let found = problems(&status);
             assert!(found.len() == 1 && found[0].contains(text), "{text}: {found:?}");
         }
+        let two = vec![member("a", true), member("b", true)];
+        let cases = [
+            (Status { members: two, ..good() }, "add or remove a master"),
+            (Status { fsync_milliseconds: Some(250.0), ..good() }, "takes 250 ms"),
+        ];
+        for (status, text) in cases {
+            let found = warnings(&status);
+            assert!(found.len() == 1 && found[0].contains(text), "{text}: {found:?}");
+            assert_eq!(problems(&status), Vec::<String>::new(), "it works");
+        }
+        assert_eq!(warnings(&good()), Vec::<String>::new());
     }
 }

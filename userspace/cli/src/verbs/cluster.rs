@@ -124,6 +124,9 @@ fn rest(status: &Value) -> String {
     for problem in problems.iter().filter_map(Value::as_str) {
         let _ = writeln!(out, "! {}", clean(problem));
     }
+    for warning in list(status, "warnings").iter().filter_map(Value::as_str) {
+        let _ = writeln!(out, "~ {}", clean(warning));
+    }
     out
 }
 

@@ -20,6 +20,8 @@ pub struct Status {
     pub fleet: bool,
     /// What is wrong and what to do, in sentences.
     pub problems: Vec<String>,
+    /// What works and could be better, in sentences.
+    pub warnings: Vec<String>,
     /// Who leads `master`, `services` and `discovery`; who has none is not named.
     pub leaders: BTreeMap<String, Led>,
     /// Every master.
@@ -120,7 +122,11 @@ pub fn of(
         }
         Some(_) => {}
     }
-    Status { healthy: problems.is_empty(), fleet, problems, leaders, masters, agents }
+    let mut warnings = Vec::new();
+    for etcd in masters.iter().filter_map(|master| master.etcd.as_ref()) {
+        tell(etcd, "warnings", &mut warnings);
+    }
+    Status { healthy: problems.is_empty(), fleet, problems, warnings, leaders, masters, agents }
 }
 
 fn of_master(master: &MasterStatus, problems: &mut Vec<String>) {
@@ -151,13 +157,16 @@ fn of_master(master: &MasterStatus, problems: &mut Vec<String>) {
         if let Some(error) = etcd.get("error").and_then(Value::as_str).filter(|_| up) {
             problems.push(format!("etcd's caretaker on {who} does not answer ({error}); see its log there"));
         }
-        let told = etcd.get("problems").and_then(Value::as_array);
-        let told = told.into_iter().flatten().filter_map(Value::as_str);
-        // Every caretaker tells of the whole cluster: once is enough.
-        for problem in told.map(|problem| format!("etcd: {problem}")) {
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
+        tell(etcd, "problems", problems);
+    }
+}
+
+/// What a caretaker of etcd tells under `name`. Every one tells of the whole cluster: once is enough.
+fn tell(etcd: &Value, name: &str, to: &mut Vec<String>) {
+    let told = etcd.get(name).and_then(Value::as_array);
+    for text in told.into_iter().flatten().filter_map(Value::as_str).map(|text| format!("etcd: {text}")) {
+        if !to.contains(&text) {
+            to.push(text);
         }
     }
 }
@@ -242,6 +251,10 @@ mod tests {
             |name: &str| master(name, &[("etcd", Some(20)), ("identity", Some(20))], json!({"problems": []}));
         let status = of(true, vec![one("a"), one("bb"), one("ccc")], leaders(), WELL);
         assert!(status.healthy && status.problems.is_empty(), "{:?}", status.problems);
+        let slow =
+            vec![master("a", &[("etcd", Some(20))], json!({"problems": [], "warnings": ["a slow disk"]}))];
+        let slow = of(false, slow, BTreeMap::new(), WELL);
+        assert!(slow.healthy && slow.warnings == ["etcd: a slow disk"], "{slow:?}");
         assert_eq!(status.masters[0].roles["etcd"].certificate_days, Some(0.83));
         assert_eq!(nodes(&status)["nodes"][1], json!({"host_ip": "10.0.0.2", "health": 0, "role": "master"}));
     }
