@@ -93,6 +93,10 @@ class Cluster:
         with open(self.file, "w", encoding="utf-8") as file:
             json.dump(wish, file, indent=1)
 
+    def pause(self, seconds):
+        """Between two looks. On emulated machines each look is a good part of the load."""
+        return 3.0 if self.fleet.kind == "vm" else seconds
+
     # The command line.
 
     def environment(self):
@@ -221,7 +225,7 @@ class Cluster:
                 raise Failed(f"{problems} {status['agents']} {len(etcds)} {len(members)}")
             return True
 
-        wait(f"a healthy cluster with {masters} masters and {agents} agents", seconds, healthy, 0.3)
+        wait(f"a healthy cluster with {masters} masters and {agents} agents", seconds, healthy, self.pause(0.3))
 
     # Apps.
 
@@ -250,7 +254,7 @@ class Cluster:
             failure = self.ask("GET", f"/service/marathon/v2/apps{app}", hosts=hosts, timeout=5.0)["app"].get("lastTaskFailure")
             raise Failed(f"{[(task['state'], task['host']) for task in tasks]}, last failure: {failure}")
 
-        return wait(f"{count} healthy instances of {app}", seconds, well, 0.2)
+        return wait(f"{count} healthy instances of {app}", seconds, well, self.pause(0.2))
 
 
 def web(identity="/web", instances=2, address="11.0.200.1:80", **more):
