@@ -52,7 +52,7 @@ pub enum MasterError {
     Tls(#[from] TlsError),
     /// The store does not work.
     #[error("the store: {0}")]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// A record in the store cannot be used.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -61,6 +61,13 @@ pub enum MasterError {
         "the leadership is lost to another master: this process ends, and is a candidate again when it is started again"
     )]
     Deposed,
+}
+
+impl From<StoreError> for MasterError {
+    /// What a leader writes hangs on its leadership and on nothing else: where that condition does not hold, another one leads.
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Conflict { .. }) { Self::Deposed } else { Self::Store(error) }
+    }
 }
 
 /// What this master is at the moment.
