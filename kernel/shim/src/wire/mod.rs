@@ -5,6 +5,8 @@
 //! release can be adopted by a newer agent and the other way round.
 
 pub mod flat;
+#[cfg(test)]
+mod golden;
 mod messages;
 
 pub use flat::{Flat, Malformed, Reader};
