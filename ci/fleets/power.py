@@ -2,6 +2,8 @@
 lost. Then they are off until their certificates have expired, and come back by themselves."""
 
 import datetime
+import subprocess
+import sys
 import time
 
 from cluster import EMULATED, Cluster, Show, Writer, web
@@ -35,16 +37,26 @@ def main():
     booted = time.monotonic()
     cluster.wait_healthy(240)
     healthy = time.monotonic()
+    slower = emulation(fleet.hosts[0])
+    # The mark is that of real processors; on emulated ones a third of the factor is granted.
+    mark = 60 * max(1.0, slower / 3)
     show.promise(
-        "healthy within 60 s of the last boot",
-        healthy - booted < 60,
-        f"boot {booted - began:.1f} s, then {healthy - booted:.1f} s",
+        f"healthy within {mark:.0f} s of the last boot (60 s where nothing is emulated)",
+        healthy - booted < mark,
+        f"boot {booted - began:.1f} s, then {healthy - booted:.1f} s; processors {slower:.1f} times slower than this machine's",
     )
     cluster.wait_app("/web", 3, 240)
     show.say(f"and the app {time.monotonic() - booted:.1f} s after the last boot")
     writer.check(show)
     expired(show, cluster)
     show.end()
+
+
+def emulation(host):
+    """How much slower an interpreter's loop is there than here."""
+    program = "import time,hashlib; t=time.perf_counter(); [hashlib.sha256(str(n).encode()).digest() for n in range(60000)]; print(time.perf_counter()-t)"
+    here = min(float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(3))
+    return max(1.0, min(float(host.python(program)) for _ in range(3)) / here)
 
 
 def expired(show, cluster):
