@@ -1,0 +1,68 @@
+//! Which container runs which image: a file each, so that a restart knows.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use plenum_base::files;
+
+use super::{RECORD_MAX, Store, names, read};
+use crate::error::ImageError;
+use crate::pins::Pinned;
+
+impl Store {
+    fn hold_path(&self, container: &str) -> Result<PathBuf, ImageError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let valid = !container.is_empty()
+            && container.len() <= 200
+            && container.bytes().all(plain)
+            && !container.starts_with('.')
+            && !container.ends_with(".tmp");
+        if !valid {
+            let reason = "a container's id is letters, digits, '.', '_' and '-'".to_owned();
+            return Err(ImageError::Io { what: "holding an image".to_owned(), reason });
+        }
+        Ok(self.folder.join("holds").join(container))
+    }
+
+    /// The container needs the image until it is released. Durable when this returns. Holding again replaces.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], [`ImageError::DiskFull`].
+    pub fn hold(&self, container: &str, pinned: &Pinned) -> Result<(), ImageError> {
+        let path = self.hold_path(container)?;
+        let bytes = serde_json::to_vec(pinned).unwrap_or_default();
+        files::replace(&path, &bytes, 0o600).map_err(ImageError::io("holding an image"))
+    }
+
+    /// The container needs its image no more. One that holds nothing is fine.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn release(&self, container: &str) -> Result<(), ImageError> {
+        match fs::remove_file(self.hold_path(container)?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ImageError::io("releasing an image")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who holds what. A hold that cannot be read is `None`: it is known that something is held, but not what.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn holds(&self) -> Result<BTreeMap<String, Option<Pinned>>, ImageError> {
+        let folder = self.folder.join("holds");
+        let mut holds = BTreeMap::new();
+        for name in names(&folder).map_err(ImageError::io("listing holds"))? {
+            if name.ends_with(".tmp") {
+                continue;
+            }
+            let pinned = read(&folder.join(&name), RECORD_MAX).ok();
+            holds.insert(name, pinned.and_then(|bytes| serde_json::from_slice(&bytes).ok()));
+        }
+        Ok(holds)
+    }
+}
