@@ -38,8 +38,8 @@ def main():
     cluster.wait_healthy(240)
     healthy = time.monotonic()
     slower = emulation(fleet.hosts[0])
-    # The mark is that of real processors; on emulated ones a third of the factor is granted.
-    mark = 60 * max(1.0, slower / 3)
+    # The mark is that of real processors; on emulated ones a sixth of the factor is granted.
+    mark = 60 * max(1.0, slower / 6)
     show.promise(
         f"healthy within {mark:.0f} s of the last boot (60 s where nothing is emulated)",
         healthy - booted < mark,
