@@ -92,9 +92,8 @@ impl Auth {
         if text.len() > CONFIG_MAX {
             return Err(wrong("the file is larger than 1 MiB".to_owned()));
         }
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-            wrong(format!("not JSON (line {}, column {})", error.line(), error.column()))
-        })?;
+        let value: serde_json::Value = serde_json::from_str(text)
+            .map_err(|error| wrong(format!("not JSON (line {}, column {})", error.line(), error.column())))?;
         // The older form of the file is the table of registries alone.
         let config: DockerConfig = if value.get("auths").is_some() {
             serde_json::from_value(value)
@@ -135,7 +134,8 @@ impl Entry {
                 reason: format!("the entry of {host:?} is not base64 of <name>:<password>"),
             };
             let text = self.auth.trim().trim_end_matches('\0');
-            let bytes = STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).map_err(|_| wrong())?;
+            let bytes =
+                STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).map_err(|_| wrong())?;
             let text = String::from_utf8(bytes).map_err(|_| wrong())?;
             let (user, password) = text.split_once(':').ok_or_else(wrong)?;
             let password = password.trim_end_matches('\0').to_owned();
@@ -183,7 +183,9 @@ mod tests {
 
     #[test]
     fn broken_files_say_where_and_not_what() {
-        for text in ["", "{", "[]", r#"{"auths": 1}"#, r#"{"auths": {"r.test": {"auth": "c2VjcmV0"}}}"#, "secret"] {
+        for text in
+            ["", "{", "[]", r#"{"auths": 1}"#, r#"{"auths": {"r.test": {"auth": "c2VjcmV0"}}}"#, "secret"]
+        {
             let error = Auth::from_docker_config(text).unwrap_err();
             assert_eq!(error.code(), "IMAGE_CREDENTIALS");
             assert!(!error.to_string().contains("secret"), "{error}");

@@ -96,8 +96,8 @@ impl Parsed {
     /// [`ImageError::Content`].
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self, ImageError> {
         let wrong = |reason: String| ImageError::content(format!("the configuration of {name}"), reason);
-        let raw: Raw =
-            serde_json::from_slice(bytes).map_err(|error| wrong(format!("it is not a configuration: {error}")))?;
+        let raw: Raw = serde_json::from_slice(bytes)
+            .map_err(|error| wrong(format!("it is not a configuration: {error}")))?;
         let full = |text: Option<String>| text.filter(|text| !text.is_empty());
         let platform = Platform {
             os: full(raw.os).unwrap_or_else(|| "linux".to_owned()),
@@ -106,6 +106,13 @@ impl Parsed {
         };
         let config = raw.config.unwrap_or_default().checked().map_err(wrong)?;
         Ok(Self { config, platform, diff_ids: raw.rootfs.diff_ids.unwrap_or_default() })
+    }
+
+    /// Whether it is for this platform, or does not say. The variant is the index's matter: many configurations lack it, or have it wrong.
+    #[must_use]
+    pub fn runs_on(&self, platform: &Platform) -> bool {
+        let plain = |platform: &Platform| Platform { variant: None, ..platform.clone() };
+        self.platform.architecture.is_empty() || plain(platform).fits(&plain(&self.platform)).is_some()
     }
 }
 
@@ -116,7 +123,9 @@ impl RawConfig {
         let env = list("Env", self.env.unwrap_or_default())?;
         let env = env.into_iter().filter_map(|pair| {
             // An entry without a name or a value sets nothing.
-            pair.split_once('=').filter(|(name, _)| !name.is_empty()).map(|(a, b)| (a.to_owned(), b.to_owned()))
+            pair.split_once('=')
+                .filter(|(name, _)| !name.is_empty())
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
         });
         let volumes = list("Volumes", self.volumes.unwrap_or_default().into_keys().collect())?;
         let ports = list("ExposedPorts", self.exposed_ports.unwrap_or_default().into_keys().collect())?;
@@ -135,8 +144,13 @@ impl RawConfig {
             env: env.collect(),
             working_dir: absolute("WorkingDir", self.working_dir)?,
             user: short("User", self.user, 512)?,
-            volumes: volumes.into_iter().map(|v| absolute("Volumes", Some(v))).collect::<Result<Vec<_>, _>>()?
-                .into_iter().flatten().collect(),
+            volumes: volumes
+                .into_iter()
+                .map(|v| absolute("Volumes", Some(v)))
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .flatten()
+                .collect(),
             stop_signal: short("StopSignal", self.stop_signal, 32)?,
             ports,
             labels,
@@ -157,7 +171,9 @@ fn list(what: &str, texts: Vec<String>) -> Result<Vec<String>, String> {
 fn short(what: &str, text: Option<String>, most: usize) -> Result<Option<String>, String> {
     let text = text.filter(|text| !text.is_empty());
     match &text {
-        Some(text) if text.len() > most || text.contains(['\0', '\n']) => Err(format!("its {what} is not valid")),
+        Some(text) if text.len() > most || text.contains(['\0', '\n']) => {
+            Err(format!("its {what} is not valid"))
+        }
         _ => Ok(text),
     }
 }

@@ -82,7 +82,9 @@ pub enum ImageError {
         reason: String,
     },
     /// Content is not what its digest says.
-    #[error("{what} has the digest {found} and should have {expected}; the registry or something on the way to it changes content")]
+    #[error(
+        "{what} has the digest {found} and should have {expected}; the registry or something on the way to it changes content"
+    )]
     Digest {
         /// What.
         what: String,
@@ -118,7 +120,9 @@ pub enum ImageError {
         what: String,
     },
     /// The disk is full.
-    #[error("the disk of the image store is full while {what}; nothing was left half done: free space or prune images")]
+    #[error(
+        "the disk of the image store is full while {what}; nothing was left half done: free space or prune images"
+    )]
     DiskFull {
         /// What was being done.
         what: String,
@@ -183,7 +187,11 @@ impl ImageError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |error| {
             let what = what.into();
-            if is_full(&error) { Self::DiskFull { what } } else { Self::Io { what, reason: error.to_string() } }
+            if is_full(&error) {
+                Self::DiskFull { what }
+            } else {
+                Self::Io { what, reason: error.to_string() }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::auth::Auth;
-use crate::config::ImageConfig;
+use crate::config::{ImageConfig, Parsed};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::{Document, choose};
@@ -197,12 +197,15 @@ impl Node {
     pub(crate) fn find(&self, pinned: &Pinned) -> Option<Image> {
         let record = self.store.record(&pinned.manifest)?;
         let config = self.store.get(&record.config, self.settings.config_max)?;
-        let config = crate::config::Parsed::parse(&config, &pinned.name()).ok()?.config;
+        let parsed = Parsed::parse(&config, &pinned.name()).ok()?;
+        if !parsed.runs_on(&pinned.platform) {
+            return None;
+        }
         let notes = record.layers.iter().filter_map(|id| self.store.layer_note(id));
         Some(Image {
             pinned: pinned.clone(),
             layers: record.layers.iter().map(|id| self.store.layer_root(id)).collect(),
-            config,
+            config: parsed.config,
             bytes: record.bytes,
             notes: notes.flat_map(|note| note.notes).collect(),
         })

@@ -123,7 +123,9 @@ impl Document {
         let kind = raw.media_type.unwrap_or_default();
         // The two forms are told apart by what they have; one that has both is made to be read differently by different readers.
         match (raw.manifests, raw.config, raw.layers) {
-            (Some(list), None, None) if !kind.contains(".image.manifest") && !kind.contains(".manifest.v2") => {
+            (Some(list), None, None)
+                if !kind.contains(".image.manifest") && !kind.contains(".manifest.v2") =>
+            {
                 Ok(Self::Index(list.into_iter().map(RawBlob::offer).collect()))
             }
             (None, Some(config), Some(layers)) if !kind.contains(".index.") && !kind.contains(".list.") => {
@@ -148,7 +150,8 @@ impl RawBlob {
 }
 
 fn image(config: RawBlob, layers: Vec<RawBlob>) -> Result<Manifest, String> {
-    let known = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", ""];
+    let known =
+        ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", ""];
     if !known.contains(&config.media_type.as_str()) {
         let kind: String = config.media_type.chars().take(100).collect();
         return Err(format!("it is not a container image: its configuration is of type {kind:?}"));
@@ -163,13 +166,14 @@ fn image(config: RawBlob, layers: Vec<RawBlob>) -> Result<Manifest, String> {
 fn layer(raw: RawBlob) -> Result<Layer, String> {
     let kind = raw.media_type.as_str();
     let packing = match kind {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Packing::Tar,
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+            Packing::Tar
+        }
         "application/vnd.oci.image.layer.v1.tar+gzip"
         | "application/vnd.docker.image.rootfs.diff.tar.gzip"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" => Packing::Gzip,
-        "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
-            Packing::Zstd
-        }
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Packing::Zstd,
         _ if kind.ends_with("+encrypted") => return Err("its layers are encrypted".to_owned()),
         _ if kind.contains("foreign") || !raw.urls.is_empty() => {
             return Err("it has layers that are kept outside the registry".to_owned());
@@ -262,12 +266,21 @@ mod tests {
                 "neither",
             ),
             (json!({"schemaVersion": 2, "config": config(), "layers": many}), "200 layers"),
-            (json!({"schemaVersion": 2, "config": blob("application/vnd.chart", 1), "layers": []}), "not a container"),
+            (
+                json!({"schemaVersion": 2, "config": blob("application/vnd.chart", 1), "layers": []}),
+                "not a container",
+            ),
             (layer("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), "encrypted"),
             (layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"), "outside"),
             (layer("text/plain"), "text/plain"),
-            (json!({"schemaVersion": 2, "config": {"digest": "sha256:..", "size": 1}, "layers": []}), "digest"),
-            (json!({"schemaVersion": 2, "config": {"digest": Digest::of(b""), "size": -1}, "layers": []}), "not a manifest"),
+            (
+                json!({"schemaVersion": 2, "config": {"digest": "sha256:..", "size": 1}, "layers": []}),
+                "digest",
+            ),
+            (
+                json!({"schemaVersion": 2, "config": {"digest": Digest::of(b""), "size": -1}, "layers": []}),
+                "not a manifest",
+            ),
             (json!([]), "not a manifest"),
         ] {
             let error = parse(&document).unwrap_err();

@@ -88,7 +88,14 @@ struct Piece {
 impl Piece {
     fn tell(&self, listener: &Listener, stage: Stage, done: u64) {
         let (index, layers, total) = (self.index, self.layers, self.layer.blob.size);
-        listener.tell(LayerProgress { index, layers, digest: self.layer.blob.digest.clone(), stage, done, total });
+        listener.tell(LayerProgress {
+            index,
+            layers,
+            digest: self.layer.blob.digest.clone(),
+            stage,
+            done,
+            total,
+        });
     }
 }
 
@@ -99,7 +106,8 @@ impl<'a> Pull<'a> {
 
     pub async fn run(self) -> Result<Image, ImageError> {
         // Named first, looked at then: nobody removes it in between.
-        let _image = self.node.store.want(vec![self.pinned.manifest.file_name(), self.pinned.digest.file_name()]);
+        let _image =
+            self.node.store.want(vec![self.pinned.manifest.file_name(), self.pinned.digest.file_name()]);
         if let Some(image) = self.here().await? {
             return Ok(image);
         }
@@ -107,9 +115,9 @@ impl<'a> Pull<'a> {
         let _config = self.node.store.want(vec![manifest.config.digest.file_name()]);
         let parsed = self.config(&manifest.config).await?;
         let pieces = self.pieces(manifest.layers, &parsed)?;
-        let names = pieces.iter().flat_map(|piece| {
-            [piece.layer.blob.digest.file_name(), Store::layer_name(&piece.chain_id)]
-        });
+        let names = pieces
+            .iter()
+            .flat_map(|piece| [piece.layer.blob.digest.file_name(), Store::layer_name(&piece.chain_id)]);
         // One want for each name, so that two layers with the same bytes count once.
         let names: BTreeSet<String> = names.collect();
         let _layers = self.node.store.want(names.into_iter().collect());
@@ -159,7 +167,8 @@ impl<'a> Pull<'a> {
         let bytes = match self.node.store.get(digest, self.node.settings.manifest_max) {
             Some(bytes) => bytes,
             None => {
-                let (bytes, _) = self.node.registries.document(&self.repository(), &digest.to_string()).await?;
+                let (bytes, _) =
+                    self.node.registries.document(&self.repository(), &digest.to_string()).await?;
                 self.keep(digest, &bytes).await?;
                 bytes
             }
@@ -192,10 +201,7 @@ impl<'a> Pull<'a> {
             }
         };
         let parsed = Parsed::parse(&bytes, &self.pinned.name())?;
-        let named = !parsed.platform.architecture.is_empty();
-        // The variant is the index's matter: many configurations do not have it, or have it wrong.
-        let plain = |platform: &crate::Platform| crate::Platform { variant: None, ..platform.clone() };
-        if named && plain(&self.pinned.platform).fits(&plain(&parsed.platform)).is_none() {
+        if !parsed.runs_on(&self.pinned.platform) {
             return Err(ImageError::Platform {
                 name: self.pinned.name(),
                 wanted: self.pinned.platform.to_string(),
@@ -212,7 +218,10 @@ impl<'a> Pull<'a> {
             return Err(ImageError::content(format!("the configuration of {}", self.pinned), reason));
         }
         if count == 0 {
-            return Err(ImageError::content(format!("the image {}", self.pinned), "it has no layers: there is nothing to run"));
+            return Err(ImageError::content(
+                format!("the image {}", self.pinned),
+                "it has no layers: there is nothing to run",
+            ));
         }
         let limit = self.node.settings.download_max;
         let total = layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(layer.blob.size));
@@ -239,7 +248,9 @@ impl<'a> Pull<'a> {
         let missing = pieces.iter().filter(|piece| !store.has_layer(&piece.chain_id));
         let missing: u64 = missing.map(|piece| piece.layer.blob.size).sum();
         if missing > 0 && store.free()? < missing {
-            return Err(ImageError::DiskFull { what: format!("making room for {missing} bytes of {}", self.pinned) });
+            return Err(ImageError::DiskFull {
+                what: format!("making room for {missing} bytes of {}", self.pinned),
+            });
         }
         Ok(())
     }
@@ -293,7 +304,13 @@ impl<'a> Pull<'a> {
         let (store, flag) = (Arc::clone(&self.node.store), Arc::clone(&stop.0));
         let done = blocking("a layer", move || {
             let done = store.unpack_layer(&order, flag);
-            if let Err(ImageError::Archive { .. } | ImageError::Bomb { .. } | ImageError::Digest { .. } | ImageError::DiskFull { .. }) = done {
+            if let Err(
+                ImageError::Archive { .. }
+                | ImageError::Bomb { .. }
+                | ImageError::Digest { .. }
+                | ImageError::DiskFull { .. },
+            ) = done
+            {
                 // It will not get better, or its space is needed.
                 store.drop_packed(std::slice::from_ref(&order.blob));
             }

@@ -150,9 +150,8 @@ fn is_component(part: &str) -> bool {
     let bytes = part.as_bytes();
     let ends = bytes.first().copied().is_some_and(plain) && bytes.last().copied().is_some_and(plain);
     let separators = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let joined = |separator: &str| {
-        matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
-    };
+    let joined =
+        |separator: &str| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
     ends && separators.into_iter().all(joined)
 }
 
@@ -197,9 +196,33 @@ mod tests {
     fn what_is_no_name_is_refused() {
         let long = format!("r.test/{}", "a".repeat(300));
         for name in [
-            "", ":", "@", "a:", "a@sha256:12", "UPPER", "r.test/UPPER", "r.test/", "r.test//a", "r.test/../a",
-            "r.test/a/../../b", "r.test:port/a", "r.test:0/a", "r.test:99999/a", "-r.test/a", "a b", "a/.hidden",
-            "a/b_", "a___b", "[::zz]/a", "[::1/a", "r.test/a?b", "r.test/a#b", "user@r.test/a", "a:b:c", "a\n", &long,
+            "",
+            ":",
+            "@",
+            "a:",
+            "a@sha256:12",
+            "UPPER",
+            "r.test/UPPER",
+            "r.test/",
+            "r.test//a",
+            "r.test/../a",
+            "r.test/a/../../b",
+            "r.test:port/a",
+            "r.test:0/a",
+            "r.test:99999/a",
+            "-r.test/a",
+            "a b",
+            "a/.hidden",
+            "a/b_",
+            "a___b",
+            "[::zz]/a",
+            "[::1/a",
+            "r.test/a?b",
+            "r.test/a#b",
+            "user@r.test/a",
+            "a:b:c",
+            "a\n",
+            &long,
         ] {
             let error = Reference::parse(name, &settings()).unwrap_err();
             assert_eq!(error.code(), "IMAGE_NAME", "{name}: {error}");

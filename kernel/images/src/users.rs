@@ -7,7 +7,9 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fgetxattr, openat, openat2, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fgetxattr, openat, openat2, readlinkat, statat,
+};
 
 use crate::error::ImageError;
 
@@ -63,9 +65,10 @@ fn from_texts(wanted: &str, passwd: &str, group: &str) -> Result<User, ImageErro
         Some(primary) => {
             let by_name = group.lines().find_map(|line| group_of(line).filter(|(name, ..)| *name == primary));
             let number = || primary.parse().ok().filter(|gid| *gid != u32::MAX);
-            user.gid = by_name.map(|(_, gid, _)| gid).or_else(number).ok_or_else(|| ImageError::NoUser {
-                what: format!("group {:?}", shown(primary)),
-            })?;
+            user.gid = by_name
+                .map(|(_, gid, _)| gid)
+                .or_else(number)
+                .ok_or_else(|| ImageError::NoUser { what: format!("group {:?}", shown(primary)) })?;
         }
         // With a group of its own a container has that one only.
         None => {
@@ -161,12 +164,14 @@ fn found(layer: &Path, parts: &[Vec<u8>], last: bool) -> Option<Found> {
     let (name, above) = parts.split_last()?;
     let mut parent = openat(CWD, layer, folder, Mode::empty()).ok()?;
     if !above.is_empty() {
-        parent = openat2(&parent, OsStr::from_bytes(&above.join(&b'/')), folder, Mode::empty(), confined).ok()?;
+        parent =
+            openat2(&parent, OsStr::from_bytes(&above.join(&b'/')), folder, Mode::empty(), confined).ok()?;
     }
     let name = OsStr::from_bytes(name);
     let opaque = || {
         let mut value = [0_u8; 4];
-        let is = matches!(fgetxattr(&parent, "trusted.overlay.opaque", &mut value), Ok(1..)) && value.first() == Some(&b'y');
+        let is = matches!(fgetxattr(&parent, "trusted.overlay.opaque", &mut value), Ok(1..))
+            && value.first() == Some(&b'y');
         if is { Found::Hidden } else { Found::Nothing }
     };
     let Ok(stat) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { return Some(opaque()) };
@@ -192,7 +197,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n#x\nbroken\nweb:x:33:34::/var/www:/bin/sh\n7:x:70:70::/:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\n#x\nbroken\nweb:x:33:34::/var/www:/bin/sh\n7:x:70:70::/:\n";
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlogs:x:4:web,other\nbad:x:y:web\n";
 
     #[test]

@@ -80,7 +80,9 @@ impl Failure {
                 ImageError::Stalled { registry, what: what.to_owned(), seconds: stall.as_secs().max(1) }
             }
             Self::Missing => ImageError::NotFound { registry, what: what.to_owned() },
-            Self::Denied(reason) => ImageError::Denied { registry, repository: repository.to_owned(), reason },
+            Self::Denied(reason) => {
+                ImageError::Denied { registry, repository: repository.to_owned(), reason }
+            }
             Self::Useless(error) => error,
         }
     }
@@ -116,7 +118,10 @@ impl Registries {
         endpoints.push(Endpoint { base: format!("{scheme}://{registry}"), host: registry.to_owned() });
         for endpoint in &endpoints {
             if endpoint.base.starts_with("http://") && !self.settings.insecure.contains(&endpoint.host) {
-                let reason = format!("{} is meant to be used without TLS but is not listed as insecure", endpoint.host);
+                let reason = format!(
+                    "{} is meant to be used without TLS but is not listed as insecure",
+                    endpoint.host
+                );
                 return Err(ImageError::Unreachable { registry: registry.to_owned(), reason });
             }
         }
@@ -138,12 +143,22 @@ impl Registries {
     ) -> Result<(Vec<u8>, Digest), ImageError> {
         let path = format!("/v2/{}/manifests/{wanted}", from.name);
         let what = format!("image {}:{wanted}", from.name).replace(":sha256:", "@sha256:");
-        let (bytes, said) =
-            self.small(from, &path, Some(manifest::ACCEPT), &what, self.settings.manifest_max, &wanted.parse().ok()).await?;
+        let (bytes, said) = self
+            .small(
+                from,
+                &path,
+                Some(manifest::ACCEPT),
+                &what,
+                self.settings.manifest_max,
+                &wanted.parse().ok(),
+            )
+            .await?;
         let digest = Digest::of(&bytes);
         let expected = wanted.parse().ok().or(said);
         match expected {
-            Some(expected) if !expected.matches(&bytes) => Err(ImageError::Digest { what, expected, found: digest }),
+            Some(expected) if !expected.matches(&bytes) => {
+                Err(ImageError::Digest { what, expected, found: digest })
+            }
             Some(expected) => Ok((bytes, expected)),
             None => Ok((bytes, digest)),
         }
@@ -153,7 +168,12 @@ impl Registries {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub async fn blob(&self, from: &Repository<'_>, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
+    pub async fn blob(
+        &self,
+        from: &Repository<'_>,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Vec<u8>, ImageError> {
         let path = format!("/v2/{}/blobs/{digest}", from.name);
         let what = format!("{}@{digest}", from.name);
         Ok(self.small(from, &path, None, &what, limit, &Some(digest.clone())).await?.0)
@@ -189,7 +209,9 @@ impl Registries {
                 };
                 let again = attempt < attempts;
                 let pause = match &failure {
-                    Failure::Again(_, pause) if again => Some(pause.unwrap_or(Duration::ZERO).max(backoff.delay())),
+                    Failure::Again(_, pause) if again => {
+                        Some(pause.unwrap_or(Duration::ZERO).max(backoff.delay()))
+                    }
                     Failure::Stalled if again => Some(backoff.delay()),
                     _ => None,
                 };

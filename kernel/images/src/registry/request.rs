@@ -51,7 +51,8 @@ impl Registries {
         headers: &[(HeaderName, String)],
     ) -> Result<Reply, Failure> {
         let login = from.auth.login(&endpoint.host);
-        let key = format!("{}\n{}\n{}", endpoint.base, from.name, login.map_or_else(String::new, fingerprint));
+        let key =
+            format!("{}\n{}\n{}", endpoint.base, from.name, login.map_or_else(String::new, fingerprint));
         let known = self.tokens.lock().get(&key).filter(|token| token.until > Instant::now()).cloned();
         let first = match (known, login) {
             (Some(token), _) => Some(token.value),
@@ -105,7 +106,8 @@ impl Registries {
     ) -> Result<Reply, Failure> {
         let mut at = first.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let mut call = self.client(&at)?.get(&at).deadline(self.settings.stall).header(USER_AGENT, "plenum");
+            let mut call =
+                self.client(&at)?.get(&at).deadline(self.settings.stall).header(USER_AGENT, "plenum");
             for (name, value) in headers {
                 call = call.header(name.clone(), value);
             }
@@ -154,7 +156,11 @@ impl Registries {
         let client = self.client(realm)?;
         let call = if let Some(Login::Identity(identity)) = login {
             let mut form = format!("grant_type=refresh_token&client_id=plenum&scope={}", url::escaped(scope));
-            for (name, value) in service.map(|service| ("service", service)).into_iter().chain([("refresh_token", identity.as_str())]) {
+            for (name, value) in service
+                .map(|service| ("service", service))
+                .into_iter()
+                .chain([("refresh_token", identity.as_str())])
+            {
                 form.push_str(&format!("&{name}={}", url::escaped(value)));
             }
             let call = client.call(Method::POST, realm).body(full(form));
@@ -166,9 +172,8 @@ impl Registries {
             }
             let call = client.get(&url::with_query(&target, "scope", scope));
             match login {
-                Some(Login::Basic { user, password }) => {
-                    call.credentials(&Credentials::Basic { principal: user.clone(), secret: password.clone() })
-                }
+                Some(Login::Basic { user, password }) => call
+                    .credentials(&Credentials::Basic { principal: user.clone(), secret: password.clone() }),
                 _ => call,
             }
         };
@@ -180,7 +185,8 @@ impl Registries {
         let bytes = accepted(reply)?.bytes_up_to(TOKEN_MAX).await.map_err(Failure::from_client)?;
         let broken = || useless(&format!("https://{registry}"), "its token service gives no token");
         let reply: TokenReply = serde_json::from_slice(&bytes).map_err(|_| broken())?;
-        let value = reply.token.or(reply.access_token).filter(|token| !token.is_empty()).ok_or_else(broken)?;
+        let value =
+            reply.token.or(reply.access_token).filter(|token| !token.is_empty()).ok_or_else(broken)?;
         // A minute when nothing is said, as the specification has it; a little less, since it travels.
         let seconds = reply.expires_in.unwrap_or(60).clamp(10, 3600) - 5;
         Ok(Token { value: Credentials::Bearer(value), until: Instant::now() + Duration::from_secs(seconds) })
@@ -188,13 +194,15 @@ impl Registries {
 }
 
 fn header_of(credentials: &Credentials) -> Result<HeaderValue, Failure> {
-    credentials
-        .header()
-        .ok_or_else(|| Failure::Denied("the credentials contain characters that a header cannot carry".to_owned()))
+    credentials.header().ok_or_else(|| {
+        Failure::Denied("the credentials contain characters that a header cannot carry".to_owned())
+    })
 }
 
 fn wants_credentials(host: &str) -> Failure {
-    Failure::Denied(format!("it wants credentials; give pull credentials for {host}, or check the image's name"))
+    Failure::Denied(format!(
+        "it wants credentials; give pull credentials for {host}, or check the image's name"
+    ))
 }
 
 fn useless(at: &str, reason: &str) -> Failure {

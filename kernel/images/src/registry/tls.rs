@@ -31,7 +31,8 @@ pub fn client(settings: &Settings, host: &str) -> Result<Client, String> {
     }
     for key in ["*", host] {
         let Some(pem) = settings.authorities.get(key) else { continue };
-        let wrong = |error: &dyn std::fmt::Display| format!("the authority set for {key} is not usable: {error}");
+        let wrong =
+            |error: &dyn std::fmt::Display| format!("the authority set for {key} is not usable: {error}");
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
             roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
         }

@@ -44,7 +44,9 @@ pub fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => escaped.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
+                escaped.push(char::from(byte))
+            }
             // Writing to a text does not fail.
             _ => drop(write!(escaped, "%{byte:02X}")),
         }
@@ -77,6 +79,9 @@ mod tests {
         ] {
             assert_eq!(redirect("https://h:1/a/b?q", location).as_deref(), want, "{location}");
         }
-        assert_eq!(with_query("http://t/x?a=1", "scope", "repository:a b:pull"), "http://t/x?a=1&scope=repository:a%20b:pull");
+        assert_eq!(
+            with_query("http://t/x?a=1", "scope", "repository:a b:pull"),
+            "http://t/x?a=1&scope=repository:a%20b:pull"
+        );
     }
 }

@@ -96,7 +96,8 @@ impl Store {
             let wanted = self.wanted.lock();
             // Somebody held it, or pulls it, since it was looked at.
             let holds = self.holds()?;
-            let held = holds.values().any(|held| held.as_ref().is_none_or(|pinned| pinned.manifest == *manifest));
+            let held =
+                holds.values().any(|held| held.as_ref().is_none_or(|pinned| pinned.manifest == *manifest));
             if held || wanted.contains_key(&manifest.file_name()) {
                 return Ok(());
             }
@@ -141,7 +142,9 @@ impl Store {
             kept.extend([&record.manifest, &record.config].map(Digest::file_name));
             kept.extend(record.indexes.iter().map(Digest::file_name));
         }
-        for (part, older) in [("layers", older), ("blobs", older), ("partial", if older.is_zero() { older } else { PARTIAL })] {
+        for (part, older) in
+            [("layers", older), ("blobs", older), ("partial", if older.is_zero() { older } else { PARTIAL })]
+        {
             let folder = self.folder.join(part);
             for name in names(&folder).map_err(io)?.into_iter().filter(|name| !kept.contains(name)) {
                 let path = folder.join(&name);
@@ -169,8 +172,13 @@ mod tests {
     fn the_old_go_and_the_held_stay() {
         let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let id = |name: &str| Digest::of(name.as_bytes());
-        let images =
-            [(id("new"), at(990)), (id("old"), at(10)), (id("held"), at(5)), (id("mid"), at(500)), (id("late"), at(2000))];
+        let images = [
+            (id("new"), at(990)),
+            (id("old"), at(10)),
+            (id("held"), at(5)),
+            (id("mid"), at(500)),
+            (id("late"), at(2000)),
+        ];
         let held = BTreeSet::from([id("held")]);
         let (old, rest) = plan(&images, &held, at(1000), Duration::from_secs(900));
         assert_eq!(old, [id("old")]);

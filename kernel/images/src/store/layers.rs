@@ -81,7 +81,12 @@ impl Store {
         made
     }
 
-    fn unpack_into(&self, temporary: &Path, order: &Order, stop: Arc<AtomicBool>) -> Result<LayerNote, ImageError> {
+    fn unpack_into(
+        &self,
+        temporary: &Path,
+        order: &Order,
+        stop: Arc<AtomicBool>,
+    ) -> Result<LayerNote, ImageError> {
         let what = format!("unpacking the layer {}", order.blob);
         let io = |error| ImageError::io(what.clone())(error);
         let root = temporary.join("fs");

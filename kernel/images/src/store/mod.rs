@@ -74,7 +74,8 @@ impl Store {
         let io = |error| ImageError::io(format!("opening the image store {}", folder.display()))(error);
         // Nobody else may run the set-user-id programs of images.
         files::private_dir(folder).map_err(io)?;
-        let lock = File::options().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(io)?;
+        let lock =
+            File::options().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -85,14 +86,20 @@ impl Store {
         for name in FOLDERS {
             files::private_dir(&folder.join(name)).map_err(io)?;
         }
-        let store =
-            Self { folder: folder.to_owned(), _lock: lock, next: AtomicU64::new(0), wanted: Mutex::default() };
+        let store = Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+            next: AtomicU64::new(0),
+            wanted: Mutex::default(),
+        };
         for name in names(&store.folder.join("tmp")).map_err(io)? {
             store.remove(&store.folder.join("tmp").join(name)).map_err(io)?;
         }
         // Files that a crash left beside the one they were to replace.
         for part in ["blobs", "images", "holds"] {
-            for name in names(&store.folder.join(part)).map_err(io)?.iter().filter(|name| name.ends_with(".tmp")) {
+            for name in
+                names(&store.folder.join(part)).map_err(io)?.iter().filter(|name| name.ends_with(".tmp"))
+            {
                 fs::remove_file(store.folder.join(part).join(name)).map_err(io)?;
             }
         }

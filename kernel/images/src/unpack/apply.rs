@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr,
-    futimens, linkat, makedev, mknodat, openat2, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
+    fchown, fsetxattr, futimens, linkat, makedev, mknodat, openat2, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -158,7 +158,8 @@ impl Applier {
     }
 
     fn link(&mut self, target: &[u8], path: &Inner, parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
-        let missing = || Fault::Archive(format!("it links to {}, which the layer does not have", shown(target)));
+        let missing =
+            || Fault::Archive(format!("it links to {}, which the layer does not have", shown(target)));
         let target_path = Inner::parse(target)?;
         if target_path == *path {
             return Ok(());

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::BlockDecodingStrategy;
 use ruzstd::decoding::FrameDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-use ruzstd::decoding::BlockDecodingStrategy;
 
 /// The largest window of a Zstandard frame: what `zstd --long` makes. It is memory of ours.
 const WINDOW_MAX: u64 = 128 << 20;
@@ -49,7 +49,8 @@ impl Frames {
             match self.decoder.reset(&mut self.source) {
                 Ok(()) => return Ok(true),
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
-                    length, ..
+                    length,
+                    ..
                 })) => {
                     let skipped = io::copy(&mut (&mut self.source).take(u64::from(length)), &mut io::sink())?;
                     if skipped != u64::from(length) {

@@ -119,7 +119,9 @@ fn check_sum(header: &Header) -> Result<(), Fault> {
 /// An extended header's content, with its padding read.
 fn whole(stream: &mut dyn Read, size: u64) -> Result<Vec<u8>, Fault> {
     if size > EXTENDED_MAX {
-        return Err(Fault::archive(format!("an extended header has {size} bytes; {EXTENDED_MAX} are allowed")));
+        return Err(Fault::archive(format!(
+            "an extended header has {size} bytes; {EXTENDED_MAX} are allowed"
+        )));
     }
     let mut content = Vec::new();
     (&mut *stream).take(size).read_to_end(&mut content)?;
@@ -226,23 +228,27 @@ fn one(
             Kind::Device(device == EntryType::Block, major.unwrap_or(0), minor.unwrap_or(0))
         }
         other => {
-            let reason = format!("{}: entries of type {:?} are not understood", shown(&path), other.as_byte());
+            let reason =
+                format!("{}: entries of type {:?} are not understood", shown(&path), other.as_byte());
             return Err(Fault::Archive(reason));
         }
     };
     let id = |said: Option<u64>, written: io::Result<u64>| -> Result<u32, Fault> {
         let id = said.map_or(written, Ok)?;
         // The highest number means "no change" to the kernel.
-        u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
-            Fault::Archive(format!("{}: its owner {id} is not a user id", shown(&path)))
-        })
+        u32::try_from(id)
+            .ok()
+            .filter(|id| *id != u32::MAX)
+            .ok_or_else(|| Fault::Archive(format!("{}: its owner {id} is not a user id", shown(&path))))
     };
     let entry = Entry {
         kind,
         mode: header.mode()? & 0o7777,
         uid: id(extended.uid, header.uid())?,
         gid: id(extended.gid, header.gid())?,
-        mtime: extended.mtime.unwrap_or_else(|| (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0)),
+        mtime: extended
+            .mtime
+            .unwrap_or_else(|| (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0)),
         attributes: extended.attributes,
         path,
     };
@@ -265,7 +271,8 @@ mod tests {
     #[test]
     fn pax_records() {
         let mut extended = Extended::default();
-        let content = b"12 path=a/b\n30 mtime=1700000000.500000000\n25 SCHILY.xattr.user.a=b\x00\n11 size=77\n\0\0";
+        let content =
+            b"12 path=a/b\n30 mtime=1700000000.500000000\n26 SCHILY.xattr.user.a=b\x00\n11 size=77\n\0\0";
         pax(content, &mut extended).unwrap();
         assert_eq!(extended.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(extended.mtime, Some((1_700_000_000, 500_000_000)));

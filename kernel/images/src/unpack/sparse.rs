@@ -186,7 +186,9 @@ mod tests {
         let mut content = b"2\n0\n3\n10\n4\n".to_vec();
         content.resize(512, 0);
         let mut said = Said::default();
-        for (key, value) in [(&b"major"[..], &b"1"[..]), (b"minor", b"0"), (b"name", b"f"), (b"realsize", b"20")] {
+        for (key, value) in
+            [(&b"major"[..], &b"1"[..]), (b"minor", b"0"), (b"name", b"f"), (b"realsize", b"20")]
+        {
             said.record(key, value).unwrap();
         }
         let mut data = 512 + 7;

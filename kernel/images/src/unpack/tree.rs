@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Uid, XattrFlags, fchmod, fchown,
-    fsetxattr, fstat, mkdirat, mknodat, openat2, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Uid, XattrFlags, fchmod,
+    fchown, fsetxattr, fstat, mkdirat, mknodat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -105,7 +105,9 @@ impl Tree {
             Ok(folder) => folder,
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
-                    Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+                    Some(slash) => {
+                        (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default())
+                    }
                     None => (&[][..], path),
                 };
                 let parent = self.folder(above)?;
@@ -145,8 +147,14 @@ impl Tree {
             Some(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
                 return Ok(openat2(parent, name, FOLDER, Mode::empty(), CONFINED)?);
             }
-            Some(_) => {
-                return Err(Fault::Archive(format!("{} is not a folder, but has something in it", shown(path))));
+            Some(there) => {
+                let link = FileType::from_raw_mode(there.st_mode) == FileType::Symlink;
+                let why = if link {
+                    "goes through a symbolic link"
+                } else {
+                    "is not a folder, but has something in it"
+                };
+                return Err(Fault::Archive(format!("the path {} {why}", shown(path))));
             }
             None => false,
         };
@@ -185,7 +193,9 @@ impl Tree {
 
     /// A folder that the archive does not mention is like the one that it covers.
     fn like_below(&self, path: &[u8], folder: &OwnedFd) -> Result<(), Fault> {
-        let Some(found) = self.below.iter().rev().find_map(|layer| covered(layer, path)) else { return Ok(()) };
+        let Some(found) = self.below.iter().rev().find_map(|layer| covered(layer, path)) else {
+            return Ok(());
+        };
         if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
             fchown(folder, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
             fchmod(folder, Mode::from_raw_mode(found.st_mode as RawMode & 0o7777))?;
