@@ -8,13 +8,17 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod fetch;
+pub mod inside;
 pub mod isolation;
 pub mod native;
 pub mod rlimits;
 pub mod runtime;
+pub mod seccomp;
 pub mod spec;
+pub mod tree;
 pub mod user;
 
+pub use inside::{Device, Mount, Seccomp, Source};
 pub use isolation::{Feature, Isolation};
 pub use native::{NativeRuntime, RuntimeConfig};
 pub use plenum_shim::wire::Rlimit;
@@ -23,3 +27,4 @@ pub use runtime::{
     Runtime, RuntimeError, Usage,
 };
 pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};
+pub use tree::remove_tree;

@@ -1,6 +1,7 @@
 //! What a container is to be, and its translation into the shim's launch description. Pure.
 
 use crate::capabilities::CapabilitySet;
+use crate::inside::{Device, Mount, Seccomp};
 use crate::user::User;
 use plenum_shim::wire::{self, ns};
 use std::collections::BTreeMap;
@@ -42,13 +43,15 @@ pub struct Limits {
 }
 
 /// The network a container sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Network {
     /// The machine's.
     #[default]
     Host,
     /// A network namespace of its own with only a loopback device.
     Loopback,
+    /// A network namespace that exists, by the absolute path of its file.
+    Join(PathBuf),
 }
 
 /// What the container sees as `/`.
@@ -58,6 +61,15 @@ pub enum Root {
     /// The machine's files.
     #[default]
     Host,
+    /// An image: folders stacked by overlayfs.
+    Image {
+        /// Unpacked layers, lowest first; absolute paths.
+        layers: Vec<PathBuf>,
+        /// An empty folder that takes what the container writes; the agent's to make and remove.
+        upper: PathBuf,
+        /// An empty folder on the same file system, for overlayfs itself.
+        work: PathBuf,
+    },
 }
 
 /// A container to launch.
@@ -71,7 +83,7 @@ pub struct ContainerSpec {
     pub command: Command,
     /// The whole environment; nothing is inherited from the agent.
     pub env: BTreeMap<String, String>,
-    /// Relative to the sandbox; the sandbox itself if `None`.
+    /// Relative to the sandbox; the sandbox itself if `None`. With an image also absolute, and made if missing.
     pub working_dir: Option<PathBuf>,
     /// `name`, `uid`, `name:group` or `uid:gid`; the agent's own user if `None`.
     pub user: Option<String>,
@@ -97,6 +109,22 @@ pub struct ContainerSpec {
     pub resolv_conf: Option<PathBuf>,
     /// Root file system.
     pub root: Root,
+    /// Volumes, mounted in this order.
+    pub mounts: Vec<Mount>,
+    /// The id of a running container whose process ids and IPC are shared.
+    pub share: Option<String>,
+    /// System calls that are refused.
+    pub seccomp: Seccomp,
+    /// Device files besides the usual ones (images only).
+    pub devices: Vec<Device>,
+    /// Size of `/dev/shm` (images only).
+    pub shm_bytes: u64,
+    /// Nothing of the image can be changed (images only).
+    pub readonly_root: bool,
+    /// Show also what is hidden of `/proc` and `/sys` (images only), for containers that are trusted with the machine.
+    pub unmasked: bool,
+    /// A file shown as `/etc/hosts` (images only).
+    pub hosts: Option<PathBuf>,
     /// `oom_score_adj` of the task, -1000 to 1000.
     pub oom_score_adj: i32,
     /// File mode creation mask.
@@ -163,6 +191,12 @@ pub enum SpecError {
     /// Host name.
     #[error("host name {0:?}: use 1 to 64 letters, digits, '.' or '-'")]
     Hostname(String),
+    /// Layers of an image.
+    #[error("an image needs at least one layer, and absolute paths for its folders")]
+    Image,
+    /// Only for images.
+    #[error("{0}: this needs an image; the container has the machine's root")]
+    NeedsImage(&'static str),
 }
 
 /// The kernel's `MAX_ARG_STRLEN`, its NUL included.
@@ -192,6 +226,14 @@ impl ContainerSpec {
             stderr: "stderr".into(),
             resolv_conf: None,
             root: Root::Host,
+            mounts: Vec::new(),
+            share: None,
+            seccomp: Seccomp::ByRoot,
+            devices: Vec::new(),
+            shm_bytes: crate::inside::SHM_BYTES,
+            readonly_root: false,
+            unmasked: false,
+            hosts: None,
             oom_score_adj: 0,
             umask: 0o022,
             launch_deadline: Duration::from_secs(30),
@@ -210,7 +252,7 @@ impl ContainerSpec {
             }
         }
         if let Some(dir) = &self.working_dir
-            && !is_inside(dir)
+            && !is_inside(if self.has_image() { dir.strip_prefix("/").unwrap_or(dir) } else { dir })
         {
             return Err(SpecError::Inside { what: "working directory", name: dir.display().to_string() });
         }
@@ -221,6 +263,7 @@ impl ContainerSpec {
             }
         }
         self.check_numbers()?;
+        self.check_inside()?;
         check_strings(&self.command.argv(), &self.env)
     }
 
@@ -253,9 +296,8 @@ impl ContainerSpec {
     #[must_use]
     pub fn describe(&self, run_dir: &Path, user: Option<&User>, namespaces: u32) -> wire::Launch {
         let in_sandbox = |name: &str| self.sandbox.join(name).as_os_str().as_bytes().to_vec();
-        let cwd =
-            self.working_dir.as_ref().map_or_else(|| self.sandbox.clone(), |dir| self.sandbox.join(dir));
-        let net = if self.network == Network::Loopback { ns::NET } else { 0 };
+        let cwd = self.cwd();
+        let net = if self.network == Network::Host { 0 } else { ns::NET };
         let process = wire::Process {
             argv: self.command.argv(),
             env: self.env.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect(),

@@ -25,7 +25,10 @@ use std::time::{Duration, Instant};
 /// `plenum-shim exec`.
 pub fn run_command() -> ExitCode {
     helper(|agent, request| match request {
-        Request::Exec(exec) => command(agent, &exec).map(|exit| Reply::Exited(Box::new(exit))),
+        Request::Exec(exec) => command(agent, &exec, &[]).map(|exit| Reply::Exited(Box::new(exit))),
+        Request::Confined(confined) => {
+            command(agent, &confined.exec, &confined.filter).map(|exit| Reply::Exited(Box::new(exit)))
+        }
         _ => Err(refused("not a command", "")),
     })
 }
@@ -101,7 +104,7 @@ fn join(who: &Pid, namespaces: u32) -> Step<()> {
     Ok(())
 }
 
-fn command(agent: &UnixStream, exec: &Exec) -> Step<Exit> {
+fn command(agent: &UnixStream, exec: &Exec, filter: &[u8]) -> Step<Exit> {
     let deadline = Instant::now() + Duration::from_millis(exec.deadline_ms.clamp(1, 86_400_000));
     let image = Image::new(&exec.process)?;
     let null = File::open("/dev/null").at("open", "/dev/null")?;
@@ -118,7 +121,7 @@ fn command(agent: &UnixStream, exec: &Exec) -> Step<Exit> {
                 let _group_of_a_dying_container = std::io::Write::write_all(&mut group, b"0");
             }
             let output = [null.as_raw_fd(), 1, 2];
-            let failure = task::become_task(&exec.process, &image, output, report.as_raw_fd());
+            let failure = task::become_task(&exec.process, &image, filter, output, report.as_raw_fd());
             report_failure_anywhere(report, &failure);
             sys::exit_now(70)
         }

@@ -7,7 +7,8 @@ use crate::failure::{At, Step};
 use crate::files::path;
 use crate::sys::{self, Cloned};
 use crate::task::{self, Image};
-use crate::wire::{Failed, Flat, Launch, ns};
+use crate::wire::{Failed, Flat, Inside, Launch, ns};
+use crate::{join, mounts};
 use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{MsgFlags, recv, send};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,6 +25,8 @@ pub const PACKET_FAILED: u8 = b'F';
 pub struct Plan<'a> {
     /// The description.
     pub launch: &'a Launch,
+    /// What version 2 adds.
+    pub inside: &'a Inside,
     /// The checked command.
     pub image: &'a Image,
     /// Folders of the groups that are entered by a write.
@@ -47,7 +50,7 @@ pub fn run(plan: Plan<'_>) -> ! {
     match sys::clone(0, None).at("fork task", "") {
         Ok(Cloned::Child) => run_task(&plan),
         Ok(Cloned::Parent { pid, pidfd: _ }) => {
-            let named = plan.launch.namespaces & ns::PID != 0;
+            let named = own_ids(plan.launch);
             keep_only(&plan);
             sys::trim_memory();
             attend(pid, named)
@@ -67,13 +70,19 @@ pub fn report_failure(report: &OwnedFd, failure: &Failed) {
     let _supervisor_gone = send(report.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL);
 }
 
+/// Whether init is PID 1 of ids that are the container's own.
+fn own_ids(launch: &Launch) -> bool {
+    launch.namespaces & (ns::PID | ns::PID_SHARED) == ns::PID
+}
+
 fn prepare(plan: &Plan<'_>) -> Step<()> {
     let launch = plan.launch;
     // Nothing runs unseen: without its supervisor a container ends.
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at("tie to supervisor", "")?;
-    if launch.namespaces & ns::PID == 0 {
+    if !own_ids(launch) {
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).at("adopt orphans", "")?;
     }
+    join::others(plan.inside)?;
     let mut warnings = Vec::new();
     cgroup::enter_all(plan.enter.iter().map(|dir| path(dir)), &mut warnings);
     for warning in warnings {
@@ -87,23 +96,27 @@ fn prepare(plan: &Plan<'_>) -> Step<()> {
     // that a machine may withhold; then init takes its chance with the rest (see `Isolation`).
     let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-999");
     if launch.namespaces & ns::MOUNT != 0 {
-        mounts(launch)?;
+        mounts(plan)?;
     }
     if launch.namespaces & ns::UTS != 0
         && let Some(name) = &launch.hostname
     {
         nix::unistd::sethostname(name).at("host name", name)?;
     }
-    if launch.namespaces & ns::NET != 0 {
+    if launch.namespaces & ns::NET != 0 && plan.inside.network.is_none() {
         sys::loopback_up().at("loopback device", "lo")?;
     }
     Ok(())
 }
 
 /// Our mounts stay inside; an unmount on the host still reaches the container, so that no device is held busy by it.
-fn mounts(launch: &Launch) -> Step<()> {
+fn mounts(plan: &Plan<'_>) -> Step<()> {
+    let launch = plan.launch;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).at("private mounts", "/")?;
+    if plan.inside.root.is_some() {
+        return mounts::image(plan.inside);
+    }
     if launch.namespaces & ns::PID != 0 {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, none).at("mount", "/proc")?;
@@ -117,13 +130,14 @@ fn mounts(launch: &Launch) -> Step<()> {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(none, TARGET, none, flags, none).at("make read-only", TARGET)?;
     }
-    Ok(())
+    if plan.inside.mounts.is_empty() { Ok(()) } else { mounts::on_host(plan.inside) }
 }
 
 fn run_task(plan: &Plan<'_>) -> ! {
     let failure = introduce(plan).err().unwrap_or_else(|| {
         let output = plan.output.each_ref().map(AsRawFd::as_raw_fd);
-        task::become_task(&plan.launch.process, plan.image, output, plan.report.as_raw_fd())
+        let filter = &plan.inside.filter;
+        task::become_task(&plan.launch.process, plan.image, filter, output, plan.report.as_raw_fd())
     });
     // The report socket is either where it was or, after the descriptors were rearranged, at REPORT_FD.
     let mut packet = vec![PACKET_FAILED];
@@ -138,7 +152,7 @@ fn run_task(plan: &Plan<'_>) -> ! {
 /// Shows the supervisor who the task is and waits until it holds a descriptor of it: from then on the number cannot be
 /// mistaken, however short-lived the task.
 fn introduce(plan: &Plan<'_>) -> Step<()> {
-    if plan.launch.namespaces & ns::PID == 0 {
+    if !own_ids(plan.launch) {
         sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at("tie to init", "")?;
     }
     const STEP: &str = "introduce task to supervisor";

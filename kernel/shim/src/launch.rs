@@ -7,8 +7,10 @@ use crate::init::{self, PACKET_FAILED, PACKET_TASK, PACKET_WARNING};
 use crate::supervise::{self, Container};
 use crate::sys::{self, Cloned};
 use crate::task::Image;
-use crate::wire::{self, Failed, Flat, Group, Launch, Pid, Reader, Reply, Request, State, ns};
-use crate::{cgroup, proc};
+use crate::wire::{
+    self, Contain, Failed, Flat, Group, Inside, Launch, Pid, Reader, Reply, Request, State, ns,
+};
+use crate::{cgroup, join, proc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -36,8 +38,8 @@ pub fn run() -> ExitCode {
     sys::close_from(3);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let mut agent = UnixStream::from(sys::adopt_fd(0));
-    let Ok((version, launch, raw)) = read_request(&mut agent) else { return ExitCode::from(2) };
-    let listener = match claim(&launch, &raw) {
+    let Ok((version, asked, raw)) = read_request(&mut agent) else { return ExitCode::from(2) };
+    let listener = match claim(&asked.launch, &raw) {
         Ok(listener) => listener,
         Err(failure) => {
             let _agent_gone = channel::write(&mut agent, &Reply::Failed(failure));
@@ -45,14 +47,14 @@ pub fn run() -> ExitCode {
         }
     };
     drop(raw);
-    let mut own = cgroup::birth_group(&launch.own_groups);
+    let mut own = cgroup::birth_group(&asked.launch.own_groups);
     let forked = sys::clone(0, own.as_ref().map(AsFd::as_fd)).or_else(|errno| match own.take() {
         Some(_) => sys::clone(0, None),
         None => Err(errno),
     });
     match forked {
         Ok(Cloned::Parent { .. }) => ExitCode::SUCCESS,
-        Ok(Cloned::Child) => supervisor(agent, listener, *launch, version, own.is_some()),
+        Ok(Cloned::Child) => supervisor(agent, listener, *asked, version, own.is_some()),
         Err(errno) => {
             let _agent_gone =
                 channel::write(&mut agent, &Reply::Failed(failed("fork supervisor", "", errno)));
@@ -61,11 +63,15 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn read_request(agent: &mut UnixStream) -> std::io::Result<(u16, Box<Launch>, Vec<u8>)> {
+fn read_request(agent: &mut UnixStream) -> std::io::Result<(u16, Box<Contain>, Vec<u8>)> {
     let version = channel::take_hello(agent)?;
     let raw = channel::read_payload(agent, wire::FRAME_MAX)?;
     match wire::decode(&raw) {
-        Ok(Request::Launch(launch)) => Ok((version, launch, raw)),
+        Ok(Request::Launch(launch)) => {
+            let asked = Contain { launch: *launch, inside: Inside::default() };
+            Ok((version, Box::new(asked), raw))
+        }
+        Ok(Request::Contain(asked)) => Ok((version, asked, raw)),
         other => {
             let reason =
                 other.err().map_or_else(|| "not a launch description".into(), |error| error.to_string());
@@ -94,18 +100,19 @@ fn claim(launch: &Launch, raw: &[u8]) -> Step<UnixListener> {
 fn supervisor(
     agent: UnixStream,
     listener: UnixListener,
-    launch: Launch,
+    asked: Contain,
     version: u16,
     born: bool,
 ) -> ExitCode {
     sys::set_name(c"plenum-shim");
-    let (mut agent, mut warnings) = match detach(agent, &cgroup::entered_by_write(&launch.own_groups, born)) {
-        Ok(detached) => detached,
-        Err(_nobody_to_tell) => return ExitCode::from(1),
-    };
+    let (mut agent, mut warnings) =
+        match detach(agent, &cgroup::entered_by_write(&asked.launch.own_groups, born)) {
+            Ok(detached) => detached,
+            Err(_nobody_to_tell) => return ExitCode::from(1),
+        };
     // An agent that has gone by now changes nothing: the container was asked for.
     let _agent_gone = channel::write(&mut agent, &channel::hello(version));
-    match start(launch, &mut warnings) {
+    match start(asked, &mut warnings) {
         Ok(container) => {
             let state = encode_state(&container.state);
             if let Err(error) = files::write_atomic(STATE, &state, false) {
@@ -152,7 +159,8 @@ fn detach(agent: UnixStream, own_groups: &[Vec<u8>]) -> nix::Result<(UnixStream,
 }
 
 /// Makes the groups, clones init and waits for the task's `execve`.
-fn start(launch: Launch, warnings: &mut Vec<String>) -> Step<Container> {
+fn start(asked: Contain, warnings: &mut Vec<String>) -> Step<Container> {
+    let Contain { launch, inside } = asked;
     let image = Image::new(&launch.process)?;
     let process = &launch.process;
     let owner = process.change_user.then_some((process.uid, process.gid));
@@ -162,7 +170,7 @@ fn start(launch: Launch, warnings: &mut Vec<String>) -> Step<Container> {
         files::open_output(&launch.stderr, owner)?.into(),
     ];
     let groups = cgroup::create(&launch.groups, warnings);
-    let started = start_in(&launch, &image, &groups, output, warnings);
+    let started = start_in(&launch, &inside, &image, &groups, output, warnings);
     if started.is_err() {
         cgroup::kill(&groups);
         cgroup::remove(&groups, Duration::from_secs(2));
@@ -172,6 +180,7 @@ fn start(launch: Launch, warnings: &mut Vec<String>) -> Step<Container> {
 
 fn start_in(
     launch: &Launch,
+    inside: &Inside,
     image: &Image,
     groups: &[Group],
     output: [OwnedFd; 3],
@@ -182,7 +191,8 @@ fn start_in(
     setsockopt(&ours, sockopt::PassCred, &true).at("set-up socket", "")?;
     let (status, status_in) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).at("status pipe", "")?;
     let mut birth = cgroup::birth_group(groups);
-    let flags = clone_flags(launch.namespaces);
+    let flags = clone_flags(made(launch.namespaces, inside));
+    join::process_ids(inside)?;
     let mut enter = cgroup::entered_by_write(groups, birth.is_some());
     let mut cloned = sys::clone(flags, birth.as_ref().map(AsFd::as_fd));
     // Before Linux 5.7, or where the tree does not allow it, the group is entered a moment later.
@@ -194,7 +204,7 @@ fn start_in(
     let (pid, init_fd) = match cloned {
         Cloned::Child => {
             drop(ours);
-            init::run(init::Plan { launch, image, enter: &enter, output, report, status: status_in })
+            init::run(init::Plan { launch, inside, image, enter: &enter, output, report, status: status_in })
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
@@ -211,6 +221,13 @@ fn start_in(
             Err(failure)
         }
     }
+}
+
+/// Namespaces that are new, not joined.
+fn made(namespaces: u32, inside: &Inside) -> u32 {
+    let shared = inside.share.as_ref().map_or(0, |share| share.namespaces);
+    let network = if inside.network.is_some() { ns::NET } else { 0 };
+    namespaces & !(shared | network)
 }
 
 fn clone_flags(namespaces: u32) -> u64 {

@@ -6,13 +6,17 @@
 //!
 //! The library half exists so that `plenum-containers` speaks the same [`wire`] format and reads the same [`proc`] facts.
 
+pub mod beneath;
 pub mod cgroup;
 pub mod channel;
 pub mod exec;
 pub mod failure;
 pub mod files;
 pub mod init;
+pub mod join;
 pub mod launch;
+pub mod mounts;
+pub mod overlay;
 pub mod proc;
 pub mod supervise;
 pub mod sys;

@@ -42,7 +42,7 @@ impl Container {
     }
 
     fn named(&self) -> bool {
-        self.state.namespaces & ns::PID != 0
+        self.state.namespaces & (ns::PID | ns::PID_SHARED) == ns::PID
     }
 
     /// The end of init is the end of its PID namespace, with everything in it. Without a namespace, the processes are
@@ -269,7 +269,11 @@ impl Supervisor {
                 outcome(sys::pidfd_signal(self.container.task_fd.as_fd(), signal))
             }
             Request::Kill { signal, grace_ms } => self.kill(signal, grace_ms),
-            Request::Launch(_) | Request::Exec(_) | Request::Socket(_) => refused("not on a control socket"),
+            Request::Launch(_)
+            | Request::Contain(_)
+            | Request::Exec(_)
+            | Request::Confined(_)
+            | Request::Socket(_) => refused("not on a control socket"),
         }
     }
 

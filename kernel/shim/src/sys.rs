@@ -270,3 +270,39 @@ pub fn trim_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// Loads a seccomp program, given as the kernel's 8-byte `struct sock_filter` records.
+pub fn seccomp(program: &[u8]) -> nix::Result<()> {
+    #[repr(C)]
+    struct Program {
+        len: u16,
+        records: *const libc::sock_filter,
+    }
+    let record = |raw: &[u8]| libc::sock_filter {
+        code: u16::from_ne_bytes([raw[0], raw[1]]),
+        jt: raw[2],
+        jf: raw[3],
+        k: u32::from_ne_bytes([raw[4], raw[5], raw[6], raw[7]]),
+    };
+    let records: Vec<libc::sock_filter> = program.chunks_exact(8).map(record).collect();
+    let len = u16::try_from(records.len()).map_err(|_| Errno::E2BIG)?;
+    let program = Program { len, records: records.as_ptr() };
+    // SAFETY: `SECCOMP_SET_MODE_FILTER` reads `len` records, which are alive during the call.
+    #[allow(unsafe_code)]
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    Errno::result(done).map(drop)
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) of the mount that a descriptor is the root of; `deep` with all mounts below it.
+pub fn mount_attributes(mount: BorrowedFd<'_>, set: u64, deep: bool) -> nix::Result<()> {
+    let attributes = [set, 0, 0, 0];
+    let flags = libc::AT_EMPTY_PATH | if deep { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the record is the kernel's `struct mount_attr`, four 64-bit numbers; the path is an empty string.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        let (path, size) = (c"".as_ptr(), size_of_val(&attributes));
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), path, flags, attributes.as_ptr(), size)
+    };
+    Errno::result(done).map(drop)
+}

@@ -72,10 +72,16 @@ fn candidates(program: &[u8], env: &[Vec<u8>]) -> Vec<CString> {
 }
 
 /// Turns the calling, freshly forked process into the task. `output` holds its three standard descriptors, `report` a
-/// close-on-exec socket that a failure is written to. Returns only the failure.
+/// close-on-exec socket that a failure is written to, `filter` a seccomp program. Returns only the failure.
 #[must_use]
-pub fn become_task(process: &Process, image: &Image, output: [RawFd; 3], report: RawFd) -> Failed {
-    let prepared = descriptors(output, report).and_then(|()| identity(process));
+pub fn become_task(
+    process: &Process,
+    image: &Image,
+    filter: &[u8],
+    output: [RawFd; 3],
+    report: RawFd,
+) -> Failed {
+    let prepared = descriptors(output, report).and_then(|()| identity(process, filter));
     match prepared {
         Ok(()) => image.exec(),
         Err(failure) => failure,
@@ -93,13 +99,17 @@ fn descriptors(output: [RawFd; 3], report: RawFd) -> Step<()> {
     Ok(())
 }
 
-fn identity(process: &Process) -> Step<()> {
+fn identity(process: &Process, filter: &[u8]) -> Step<()> {
     if let Some(score) = process.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).at("oom score", score.to_string())?;
     }
     for limit in &process.rlimits {
         let subject = || format!("resource {} soft {} hard {}", limit.resource, limit.soft, limit.hard);
         sys::set_rlimit(limit.resource, limit.soft, limit.hard).at("resource limit", subject())?;
+    }
+    // Without `no_new_privs` a filter takes a capability that is about to go.
+    if !process.no_new_privs {
+        confine(filter)?;
     }
     if process.change_user {
         change_user(process)?;
@@ -110,7 +120,11 @@ fn identity(process: &Process) -> Step<()> {
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
     sys::reset_signals();
-    Ok(())
+    if process.no_new_privs { confine(filter) } else { Ok(()) }
+}
+
+fn confine(filter: &[u8]) -> Step<()> {
+    if filter.is_empty() { Ok(()) } else { sys::seccomp(filter).at("seccomp filter", "") }
 }
 
 /// Bounding set first (it needs a capability), then groups and user, then what is left of the capabilities.

@@ -5,7 +5,7 @@ use super::{Inner, launch};
 use crate::runtime::{Enter, Entered, ExitStatus, RuntimeError};
 use crate::spec::check_strings;
 use plenum_shim::launch::LAUNCH;
-use plenum_shim::wire::{Exec, Process, Reply, Request, Socket, State, ns};
+use plenum_shim::wire::{Confined, Exec, Process, Reply, Request, Socket, State, ns};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Stdio};
@@ -32,17 +32,21 @@ pub async fn enter(inner: &Arc<Inner>, id: &str, enter: Enter) -> Result<Entered
         Ok((process, child, stream, OwnedFd::from(read)))
     };
     let begun: Result<_, RuntimeError> = tokio::task::spawn_blocking(begin).await.map_err(|_| shutdown())?;
-    let (process, child, mut stream, output) = begun?;
+    let ((process, filter), child, mut stream, output) = begun?;
     let _guard = Reaper(Some(child));
     let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output)
         .map_err(RuntimeError::io("reading a pipe"))?;
-    let request = Request::Exec(Box::new(Exec {
+    let exec = Exec {
         init: state.init.clone(),
         namespaces: state.namespaces,
         groups: state.groups.clone(),
         process,
         deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-    }));
+    };
+    let request = match filter.is_empty() {
+        true => Request::Exec(Box::new(exec)),
+        false => Request::Confined(Box::new(Confined { exec, filter })),
+    };
     let collected = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let reader = tokio::spawn(collect(output, Arc::clone(&collected)));
     let asked = tokio::time::timeout(deadline + Duration::from_secs(2), ask(&mut stream, request)).await;
@@ -89,11 +93,13 @@ impl Drop for Reaper {
 }
 
 /// The task's own description with another command.
-fn process(dir: &std::path::Path, enter: &Enter) -> Result<Process, RuntimeError> {
+fn process(dir: &std::path::Path, enter: &Enter) -> Result<(Process, Vec<u8>), RuntimeError> {
     let file = dir.join(LAUNCH);
     let what = format!("reading {}", file.display());
-    let Request::Launch(launch) = connection::read_file(&file).map_err(RuntimeError::io(what))? else {
-        return Err(RuntimeError::Refused(format!("{} is not a launch description", file.display())));
+    let (launch, filter) = match connection::read_file(&file).map_err(RuntimeError::io(what))? {
+        Request::Launch(launch) => (*launch, Vec::new()),
+        Request::Contain(contain) => (contain.launch, contain.inside.filter),
+        _ => return Err(RuntimeError::Refused(format!("{} is not a launch description", file.display()))),
     };
     let mut process = launch.process;
     process.argv = enter.command.argv();
@@ -102,7 +108,7 @@ fn process(dir: &std::path::Path, enter: &Enter) -> Result<Process, RuntimeError
         process.env.retain(|item| !item.starts_with(prefix.as_bytes()));
         process.env.push(format!("{prefix}{value}").into_bytes());
     }
-    Ok(process)
+    Ok((process, filter))
 }
 
 async fn ask(stream: &mut UnixStream, request: Request) -> Result<Reply, RuntimeError> {

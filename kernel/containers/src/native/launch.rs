@@ -4,10 +4,11 @@ use super::actor::{Handle, kill_leftovers};
 use super::connection::{self, Connection, Inbox};
 use super::{Inner, Slot, launched};
 use crate::cgroup::plan::plan;
+use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
 use crate::spec::ContainerSpec;
 use crate::user::{self, User};
-use plenum_shim::wire::{Launch, Pid, Reply, Request, State};
+use plenum_shim::wire::{Contain, Inside, Launch, Pid, Reply, Request, Share, State, ns};
 use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -64,14 +65,13 @@ pub async fn launch(inner: &Arc<Inner>, spec: ContainerSpec) -> Result<Launched,
 async fn start(inner: &Arc<Inner>, spec: &ContainerSpec) -> Result<Handle, RuntimeError> {
     let run_dir = inner.dir(&spec.id);
     let deadline = spec.launch_deadline;
-    let (launch, child, stream, notes) = {
+    let (request, groups, child, stream, notes) = {
         let (inner, spec, run_dir) = (Arc::clone(inner), spec.clone(), run_dir.clone());
         spawn_blocking(move || begin(&inner, &spec, &run_dir)).await.map_err(|_| abandoned())??
     };
-    let groups: Vec<Vec<u8>> = launch.groups.iter().map(|group| group.dir.clone()).collect();
     let mut talk = Talk { shim: None };
     // The shim keeps the deadline itself; the agent's is for a shim that does not.
-    let told = tokio::time::timeout(deadline + Duration::from_secs(2), talk.through(stream, launch)).await;
+    let told = tokio::time::timeout(deadline + Duration::from_secs(2), talk.through(stream, request)).await;
     let failure = match told {
         Ok(Ok((mut state, connection))) => {
             reap(child);
@@ -91,7 +91,7 @@ fn abandoned() -> RuntimeError {
     RuntimeError::Refused("the launch was abandoned by a shutdown".into())
 }
 
-type Begun = (Box<Launch>, Child, UnixStream, Vec<String>);
+type Begun = (Request, Vec<Vec<u8>>, Child, UnixStream, Vec<String>);
 
 /// Everything that touches files and processes, on a thread that may block.
 fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, RuntimeError> {
@@ -99,21 +99,80 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
     let machine = &inner.machine;
     let mut launch = Box::new(spec.describe(run_dir, user.as_ref(), machine.namespaces));
     let (groups, mut notes) = plan(&machine.cgroups.usable, &spec.id, &spec.limits);
+    let dirs = groups.iter().map(|group| group.dir.clone()).collect();
     launch.groups = groups;
     launch.own_groups.clone_from(&machine.cgroups.own_groups);
     notes.extend(unmet(inner, spec, launch.namespaces));
+    let inside = spec.describe_inside(run_dir, find_share(inner, spec, &mut launch)?);
+    if let Some(inside) = &inside {
+        check_means(inside, launch.namespaces, machine.privileged || launch.process.no_new_privs)?;
+    }
     private_dir(run_dir, false).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => RuntimeError::Exists(spec.id.clone()),
         _ => RuntimeError::Io { what: format!("making {}", run_dir.display()), error },
     })?;
-    let started = spawn(&inner.config.shim, "launch", Stdio::null(), Stdio::null());
+    let files = prepare_image(spec, run_dir);
+    let started = files.and_then(|()| spawn(&inner.config.shim, "launch", Stdio::null(), Stdio::null()));
+    let request = match inside {
+        Some(inside) => Request::Contain(Box::new(Contain { launch: *launch, inside })),
+        None => Request::Launch(launch),
+    };
     match started {
-        Ok((child, stream)) => Ok((launch, child, stream, notes)),
+        Ok((child, stream)) => Ok((request, dirs, child, stream, notes)),
         Err(error) => {
-            let _empty = std::fs::remove_dir(run_dir);
+            let _nothing_runs = std::fs::remove_dir_all(run_dir);
             Err(error)
         }
     }
+}
+
+/// What the shim needs in the runtime folder for an image.
+fn prepare_image(spec: &ContainerSpec, run_dir: &Path) -> Result<(), RuntimeError> {
+    use std::os::unix::fs::PermissionsExt;
+    if !spec.has_image() {
+        return Ok(());
+    }
+    let prepare = || {
+        std::fs::create_dir(run_dir.join(inside::STAGE))?;
+        if let Some(name) = &spec.hostname {
+            let file = run_dir.join(inside::HOSTNAME);
+            std::fs::write(&file, format!("{name}\n"))?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644))?;
+        }
+        Ok(())
+    };
+    prepare().map_err(RuntimeError::io(format!("preparing {}", run_dir.display())))
+}
+
+/// The container that namespaces are shared with, if any; notes in the description that they are.
+fn find_share(
+    inner: &Inner,
+    spec: &ContainerSpec,
+    launch: &mut Launch,
+) -> Result<Option<Share>, RuntimeError> {
+    let Some(id) = &spec.share else { return Ok(None) };
+    let (_, state) = inner.running(id)?;
+    let namespaces = state.namespaces & launch.namespaces & (ns::PID | ns::IPC);
+    if namespaces & ns::PID != 0 {
+        launch.namespaces |= ns::PID_SHARED;
+    }
+    Ok(Some(Share { init: state.init, namespaces }))
+}
+
+/// An image, a volume or a network that cannot be had is no mere degradation: the launch is refused.
+fn check_means(inside: &Inside, namespaces: u32, may_filter: bool) -> Result<(), RuntimeError> {
+    for (asked, met, what) in [
+        (inside.root.is_some(), namespaces & ns::MOUNT != 0 && namespaces & ns::PID != 0, "an image"),
+        (!inside.mounts.is_empty(), namespaces & ns::MOUNT != 0, "a volume"),
+        (inside.network.is_some(), namespaces & ns::NET != 0, "a network of its own"),
+        (inside.share.is_some(), namespaces & ns::PID != 0, "sharing process ids"),
+        (!inside.filter.is_empty(), may_filter, "a seccomp filter without no_new_privs"),
+    ] {
+        if asked && !met {
+            return Err(RuntimeError::Refused(format!("{what} needs an agent that runs as root")));
+        }
+    }
+    Ok(())
 }
 
 /// Starts the shim program with a socket as its descriptor 0. Needs a tokio runtime around it.
@@ -134,6 +193,10 @@ fn find_user(inner: &Inner, spec: &ContainerSpec) -> Result<Option<User>, Runtim
         std::fs::read_to_string(file).map_err(RuntimeError::io(format!("reading {}", file.display())))
     };
     let resolve = |name: &str| {
+        // The machine's users mean nothing in an image: there a user is a number.
+        if spec.has_image() {
+            return Ok(user::resolve(name, "", "")?);
+        }
         let (passwd, group) = (read(&inner.config.passwd)?, read(&inner.config.group)?);
         Ok::<User, RuntimeError>(user::resolve(name, &passwd, &group)?)
     };
@@ -156,7 +219,6 @@ fn find_user(inner: &Inner, spec: &ContainerSpec) -> Result<Option<User>, Runtim
 
 /// What was asked for and the machine does not allow, besides the limits.
 fn unmet(inner: &Inner, spec: &ContainerSpec, namespaces: u32) -> Vec<String> {
-    use plenum_shim::wire::ns;
     let mut notes = Vec::new();
     let mut note = |missing: bool, what: &str| {
         if missing {
@@ -180,12 +242,12 @@ impl Talk {
     async fn through(
         &mut self,
         mut stream: UnixStream,
-        launch: Box<Launch>,
+        launch: Request,
     ) -> Result<(State, Connection), RuntimeError> {
         let mut inbox = Inbox::default();
         // A shim that refuses early closes its end; its answer says more than the broken pipe.
         let _answer_says_why = connection::write(&mut stream, &connection::hello()).await;
-        let _answer_says_why = connection::write(&mut stream, &Request::Launch(launch)).await;
+        let _answer_says_why = connection::write(&mut stream, &launch).await;
         loop {
             match inbox.next(&mut stream).await {
                 Ok(Reply::Hello { shim, .. }) => self.shim = Some(shim),

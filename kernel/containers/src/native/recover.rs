@@ -109,6 +109,7 @@ async fn adopt(dir: &Path, deadline: Duration) -> Option<(State, Connection)> {
 fn launch_deadline(dir: &Path) -> Option<Duration> {
     match connection::read_file::<Request>(&dir.join(LAUNCH)) {
         Ok(Request::Launch(launch)) => Some(Duration::from_millis(launch.deadline_ms.min(600_000))),
+        Ok(Request::Contain(contain)) => Some(Duration::from_millis(contain.launch.deadline_ms.min(600_000))),
         _ => None,
     }
 }

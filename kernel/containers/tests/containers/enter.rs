@@ -103,7 +103,7 @@ async fn probes_reach_the_containers_own_network() {
             "0".into(),
         ]);
         spec.env.insert("PATH".into(), std::env::var("PATH").unwrap());
-        spec.network = network;
+        spec.network = network.clone();
         world.runtime.launch(spec).await.unwrap();
         let port: u16 = world.file(id, "port").await.trim().parse().unwrap();
         let to = SocketAddr::from(([127, 0, 0, 1], port));

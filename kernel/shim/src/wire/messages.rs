@@ -1,6 +1,6 @@
 //! The messages themselves. Paths and arguments are byte strings, as the kernel has them.
 
-use super::{Flat, Malformed, Message, Reader};
+use super::{Confined, Contain, Flat, Malformed, Message, Reader};
 use crate::flat_struct;
 
 /// Namespace bits of [`Launch::namespaces`].
@@ -17,6 +17,8 @@ pub mod ns {
     pub const NET: u32 = 16;
     /// Own view of control groups.
     pub const CGROUP: u32 = 32;
+    /// With [`PID`]: the ids are those of another container, whose PID 1 is another's.
+    pub const PID_SHARED: u32 = 64;
 }
 
 flat_struct! {
@@ -247,6 +249,10 @@ pub enum Request {
     Exec(Box<Exec>),
     /// Make a socket (descriptor 0 of `socket` only).
     Socket(Socket),
+    /// Start the container (descriptor 0 of `launch` only), with what version 2 adds.
+    Contain(Box<Contain>),
+    /// Run a command (descriptor 0 of `exec` only) under a filter.
+    Confined(Box<Confined>),
 }
 
 impl Message for Request {
@@ -260,6 +266,8 @@ impl Message for Request {
             Request::Subscribe => 6,
             Request::Exec(_) => 7,
             Request::Socket(_) => 8,
+            Request::Contain(_) => 9,
+            Request::Confined(_) => 10,
         }
     }
 
@@ -278,6 +286,8 @@ impl Message for Request {
             Request::Status | Request::Subscribe => {}
             Request::Exec(exec) => exec.put(out),
             Request::Socket(socket) => socket.put(out),
+            Request::Contain(contain) => contain.put(out),
+            Request::Confined(confined) => confined.put(out),
         }
     }
 
@@ -291,6 +301,8 @@ impl Message for Request {
             6 => Request::Subscribe,
             7 => Request::Exec(Box::new(Flat::take(from)?)),
             8 => Request::Socket(Flat::take(from)?),
+            9 => Request::Contain(Box::new(Flat::take(from)?)),
+            10 => Request::Confined(Box::new(Flat::take(from)?)),
             _ => return Err(Malformed("an unknown kind of request")),
         })
     }

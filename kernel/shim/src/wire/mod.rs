@@ -7,13 +7,15 @@
 pub mod flat;
 #[cfg(test)]
 mod golden;
+mod inside;
 mod messages;
 
 pub use flat::{Flat, Malformed, Reader};
+pub use inside::*;
 pub use messages::*;
 
 /// The version this crate speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The oldest version this crate understands.
 pub const VERSION_MIN: u16 = 1;
 /// The largest payload of a launch description or command. The kernel takes at most 6 MiB of arguments and environment.
@@ -90,11 +92,27 @@ mod tests {
         }
     }
 
+    fn inside() -> Inside {
+        Inside {
+            root: Some(Rootfs {
+                layers: vec![b"/a".to_vec(), b"/b".to_vec()],
+                devices: vec![Device { name: b"x".to_vec(), major: 1, minor: 3, ..Device::default() }],
+                ..Rootfs::default()
+            }),
+            mounts: vec![Mount { kind: kind::TMPFS, target: b"/t".to_vec(), ..Mount::default() }],
+            network: Some(b"/run/netns/x".to_vec()),
+            share: Some(Share { init: Pid { pid: 1, start: 2 }, namespaces: ns::PID }),
+            ..Inside::default()
+        }
+    }
+
     #[test]
     fn messages_come_back_as_they_went() {
         let requests = [
             Request::Hello { min: 1, max: 9 },
             Request::Launch(Box::new(launch())),
+            Request::Contain(Box::new(Contain { launch: launch(), inside: inside() })),
+            Request::Confined(Box::new(Confined { filter: vec![6; 8], ..Confined::default() })),
             Request::Signal { signal: 15 },
             Request::Kill { signal: 15, grace_ms: 3000 },
             Request::Status,
@@ -110,7 +128,8 @@ mod tests {
 
     #[test]
     fn every_cut_and_every_length_is_an_error_not_a_panic() {
-        let frame = encode(&Request::Launch(Box::new(launch())));
+        let contain = Contain { launch: launch(), inside: inside() };
+        let frame = encode(&Request::Contain(Box::new(contain)));
         for end in 4..frame.len() {
             assert!(decode::<Request>(&frame[4..end]).is_err(), "cut at {end}");
         }
@@ -131,7 +150,9 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_wins() {
-        for (min, max, want) in [(1, 1, Some(1)), (1, 9, Some(1)), (2, 9, None), (0, 0, None)] {
+        for (min, max, want) in
+            [(1, 1, Some(1)), (1, 2, Some(2)), (1, 9, Some(2)), (3, 9, None), (0, 0, None)]
+        {
             assert_eq!(common_version(min, max), want, "{min}..{max}");
         }
     }

@@ -1,0 +1,192 @@
+//! Containers with a root of their own, made of folders: what they see, and what a hostile image cannot reach.
+
+use super::harness::{World, skip, within, world};
+use plenum_containers::{
+    Command, ContainerSpec, Device, Enter, ExitStatus, Mount, Root, Runtime, RuntimeError, Seccomp, Source,
+};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A layer with what a shell needs, except for `/usr`, which is the machine's, as a volume.
+pub fn base_layer(world: &World) -> PathBuf {
+    let layer = world.dir.path().join("layers/base");
+    std::fs::create_dir_all(layer.join("etc")).unwrap();
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let _made_before = symlink(format!("usr/{name}"), layer.join(name));
+    }
+    std::fs::write(layer.join("etc/motd"), "base\n").unwrap();
+    layer
+}
+
+pub fn image_spec(world: &World, id: &str, layers: Vec<PathBuf>, shell: &str) -> ContainerSpec {
+    let writable = world.dir.path().join("writable").join(id);
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
+    std::fs::create_dir_all(&upper).unwrap();
+    std::fs::create_dir_all(&work).unwrap();
+    let mut spec = world.spec(id, shell);
+    spec.root = Root::Image { layers, upper, work };
+    spec.mounts.push(Mount { source: Source::Path("/usr".into()), target: "/usr".into(), read_only: true });
+    spec
+}
+
+fn mounts() -> String {
+    std::fs::read_to_string("/proc/self/mountinfo").unwrap()
+}
+
+#[tokio::test]
+async fn an_image_is_the_whole_world() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let top = world.dir.path().join("layers/t,o:p");
+    std::fs::create_dir_all(top.join("etc")).unwrap();
+    std::fs::write(top.join("etc/top"), "top\n").unwrap();
+    let hosts = world.dir.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 me\n").unwrap();
+    let before = mounts();
+    let shell = "cat /etc/motd /etc/top /etc/hosts /etc/hostname; pwd; ls /dev | tr '\\n' ' '; echo; id -u; id -G; \
+                 echo new > /etc/new; ls /mnt/mesos/sandbox; cat /proc/1/comm; head -c 9 /dev/zero | wc -c; \
+                 (echo x > /proc/sys/kernel/hostname) 2>/dev/null || echo sys refused; wc -c < /proc/timer_list; \
+                 mkdir /sys/x 2>/dev/null || echo sysfs refused; grep -c . /proc/self/mountinfo >/dev/null && echo mounts; \
+                 stat -fc %T /dev/shm; ls /work /root /home 2>/dev/null; grep Seccomp: /proc/self/status; unshare -U true 2>/dev/null || echo unshare refused";
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world), top], shell);
+    spec.hostname = Some("inside".into());
+    spec.hosts = Some(hosts);
+    spec.working_dir = Some("/app/deep".into());
+    spec.user = Some("0:0".into());
+    spec.devices.push(Device {
+        path: "/dev/gpu/card0".into(),
+        block: false,
+        major: 1,
+        minor: 3,
+        mode: 0o600,
+    });
+    let (exit, output) = world.run(spec).await;
+    let want = "base\ntop\n127.0.0.1 me\ninside\n/app/deep\n\
+                fd full gpu mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \n0\n0\n\
+                stderr\nstdout\nplenum-init\n9\nsys refused\n0\nsysfs refused\nmounts\ntmpfs\nSeccomp:\t2\nunshare refused\n";
+    assert_eq!((exit.status, output.as_str()), (ExitStatus::Code(0), want));
+    assert_eq!(mounts(), before, "nothing is left mounted");
+    let upper = world.dir.path().join("writable/a/upper");
+    assert_eq!(std::fs::read_to_string(upper.join("etc/new")).unwrap(), "new\n");
+    assert!(!world.dir.path().join("layers/base/etc/new").exists());
+    plenum_containers::remove_tree(&world.dir.path().join("writable/a")).unwrap();
+    assert!(!world.dir.path().join("writable/a").exists());
+}
+
+#[tokio::test]
+async fn commands_enter_an_image_under_its_filter() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world)], "echo up > ready; sleep 1000");
+    spec.user = Some("65534:65534".into());
+    spec.readonly_root = true;
+    std::os::unix::fs::chown(world.sandbox("a"), Some(65534), None).unwrap();
+    world.runtime.launch(spec).await.unwrap();
+    world.file("a", "ready").await;
+    let command = Command::Shell(
+        "cat /etc/motd; pwd; id -u; grep Seccomp: /proc/self/status; touch /x 2>/dev/null || echo read-only; \
+         touch here && echo writable"
+            .into(),
+    );
+    let enter = Enter { command, env: Default::default(), deadline: Duration::from_secs(5) };
+    let done = within(10, world.runtime.enter("a", enter)).await.unwrap();
+    let output = String::from_utf8(done.output).unwrap();
+    assert_eq!(output, "base\n/mnt/mesos/sandbox\n65534\nSeccomp:\t2\nread-only\nwritable\n");
+    world.runtime.destroy("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_filter_is_for_whoever_wants_it() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let shell = "grep Seccomp: /proc/self/status";
+    let mut host = world.spec("host", shell);
+    assert_eq!(world.run(host.clone()).await.1, "Seccomp:\t0\n");
+    (host.id, host.seccomp, host.no_new_privs) = ("asked".into(), Seccomp::Default, false);
+    host.sandbox = world.sandbox("asked");
+    assert_eq!(world.run(host).await.1, "Seccomp:\t2\n");
+    let mut open = image_spec(&world, "open", vec![base_layer(&world)], shell);
+    open.seccomp = Seccomp::Unconfined;
+    assert_eq!(world.run(open).await.1, "Seccomp:\t0\n");
+}
+
+/// Launches an image with a change made to it; gives the failed step.
+async fn hostile(world: &World, id: &str, change: impl FnOnce(&Path, &mut ContainerSpec)) -> RuntimeError {
+    let layer = world.dir.path().join("layers").join(id);
+    std::fs::create_dir_all(&layer).unwrap();
+    let mut spec = image_spec(world, id, vec![base_layer(world), layer.clone()], "sleep 100");
+    change(&layer, &mut spec);
+    world.runtime.launch(spec).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn hostile_images_are_refused_and_touch_nothing() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let outside = world.dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let before = mounts();
+    for name in ["proc", "sys", "dev"] {
+        let error = hostile(&world, name, |layer, _| symlink(&outside, layer.join(name)).unwrap()).await;
+        assert!(matches!(&error, RuntimeError::Step { errno: libc::ELOOP, .. }), "{name}: {error}");
+    }
+    // A file where a folder has to be.
+    let error = hostile(&world, "file", |layer, _| std::fs::write(layer.join("mnt"), "").unwrap()).await;
+    assert!(matches!(&error, RuntimeError::Step { errno: libc::ENOTDIR, .. }), "{error}");
+    // A link to the machine's folder: in the image there is none.
+    let error = hostile(&world, "volume", |layer, spec| {
+        symlink(&outside, layer.join("volume")).unwrap();
+        let source = Source::Tmpfs { bytes: None, mode: 0o755 };
+        spec.mounts.push(Mount { source, target: "/volume/data".into(), read_only: false });
+    })
+    .await;
+    assert!(matches!(&error, RuntimeError::Step { errno: libc::ENOENT, .. }), "{error}");
+    let error = hostile(&world, "missing", |_, spec| {
+        let Root::Image { layers, .. } = &mut spec.root else { unreachable!() };
+        layers.push("/no/such/layer".into());
+    })
+    .await;
+    assert!(error.to_string().contains("/no/such/layer"), "{error}");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    assert_eq!(mounts(), before);
+    assert_eq!(world.groups(), Vec::<PathBuf>::new());
+    assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn links_of_an_image_stay_in_the_image() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let outside = world.dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let layer = world.dir.path().join("layers/links");
+    std::fs::create_dir_all(layer.join("mnt")).unwrap();
+    symlink("../../../../../../../..", layer.join("volume")).unwrap();
+    symlink("../../../../../../../..", layer.join("mnt/mesos")).unwrap();
+    // A disk of the machine that the image names: the file is there, the device is not.
+    let node = nix::sys::stat::mknod(
+        &layer.join("disk"),
+        nix::sys::stat::SFlag::S_IFCHR,
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+        nix::sys::stat::makedev(1, 3),
+    );
+    node.unwrap();
+    let shell = "pwd; ls /volume/data; stat -fc %T /data; (echo > /disk) 2>/dev/null || echo no device";
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world), layer], shell);
+    let source = Source::Tmpfs { bytes: Some(1 << 20), mode: 0o755 };
+    spec.mounts.push(Mount { source, target: "/volume/data".into(), read_only: false });
+    let (exit, output) = world.run(spec).await;
+    assert_eq!((exit.status, output.as_str()), (ExitStatus::Code(0), "/sandbox\ntmpfs\nno device\n"));
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}

@@ -1,0 +1,131 @@
+//! What protocol version 2 adds: a root file system, mounts, networks and namespaces that are joined, a seccomp filter.
+//!
+//! These travel in kinds of requests that version 1 does not know and therefore refuses: a description is never carried
+//! out without them.
+
+use super::{Exec, Launch, Pid};
+use crate::flat_struct;
+
+/// Kinds of [`Mount`].
+pub mod kind {
+    /// A file or folder of the machine.
+    pub const BIND: u8 = 1;
+    /// Memory.
+    pub const TMPFS: u8 = 2;
+}
+
+flat_struct! {
+    /// Something mounted for the task.
+    pub struct Mount {
+        /// See [`kind`].
+        pub kind: u8,
+        /// The folder that `source` is looked for in and cannot lead out of; empty if `source` is absolute and trusted.
+        pub source_root: Vec<u8>,
+        /// What is bound.
+        pub source: Vec<u8>,
+        /// Where: below the container's root, or below the sandbox if relative.
+        pub target: Vec<u8>,
+        /// Make the target if it is not there. What is made on the machine's own files stays there.
+        pub create: bool,
+        /// Read-only, with all that is mounted below.
+        pub read_only: bool,
+        /// Options of a tmpfs.
+        pub options: String,
+    }
+}
+
+flat_struct! {
+    /// A device file in the container's `/dev`.
+    pub struct Device {
+        /// Path below `/dev`, without a leading slash.
+        pub name: Vec<u8>,
+        /// A block device instead of a character device.
+        pub block: bool,
+        /// Major number.
+        pub major: u32,
+        /// Minor number.
+        pub minor: u32,
+        /// Permissions.
+        pub mode: u32,
+        /// Owner.
+        pub uid: u32,
+        /// Group.
+        pub gid: u32,
+    }
+}
+
+flat_struct! {
+    /// A root file system other than the machine's.
+    pub struct Rootfs {
+        /// Folders of the image's layers, lowest first.
+        pub layers: Vec<Vec<u8>>,
+        /// Takes what the container writes.
+        pub upper: Vec<u8>,
+        /// The overlay's own folder, on the file system of `upper`.
+        pub work: Vec<u8>,
+        /// An empty folder to put it together on.
+        pub stage: Vec<u8>,
+        /// The path at which the sandbox is shown.
+        pub sandbox_target: Vec<u8>,
+        /// Folders that are made if missing.
+        pub folders: Vec<Vec<u8>>,
+        /// Device files besides the usual ones.
+        pub devices: Vec<Device>,
+        /// Size of `/dev/shm`.
+        pub shm_bytes: u64,
+        /// Paths that are hidden.
+        pub masked: Vec<Vec<u8>>,
+        /// Paths that cannot be written.
+        pub read_only_paths: Vec<Vec<u8>>,
+        /// Nothing but the volumes, the sandbox and `/dev` can be written.
+        pub read_only: bool,
+    }
+}
+
+flat_struct! {
+    /// Namespaces of another container that are joined.
+    pub struct Share {
+        /// PID 1 of that container.
+        pub init: Pid,
+        /// Bits of [`super::ns`]: `PID` and `IPC`.
+        pub namespaces: u32,
+    }
+}
+
+flat_struct! {
+    /// What a container has besides what [`Launch`] says.
+    pub struct Inside {
+        /// Root file system; the machine's if `None`.
+        pub root: Option<Rootfs>,
+        /// The sandbox on the machine.
+        pub sandbox: Vec<u8>,
+        /// Mounts in order.
+        pub mounts: Vec<Mount>,
+        /// A file of a network namespace to join.
+        pub network: Option<Vec<u8>>,
+        /// Namespaces to join.
+        pub share: Option<Share>,
+        /// A seccomp program: the kernel's `struct sock_filter` records. Empty for none.
+        pub filter: Vec<u8>,
+    }
+}
+
+flat_struct! {
+    /// A launch of version 2.
+    pub struct Contain {
+        /// As in version 1.
+        pub launch: Launch,
+        /// The rest.
+        pub inside: Inside,
+    }
+}
+
+flat_struct! {
+    /// A command of version 2.
+    pub struct Confined {
+        /// As in version 1.
+        pub exec: Exec,
+        /// See [`Inside::filter`].
+        pub filter: Vec<u8>,
+    }
+}
