@@ -270,7 +270,7 @@ impl<'a> Pull<'a> {
         }
         let (mut bytes, mut entries) = (0_u64, 0_u64);
         for (piece, mut download) in pieces.iter().zip(downloads) {
-            (&mut download.0).await.unwrap_or_else(|_| Err(ImageError::Cancelled))?;
+            (&mut download.0).await.unwrap_or(Err(ImageError::Cancelled))?;
             let note = self.unpack(piece, bytes, entries).await?;
             bytes = bytes.saturating_add(note.0);
             entries = entries.saturating_add(note.1);
@@ -294,6 +294,7 @@ impl<'a> Pull<'a> {
             chain_id: piece.chain_id.clone(),
             diff_id: piece.diff_id.clone(),
             below: piece.below.clone(),
+            unpacker: settings.unpacker.clone(),
             limits: Limits {
                 bytes: settings.unpacked_max.saturating_sub(bytes).min(by_ratio),
                 entries: settings.entries_max.saturating_sub(entries),

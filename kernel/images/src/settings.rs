@@ -1,6 +1,7 @@
 //! What the operator may set. Everything has a default; there is no default registry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// The settings of a node's images.
@@ -42,6 +43,9 @@ pub struct Settings {
     pub ratio_max: u64,
     /// Make the device nodes that are in an image. Otherwise they are left out with a note.
     pub devices: bool,
+    /// The program and arguments that unpack a layer in a confined process (see [`crate::unpack::child`]). `None`: a thread of this process does,
+    /// confined by how it opens files only.
+    pub unpacker: Option<Vec<OsString>>,
 }
 
 /// Below this many unpacked bytes the ratio of a layer is not looked at.
@@ -68,6 +72,7 @@ impl Default for Settings {
             entries_max: 2_000_000,
             ratio_max: 200,
             devices: false,
+            unpacker: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Unpacked layers: made in `tmp`, on disk for good before they get their name.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{RECORD_MAX, Store, read};
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::unpack::{Fault, Limits, Unpacked, Work, unpack};
+use crate::unpack::{Fault, Limits, Unpacked, Work, child, unpack};
 
 /// What is known of an unpacked layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,7 @@ pub(crate) struct Order {
     pub diff_id: Digest,
     pub below: Vec<Digest>,
     pub limits: Limits,
+    pub unpacker: Option<Vec<OsString>>,
 }
 
 impl Store {
@@ -92,15 +94,9 @@ impl Store {
         let root = temporary.join("fs");
         files::private_dir(temporary).map_err(io)?;
         fs::create_dir(&root).map_err(io)?;
-        let work = Work {
-            packed: File::open(self.blob_path(&order.blob)).map_err(io)?,
-            into: File::open(&root).map_err(io)?.into(),
-            below: order.below.iter().map(|id| self.layer_root(id)).collect(),
-            limits: order.limits.clone(),
-            diff_id: order.diff_id.clone(),
-            stop,
-        };
-        let Unpacked { bytes, entries, notes } = unpack(work).map_err(|fault| explained(fault, order))?;
+        let packed = File::open(self.blob_path(&order.blob)).map_err(io)?;
+        let unpacked = unpacked(packed, &root, order, self, stop)?;
+        let Unpacked { bytes, entries, notes } = unpacked.map_err(|fault| explained(fault, order))?;
         let note = LayerNote {
             chain_id: order.chain_id.clone(),
             diff_id: order.diff_id.clone(),
@@ -124,6 +120,27 @@ impl Store {
         File::open(layers).and_then(|folder| folder.sync_all()).map_err(io)?;
         Ok(note)
     }
+}
+
+/// In a process or in this thread.
+fn unpacked(
+    packed: File,
+    root: &Path,
+    order: &Order,
+    store: &Store,
+    stop: Arc<AtomicBool>,
+) -> Result<Result<Unpacked, Fault>, ImageError> {
+    let io = |error| ImageError::io(format!("unpacking the layer {}", order.blob))(error);
+    let below: Vec<PathBuf> = order.below.iter().map(|id| store.layer_root(id)).collect();
+    let (limits, diff_id) = (order.limits.clone(), order.diff_id.clone());
+    if let Some(program) = &order.unpacker {
+        let order = child::Order { below, limits, diff_id };
+        return Ok(child::run(program, &order, packed, root, &stop));
+    }
+    let below =
+        below.iter().map(|root| Ok(File::open(root)?.into())).collect::<io::Result<Vec<_>>>().map_err(io)?;
+    let into = File::open(root).map_err(io)?.into();
+    Ok(unpack(Work { packed, into, below, limits, diff_id, stop }))
 }
 
 fn explained(fault: Fault, order: &Order) -> ImageError {

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
@@ -44,7 +43,7 @@ pub struct Applier {
 
 impl Applier {
     /// Into an empty folder.
-    pub fn new(into: OwnedFd, below: Vec<PathBuf>, limits: &Limits) -> Result<Self, Fault> {
+    pub fn new(into: OwnedFd, below: Vec<OwnedFd>, limits: &Limits) -> Result<Self, Fault> {
         Ok(Self {
             tree: Tree::new(into, below)?,
             entries: 0,

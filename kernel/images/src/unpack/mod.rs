@@ -2,6 +2,7 @@
 //! root without following a link, and bytes, entries and their ratio have bounds. Blocks: run it where that is allowed.
 
 mod apply;
+pub mod child;
 mod decoder;
 mod headers;
 mod sparse;
@@ -10,11 +11,12 @@ mod tree;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use tree::remove_beneath;
+
+use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::is_full;
@@ -22,7 +24,7 @@ use apply::Applier;
 use decoder::decoder;
 
 /// What a layer may become.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of the unpacked archive.
     pub bytes: u64,
@@ -39,8 +41,8 @@ pub struct Work {
     pub packed: File,
     /// The empty folder.
     pub into: OwnedFd,
-    /// The unpacked layers below, lowest first: folders that the archive does not mention take their attributes from there.
-    pub below: Vec<PathBuf>,
+    /// The roots of the unpacked layers below, lowest first: folders that the archive does not mention take their attributes from there.
+    pub below: Vec<OwnedFd>,
     /// The bounds.
     pub limits: Limits,
     /// What the unpacked archive's digest must be.
@@ -50,7 +52,7 @@ pub struct Work {
 }
 
 /// What was unpacked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
     /// Bytes of the unpacked archive.
     pub bytes: u64,
@@ -61,7 +63,7 @@ pub struct Unpacked {
 }
 
 /// Why a layer is not unpacked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Fault {
     /// The archive is broken or hostile.
     #[error("{0}")]

@@ -4,12 +4,11 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Uid, XattrFlags, fchmod,
-    fchown, fsetxattr, fstat, mkdirat, mknodat, openat2, statat, unlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Uid, XattrFlags, fchmod, fchown,
+    fsetxattr, fstat, mkdirat, mknodat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -78,14 +77,14 @@ impl Inner {
 #[derive(Debug)]
 pub struct Tree {
     root: Rc<OwnedFd>,
-    below: Vec<PathBuf>,
+    below: Vec<OwnedFd>,
     /// The folder that was used last.
     last: Option<(Vec<u8>, Rc<OwnedFd>)>,
 }
 
 impl Tree {
     /// Takes an empty folder; it becomes like the root of the layer below.
-    pub fn new(root: OwnedFd, below: Vec<PathBuf>) -> Result<Self, Fault> {
+    pub fn new(root: OwnedFd, below: Vec<OwnedFd>) -> Result<Self, Fault> {
         let tree = Self { root: Rc::new(root), below, last: None };
         tree.like_below(b"", &tree.root)?;
         Ok(tree)
@@ -210,13 +209,12 @@ pub fn hide_below(folder: &OwnedFd) -> Result<(), Fault> {
 }
 
 /// What a layer below has under this path; also a whiteout, where the search ends.
-fn covered(layer: &Path, path: &[u8]) -> Option<Stat> {
-    let root = rustix::fs::openat(CWD, layer, FOLDER, Mode::empty()).ok()?;
+fn covered(layer: &OwnedFd, path: &[u8]) -> Option<Stat> {
     if path.is_empty() {
-        return fstat(&root).ok();
+        return fstat(layer).ok();
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = openat2(&root, OsStr::from_bytes(path), flags, Mode::empty(), CONFINED).ok()?;
+    let found = openat2(layer, OsStr::from_bytes(path), flags, Mode::empty(), CONFINED).ok()?;
     fstat(&found).ok()
 }
 

@@ -20,8 +20,23 @@ async fn unpacked(
     fake.push("app", "1", &one(layer));
     let mut settings = quick(&fake);
     change(&mut settings);
+    // In this process and in a confined one: the same comes of it.
+    let apart =
+        Settings { unpacker: Some(vec![env!("CARGO_BIN_EXE_plenum-unpack").into()]), ..settings.clone() };
+    let dir = tempfile::tempdir().unwrap();
+    let other = pull(&Images::open(dir.path(), apart).unwrap(), "app:1").await;
     let images = Images::open(into, settings).unwrap();
-    pull(&images, "app:1").await
+    let done = pull(&images, "app:1").await;
+    match (&done, &other) {
+        (Ok(one), Ok(other)) => {
+            assert_eq!((one.bytes, &one.notes), (other.bytes, &other.notes));
+            assert_eq!(listed(&one.layers[0]), listed(&other.layers[0]));
+        }
+        (Err(one), Err(other)) => assert_eq!(one.to_string(), other.to_string()),
+        different => panic!("{different:?}"),
+    }
+    assert_eq!(listed(&dir.path().join("tmp")), Vec::<String>::new());
+    done
 }
 
 /// A folder with something precious beside the store.

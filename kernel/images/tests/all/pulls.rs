@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::sync::{Arc, Mutex};
 
-use plenum_images::{Auth, Digest, ImageError, Images, Listener, Platform, Settings, Stage, auth::Login};
+use plenum_images::{
+    Auth, Digest, Image, ImageError, Images, Listener, Platform, Settings, Stage, auth::Login,
+};
 use serde_json::json;
 use tar::EntryType;
 
@@ -17,7 +19,7 @@ fn basic(user: &str, password: &str) -> Login {
 
 #[tokio::test]
 async fn layers_take_overlayfs_form() {
-    let (fake, dir) = (Fake::start().await, tempfile::tempdir().unwrap());
+    let fake = Fake::start().await;
     let lower = Tar::default()
         .folder("tmp/", 0o1777)
         .folder("etc/", 0o755)
@@ -47,8 +49,15 @@ async fn layers_take_overlayfs_form() {
     let config = json!({"Entrypoint": ["/bin/sh"], "User": "web", "WorkingDir": "/srv"});
     let (a, b) = (gzip(&lower), zstd(&upper));
     fake.push("app", "1", &build(&[(lower, a, "+gzip"), (upper, b, "+zstd")], &config));
-    let images = Images::open(dir.path(), quick(&fake)).unwrap();
-    let image = pull(&images, "app:1").await.unwrap();
+    for unpacker in [None, Some(vec![env!("CARGO_BIN_EXE_plenum-unpack").into()])] {
+        let settings = Settings { unpacker, ..quick(&fake) };
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path(), settings).unwrap();
+        as_meant(&pull(&images, "app:1").await.unwrap());
+    }
+}
+
+fn as_meant(image: &Image) {
     assert_eq!(image.config.entrypoint, ["/bin/sh"]);
     assert_eq!(image.notes, Vec::<String>::new());
     let [lower, upper] = &image.layers[..] else { panic!("{:?}", image.layers) };

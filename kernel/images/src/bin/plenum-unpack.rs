@@ -1,0 +1,6 @@
+//! Unpacks one layer and nothing else; see `plenum_images::unpack::child`.
+
+fn main() -> std::process::ExitCode {
+    let order = std::env::args().next_back().unwrap_or_default();
+    plenum_images::unpack::child::main(&order)
+}
