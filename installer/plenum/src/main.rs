@@ -71,6 +71,12 @@ enum Command {
     Supervise(Supervise),
     #[command(hide = true)]
     Hello(hello::Hello),
+    /// What the agent has unpack a layer of an image, in a process of its own
+    #[command(hide = true)]
+    UnpackLayer {
+        /// What to do, as JSON.
+        order: String,
+    },
     #[command(flatten)]
     Verb(plenum_cli::Verb),
     #[command(flatten)]
@@ -168,6 +174,7 @@ fn main() -> ExitCode {
         Command::Store(store) => plenum_etcd::command::run(&store),
         Command::Supervise(supervise) => up::supervise(&supervise.instance),
         Command::Hello(hello) => hello::run(&hello),
+        Command::UnpackLayer { order } => return plenum_images::unpack::child::main(&order),
         Command::Install { verb } => return plenum_provision::install(&verb),
         Command::Uninstall(uninstall) => return plenum_provision::uninstall(&uninstall),
         Command::Verb(verb) if verb.installs().is_some() => {

@@ -93,7 +93,7 @@ impl Store {
             wanted: Mutex::default(),
         };
         for name in names(&store.folder.join("tmp")).map_err(io)? {
-            store.remove(&store.folder.join("tmp").join(name)).map_err(io)?;
+            store.clear(&store.folder.join("tmp").join(name)).map_err(io)?;
         }
         // Files that a crash left beside the one they were to replace.
         for part in ["blobs", "images", "holds"] {
@@ -216,6 +216,19 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// As [`Store::remove`], while a process that was unpacking there may still be ending: it was killed with its agent, but not at once.
+    fn clear(&self, path: &Path) -> io::Result<()> {
+        for _ in 0..20 {
+            match self.remove(path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                done => return done,
+            }
+        }
+        self.remove(path)
     }
 
     /// Says that a pull needs these until the guard is dropped.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use plenum_images::{Auth, Digest, Images, Listener};
+use plenum_images::{Auth, Digest, Images, Listener, Settings};
 use serde_json::json;
 
 use crate::fixture::{Built, Tar, build, gzip, listed, noise, one, pin, pull, quick};
@@ -270,4 +270,67 @@ async fn documents_that_do_not_fit_together() {
     fake.push_document("app", &pinned.manifest.to_string(), b"{}");
     let error = images.pull(&pinned, &Auth::none(), &Listener::none()).await.unwrap_err();
     assert_eq!(error.code(), "IMAGE_DIGEST");
+}
+
+const STORE: &str = "PLENUM_TEST_STORE";
+const HOST: &str = "PLENUM_TEST_REGISTRY";
+
+/// Not a test: what the next one starts and kills.
+#[tokio::test]
+#[ignore = "started by the test that kills it"]
+async fn victim() {
+    let (Ok(store), Ok(host)) = (std::env::var(STORE), std::env::var(HOST)) else { return };
+    let settings = Settings {
+        default_registry: Some(host.clone()),
+        insecure: [host].into(),
+        unpacker: Some(vec![env!("CARGO_BIN_EXE_plenum-unpack").into()]),
+        ..Settings::default()
+    };
+    let images = Images::open(Path::new(&store), settings).unwrap();
+    let pinned = pin(&images, "app:1", &Auth::none()).await.unwrap();
+    images.hold("c", &pinned).await.unwrap();
+    images.pull(&pinned, &Auth::none(), &Listener::none()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_the_store_is_whole_at_the_next_start() {
+    let layers: Vec<_> = (0..4)
+        .map(|n| {
+            let files = (0..200).fold(Tar::default(), |tar, file| {
+                tar.file(&format!("f{n}-{file}"), &noise(4000, n * 1000 + file))
+            });
+            let plain = files.end();
+            let packed = gzip(&plain);
+            (plain, packed, "+gzip")
+        })
+        .collect();
+    let fake = Fake::start().await;
+    fake.push("app", "1", &build(&layers, &json!({})));
+    let mut unfinished = 0;
+    for delay in [5, 15, 30, 45, 60, 75, 90, 120, 150, 200, 250, 300, 400, 600] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "faults::victim", "--ignored"])
+            .env(STORE, dir.path())
+            .env(HOST, &fake.host)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let images = Images::open(dir.path(), quick(&fake)).unwrap();
+        assert_eq!(listed(&dir.path().join("tmp")), Vec::<String>::new(), "{delay} ms");
+        let there = listed(&dir.path().join("layers")).len();
+        unfinished += usize::from(listed(&dir.path().join("images")).is_empty());
+        // What has a name is whole, and what is missing is got.
+        let image = pull(&images, "app:1").await.unwrap();
+        for (n, layer) in image.layers.iter().enumerate() {
+            assert_eq!(listed(layer).len(), 200, "{delay} ms, {there} layers were there");
+            let file = fs::read(layer.join(format!("f{n}-199"))).unwrap();
+            assert_eq!(file, noise(4000, n as u64 * 1000 + 199));
+        }
+        assert_eq!(listed(&dir.path().join("tmp")), Vec::<String>::new());
+    }
+    assert!(unfinished > 0, "every kill came too late to prove anything");
 }
