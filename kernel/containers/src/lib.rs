@@ -24,7 +24,7 @@ pub use native::{NativeRuntime, RuntimeConfig};
 pub use plenum_shim::wire::Rlimit;
 pub use runtime::{
     Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState,
-    Runtime, RuntimeError, Usage,
+    Runtime, RuntimeError, Stall, Statistics, Usage,
 };
 pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};
 pub use tree::remove_tree;

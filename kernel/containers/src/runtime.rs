@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use crate::cgroup::stats::{Stall, Statistics};
 pub use crate::cgroup::usage::Usage;
 
 /// Starts, watches and ends containers. Every call returns by a deadline.
@@ -35,6 +36,11 @@ pub trait Runtime: Send + Sync {
 
     /// Measures a running container.
     async fn usage(&self, id: &str) -> Result<Usage, RuntimeError>;
+
+    /// Measures a running container in full; only what [`Runtime::usage`] knows where there is no more.
+    async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
+        self.usage(id).await.map(Statistics::from)
+    }
 
     /// Runs a command inside a running container, as the task's user, with its limits.
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError>;

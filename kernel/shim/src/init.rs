@@ -94,7 +94,7 @@ fn prepare(plan: &Plan<'_>) -> Step<()> {
     }
     // Killing init kills the container, so the kernel had better choose the task. Lowering the score needs a privilege
     // that a machine may withhold; then init takes its chance with the rest (see `Isolation`).
-    let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-999");
+    sys::spare_from_oom();
     if launch.namespaces & ns::MOUNT != 0 {
         mounts(plan)?;
     }

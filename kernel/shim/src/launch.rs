@@ -154,7 +154,7 @@ fn detach(agent: UnixStream, own_groups: &[Vec<u8>]) -> nix::Result<(UnixStream,
     let mut warnings = Vec::new();
     cgroup::enter_all(own_groups.iter().map(|dir| path(dir)), &mut warnings);
     let _without_privilege = sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0);
-    let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-999");
+    sys::spare_from_oom();
     Ok((UnixStream::from(sys::adopt_fd(moved)), warnings))
 }
 

@@ -4,6 +4,7 @@
 pub mod layout;
 pub mod plan;
 pub mod prepare;
+pub mod stats;
 pub mod usage;
 
 pub use layout::{Hierarchy, Layout};

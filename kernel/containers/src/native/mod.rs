@@ -14,7 +14,7 @@ mod recover;
 
 use crate::isolation::Isolation;
 use crate::runtime::{
-    Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Usage,
+    Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics, Usage,
 };
 use crate::spec::{ContainerSpec, check_id};
 use actor::Handle;
@@ -191,6 +191,12 @@ impl Runtime for NativeRuntime {
     async fn usage(&self, id: &str) -> Result<Usage, RuntimeError> {
         let (_, state) = self.inner.running(id)?;
         let read = tokio::task::spawn_blocking(move || crate::cgroup::usage::read(&state));
+        read.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))
+    }
+
+    async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
+        let (_, state) = self.inner.running(id)?;
+        let read = tokio::task::spawn_blocking(move || crate::cgroup::stats::read(&state));
         read.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))
     }
 

@@ -103,3 +103,21 @@ async fn what_is_not_writable_is_a_warning() {
     world.runtime.wait("a").await.unwrap();
     world.runtime.destroy("a").await.unwrap();
 }
+
+#[tokio::test]
+async fn statistics_count_processes_and_threads() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut spec = world.spec("a", "sleep 1000 & sleep 1000 & echo up > ready; wait");
+    spec.limits.memory_bytes = Some(64 << 20);
+    world.runtime.launch(spec).await.unwrap();
+    world.file("a", "ready").await;
+    let stats = world.runtime.stats("a").await.unwrap();
+    // Init, the shell and two that sleep.
+    assert_eq!((stats.processes, stats.threads), (Some(4), Some(4)));
+    assert_eq!(stats.usage.memory_limit_bytes, Some(64 << 20));
+    assert!(stats.memory_mapped_bytes.is_some() && stats.usage.cpu_ns.is_some(), "{stats:?}");
+    world.runtime.destroy("a").await.unwrap();
+}
