@@ -108,7 +108,9 @@ impl Agent {
         });
         let executors: std::collections::BTreeSet<ExecutorKey> = keep.collect();
         for key in executors {
-            if let Some(executor) = self.executors.get(&key) {
+            if self.executors.get(&key).is_some_and(|one| one.is_pod()) {
+                self.destroy_pod(&key, cx);
+            } else if let Some(executor) = self.executors.get(&key) {
                 cx.out.push(Effect::Destroy { container: executor.container.clone() });
             }
         }

@@ -47,7 +47,7 @@ impl Executor {
 
 impl Agent {
     /// Tasks of an executor, by phase.
-    fn tasks_of(&self, key: &ExecutorKey, phase: Option<Phase>) -> Vec<TaskKey> {
+    pub(super) fn tasks_of(&self, key: &ExecutorKey, phase: Option<Phase>) -> Vec<TaskKey> {
         self.tasks
             .iter()
             .filter(|(id, task)| {
@@ -62,6 +62,10 @@ impl Agent {
     pub(super) fn executor_written(&mut self, key: &ExecutorKey, cx: &mut Cx<'_>) {
         let fresh = self.executors.get(key).is_some_and(|one| one.phase == ExecutorPhase::Intent);
         if !fresh {
+            return;
+        }
+        if self.executors.get(key).is_some_and(|one| one.is_pod()) {
+            self.pod_written(key);
             return;
         }
         let Some(launch) = self.executor_launch(key) else { return };
@@ -152,7 +156,8 @@ impl Agent {
             framework: call.framework_id.value.clone(),
             executor: call.executor_id.value.clone(),
         };
-        let executor = self.executors.get(&key);
+        // Nobody speaks for a pod: it has no process.
+        let executor = self.executors.get(&key).filter(|executor| !executor.is_pod());
         let expected = executor.map_or("", |executor| executor.token.as_str());
         let presented = token.unwrap_or_default();
         let fits = executor.is_some() && same(expected.as_bytes(), presented.as_bytes());

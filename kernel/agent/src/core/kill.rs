@@ -32,7 +32,7 @@ impl Agent {
         if task.phase == Phase::Ended {
             return;
         }
-        if task.executor.is_some() {
+        if !task.ours() {
             self.kill_executors_task(key, grace, cause, cx);
             return;
         }
@@ -87,7 +87,7 @@ impl Agent {
     /// A kill that was asked for while the task was not there yet.
     pub(super) fn begin_kill(&mut self, key: &TaskKey, cx: &mut Cx<'_>) {
         let Some(task) = self.tasks.get(key) else { return };
-        if task.kill.is_some_and(|kill| kill.began.is_none()) && task.executor.is_none() {
+        if task.kill.is_some_and(|kill| kill.began.is_none()) && task.ours() {
             let grace = wire::grace(task.info.kill_policy.as_ref()).unwrap_or(self.settings.kill_grace);
             let grace = self.drain_grace(grace, cx);
             self.begin_kill_with(key, grace, cx);
@@ -113,7 +113,7 @@ impl Agent {
     pub(super) fn kill_due(&mut self, key: &TaskKey, cx: &mut Cx<'_>) {
         let Some(task) = self.tasks.get(key) else { return };
         let Some(kill) = task.kill else { return };
-        let live = matches!(task.phase, Phase::Running | Phase::Launching) && task.executor.is_none();
+        let live = matches!(task.phase, Phase::Running | Phase::Launching) && task.ours();
         if live && kill.deadline + DESTROY_AFTER <= cx.now.mono {
             cx.out.push(Effect::Destroy { container: task.container.clone() });
             let again = Kill { deadline: cx.after(DESTROY_AGAIN), ..kill };
@@ -194,7 +194,7 @@ impl Agent {
         }
         let tasks: Vec<TaskKey> = self.tasks.keys().filter(|key| key.framework == id).cloned().collect();
         for key in tasks {
-            let command = self.tasks.get(&key).is_some_and(|task| task.executor.is_none());
+            let command = self.tasks.get(&key).is_some_and(|task| task.ours());
             if command {
                 let grace = self.settings.executor_shutdown_grace;
                 self.kill_task(&key, Some(grace), KillCause::Teardown, cx);
@@ -275,6 +275,10 @@ impl Agent {
     pub(super) fn shutdown_executor(&mut self, key: &ExecutorKey, cx: &mut Cx<'_>) {
         let Some(executor) = self.executors.get(key) else { return };
         if executor.phase == ExecutorPhase::Terminating {
+            return;
+        }
+        if executor.is_pod() {
+            self.shutdown_pod(key, KillCause::Shutdown, cx);
             return;
         }
         let grace = self.executor_grace(&executor.info);

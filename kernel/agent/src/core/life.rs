@@ -120,7 +120,8 @@ impl Agent {
             self.framework_idle(&key.framework, cx);
             return;
         }
-        if !task.released && task.executor.is_none() {
+        let pod = task.executor.clone().filter(|_| task.pod);
+        if !task.released && task.ours() {
             cx.out.push(Effect::Release { container: task.container.clone() });
         }
         let stone = Tombstone {
@@ -141,6 +142,9 @@ impl Agent {
         self.tombstones.insert(key.clone(), stone);
         self.save_lazily(key, cx);
         self.limit_tombstones(cx);
+        if let Some(executor) = pod {
+            self.pod_idle(&ExecutorKey { framework: key.framework.clone(), executor }, cx);
+        }
         self.framework_idle(&key.framework, cx);
     }
 
@@ -170,7 +174,10 @@ impl Agent {
         let of_executor: Vec<TaskKey> = self
             .tombstones
             .iter()
-            .filter(|(_, stone)| stone.directory.ends_with(&format!("/runs/{container}")))
+            .filter(|(_, stone)| {
+                stone.directory.ends_with(&format!("/runs/{container}"))
+                    || stone.directory.contains(&format!("/runs/{container}/tasks/"))
+            })
             .map(|(key, _)| key.clone())
             .collect();
         for key in of_executor {

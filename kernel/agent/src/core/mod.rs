@@ -9,6 +9,7 @@ mod executors;
 mod kill;
 mod life;
 mod model;
+mod pods;
 mod probes;
 mod records;
 mod recover;

@@ -44,6 +44,8 @@ pub(crate) enum KillCause {
     Drain = 5,
     DrainGone = 6,
     Shutdown = 7,
+    /// Another task of its group failed or was killed.
+    Group = 8,
 }
 
 impl KillCause {
@@ -56,6 +58,7 @@ impl KillCause {
             Self::Drain,
             Self::DrainGone,
             Self::Shutdown,
+            Self::Group,
         ]
         .into_iter()
         .find(|cause| *cause as u32 == number)
@@ -96,8 +99,12 @@ pub(crate) struct Stream {
 pub(crate) struct Task {
     pub framework: String,
     pub info: TaskInfo,
-    /// Id of its custom executor; `None` for a command task.
+    /// Id of its custom executor or pod; `None` for a command task.
     pub executor: Option<String>,
+    /// Its executor is a pod: the container is its own.
+    pub pod: bool,
+    /// It came with others in a group, which all have its `launch_id`.
+    pub group: bool,
     pub container: String,
     pub directory: String,
     pub launch_id: Bytes,
@@ -133,6 +140,8 @@ impl Task {
             framework: framework.to_owned(),
             info,
             executor: None,
+            pod: false,
+            group: false,
             container: String::new(),
             directory: String::new(),
             launch_id,

@@ -14,7 +14,7 @@ impl Agent {
     /// The task runs: its checks begin. Definitions were checked before the launch.
     pub(super) fn start_checks(&mut self, key: &TaskKey, cx: &mut Cx<'_>) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        if task.executor.is_some() {
+        if !task.ours() {
             return;
         }
         let now = cx.now.mono;

@@ -136,6 +136,12 @@ pub(crate) struct TaskRecord {
     /// Update ids of the executor that were acknowledged lately.
     #[prost(bytes = "bytes", repeated, tag = "16")]
     pub known_uuids: Vec<Bytes>,
+    /// Its executor is a pod; the container is the task's own.
+    #[prost(bool, tag = "17")]
+    pub pod: bool,
+    /// It was launched with a group.
+    #[prost(bool, tag = "18")]
+    pub group: bool,
 }
 
 /// Frames a record for the disk.

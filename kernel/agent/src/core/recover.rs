@@ -62,6 +62,8 @@ impl Agent {
             tombstone: false,
             killed: task.kill.map_or(0, |kill| kill.cause as u32),
             known_uuids: task.known_uuids.iter().cloned().collect(),
+            pod: task.pod,
+            group: task.group,
         };
         Some(records::put(records::task_key(&key.framework, &key.task), &record))
     }
@@ -117,6 +119,7 @@ impl Agent {
         for record in tasks {
             self.recover_task(record, &mut found, rebooted, cx);
         }
+        self.recover_pods(cx);
         for (container, state) in found {
             cx.report(Level::Warn, format!("Container {container} belongs to no record and is removed"));
             if matches!(state, FoundState::Running(_)) {
@@ -190,6 +193,11 @@ impl Agent {
         let deadline = cx.after(self.settings.executor_reregistration_timeout);
         for key in keys {
             let Some(executor) = self.executors.get_mut(&key) else { continue };
+            if executor.is_pod() {
+                // Its intent until all its tasks are known again: see `recover_pods`.
+                executor.recovered = true;
+                continue;
+            }
             match found.remove(&executor.container) {
                 Some(FoundState::Running(started)) => {
                     executor.phase = ExecutorPhase::Registering;
@@ -244,7 +252,7 @@ impl Agent {
             }
             return;
         }
-        if let Some(executor) = task.executor.clone() {
+        if let Some(executor) = task.executor.clone().filter(|_| !task.ours()) {
             task.phase = if started { Phase::Running } else { Phase::Queued };
             self.tasks.insert(key.clone(), task);
             let id = ExecutorKey { framework: key.framework.clone(), executor };
@@ -359,6 +367,8 @@ impl Agent {
 fn restore(key: &TaskKey, info: plenum_api::mesos::TaskInfo, record: TaskRecord) -> Task {
     let mut task = Task::new(&key.framework, info, record.launch_id);
     task.executor = record.executor_id;
+    task.pod = record.pod;
+    task.group = record.group;
     task.container = record.container_id;
     task.directory = record.directory;
     task.pid = record.pid;

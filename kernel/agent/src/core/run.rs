@@ -3,15 +3,22 @@
 use bytes::Bytes;
 use plenum_api::Millis;
 use plenum_api::internal::RunTasks;
-use plenum_api::mesos::executor_info::Type as ExecutorType;
 use plenum_api::mesos::task_status::{Reason, Source};
 use plenum_api::mesos::{CommandInfo, ExecutorInfo, FrameworkInfo, TaskInfo, TaskState};
 
 use super::checks::Checker;
 use super::event::{Effect, ExecutorKey, Launch, Level, TaskKey};
 use super::model::{Executor, ExecutorPhase, Framework, Phase, Task};
+use super::pods::{container_info, is_pod, task_sandbox};
 use super::status::{News, lost_or};
 use super::{Agent, Cx, Owner, wire};
+
+/// What the tasks of one order have in common.
+struct Order<'a> {
+    launch_id: &'a Bytes,
+    framework: &'a FrameworkInfo,
+    group: bool,
+}
 
 impl Agent {
     pub(super) fn run_tasks(&mut self, run: RunTasks, cx: &mut Cx<'_>) {
@@ -21,15 +28,32 @@ impl Agent {
             return;
         }
         let group = run.is_group.unwrap_or(false);
+        let mut fresh = Vec::new();
         for info in run.tasks {
             let key = TaskKey { framework: framework.clone(), task: info.task_id.value.clone() };
             if self.seen(&key, &run.launch_id, &run.framework_info, &info, cx) {
                 continue;
             }
             let executor = info.executor.clone().or_else(|| run.executor.clone());
-            match self.refusal(&key, &run.framework_info, &info, executor.as_ref(), group) {
+            let news = self.refusal(&key, &run.framework_info, &info, executor.as_ref(), group);
+            fresh.push((key, info, executor, news));
+        }
+        // A group is launched whole or not at all.
+        let first = fresh.iter().find_map(|(key, .., news)| Some((key.task.clone(), news.clone()?)));
+        let all = first.filter(|_| group).map(|(task, news)| {
+            let words = format!(
+                "Task {task} of the same group is refused: {}",
+                news.message.clone().unwrap_or_default()
+            );
+            News { message: Some(words), ..news }
+        });
+        for (key, info, executor, news) in fresh {
+            match news.or_else(|| all.clone()) {
                 Some(news) => self.refuse(&key, info, run.launch_id.clone(), news, &run.framework_info, cx),
-                None => self.accept(key, info, executor, &run.launch_id, &run.framework_info, cx),
+                None => {
+                    let order = Order { launch_id: &run.launch_id, framework: &run.framework_info, group };
+                    self.accept(key, info, executor, &order, cx);
+                }
             }
         }
     }
@@ -82,10 +106,9 @@ impl Agent {
         if let Err(words) = wire::check_id("task", &key.task) {
             return invalid(words);
         }
-        let default = executor.is_some_and(|executor| executor.r#type() == ExecutorType::Default);
-        if group || default {
-            let words = "This agent does not run task groups or the default executor yet; \
-                         launch command tasks or tasks of a custom executor";
+        let pod = executor.is_some_and(is_pod);
+        if group && !pod {
+            let words = "A task group needs an executor of the type DEFAULT";
             return Some(News::agent(TaskState::TaskError, Reason::TaskGroupInvalid, words));
         }
         if info.agent_id.value != self.agent_id {
@@ -105,21 +128,25 @@ impl Agent {
         }
         match (executor, &info.command) {
             (None, None) => return invalid("The task has neither a command nor an executor".to_owned()),
-            (Some(_), Some(_)) if info.executor.is_some() => {
+            (Some(_), Some(_)) if info.executor.is_some() && !pod => {
                 return invalid("The task has both a command and an executor".to_owned());
             }
             (Some(executor), _) => {
                 if let Err(words) = wire::check_id("executor", &executor.executor_id.value) {
                     return invalid(words);
                 }
-                if executor.command.is_none() {
-                    return invalid("The executor has no command".to_owned());
+                if let Some(words) = unfit(executor, info) {
+                    return invalid(words);
                 }
                 let id = ExecutorKey {
                     framework: key.framework.clone(),
                     executor: executor.executor_id.value.clone(),
                 };
-                if self.executors.get(&id).is_some_and(|known| known.phase == ExecutorPhase::Terminating) {
+                let known = self.executors.get(&id);
+                if known.is_some_and(|known| known.is_pod() != pod) {
+                    return invalid("An executor of that id and of another type is here".to_owned());
+                }
+                if known.is_some_and(|known| known.phase == ExecutorPhase::Terminating) {
                     return dropped(Reason::ExecutorTerminated, "The executor is shutting down");
                 }
             }
@@ -128,7 +155,7 @@ impl Agent {
         let checks = info.health_check.as_ref().map(|check| Checker::health(check, Default::default()));
         let generic = info.check.as_ref().map(|check| Checker::generic(check, Default::default()));
         for words in checks.into_iter().chain(generic).filter_map(Result::err) {
-            if executor.is_none() {
+            if executor.is_none() || pod {
                 return invalid(words);
             }
         }
@@ -185,12 +212,11 @@ impl Agent {
         key: TaskKey,
         info: TaskInfo,
         executor: Option<ExecutorInfo>,
-        launch_id: &Bytes,
-        framework: &FrameworkInfo,
+        order: &Order<'_>,
         cx: &mut Cx<'_>,
     ) {
-        self.remember_framework(&key.framework, framework, cx);
-        let mut task = Task::new(&key.framework, info, launch_id.clone());
+        self.remember_framework(&key.framework, order.framework, cx);
+        let mut task = Task::new(&key.framework, info, order.launch_id.clone());
         match executor {
             None => {
                 task.container = cx.uuid_text();
@@ -203,11 +229,18 @@ impl Agent {
                     executor: executor.executor_id.value.clone(),
                 };
                 task.executor = Some(id.executor.clone());
+                task.pod = is_pod(&executor);
+                task.group = order.group;
                 if !self.executors.contains_key(&id) {
                     self.add_executor(&id, executor, cx);
                 }
                 if let Some(executor) = self.executors.get(&id) {
                     task.directory = executor.directory.clone();
+                }
+                if task.pod {
+                    task.directory = task_sandbox(&task.directory, &key.task);
+                    task.container = cx.uuid_text();
+                    self.containers.insert(task.container.clone(), Owner::Task(key.clone()));
                 }
             }
         }
@@ -230,7 +263,9 @@ impl Agent {
         let container = cx.uuid_text();
         let directory = self.sandbox(&key.framework, &key.executor, &container);
         let token = format!("{}{}", cx.uuid_text(), cx.uuid_text()).replace('-', "");
-        self.containers.insert(container.clone(), Owner::Executor(key.clone()));
+        if !is_pod(&info) {
+            self.containers.insert(container.clone(), Owner::Executor(key.clone()));
+        }
         self.executors.insert(key.clone(), Executor::new(info, container, directory, token));
         cx.save_executors.insert(key.clone());
     }
@@ -249,13 +284,15 @@ impl Agent {
             self.say(key, news.reason(Reason::TaskKilledDuringLaunch).message(words), cx);
             return;
         }
-        if task.executor.is_some() {
+        if !task.ours() {
             task.phase = Phase::Queued;
             self.offer_to_executor(key, cx);
             return;
         }
+        let pod = task.pod;
         task.phase = Phase::Launching;
-        if self.settings.send_starting {
+        // Mesos' default executor always says it.
+        if self.settings.send_starting || pod {
             self.say(key, News::executor(TaskState::TaskStarting), cx);
         }
         if let Some(launch) = self.task_launch(key) {
@@ -265,8 +302,12 @@ impl Agent {
 
     /// The intent could not be written: the task was never launched, and nothing remembers it.
     pub(super) fn intent_refused(&mut self, key: &TaskKey, error: &str, cx: &mut Cx<'_>) {
+        let pod = self.pod_of(key);
         let Some(task) = self.tasks.remove(key) else { return };
         self.containers.remove(&task.container);
+        if let Some(pod) = pod {
+            self.pod_idle(&pod, cx);
+        }
         let Some(framework) = self.frameworks.get(&key.framework).map(|framework| framework.info.clone())
         else {
             return;
@@ -284,15 +325,19 @@ impl Agent {
         let task = self.tasks.get(key)?;
         let framework = &self.frameworks.get(&key.framework)?.info;
         let command = task.info.command.clone()?;
-        let mut env = self.common_env(key, &key.task, &task.container, &task.directory);
+        let mut env = self.common_env(key, task.executor_id(), &task.container, &task.directory);
         env.push(("MESOS_TASK_ID".to_owned(), key.task.clone()));
+        let pod = self.pod_of(key).and_then(|id| self.executors.get(&id));
         Some(Launch {
             container: task.container.clone(),
             framework: key.framework.clone(),
-            executor: key.task.clone(),
+            executor: task.executor_id().to_owned(),
             user: user(&command, framework),
             command,
-            container_info: task.info.container.clone(),
+            container_info: match pod {
+                Some(pod) => container_info(task.info.container.as_ref(), &pod.info),
+                None => task.info.container.clone(),
+            },
             resources: task.info.resources.clone(),
             limits: task.info.limits.iter().map(|(name, value)| (name.clone(), value.value)).collect(),
             directory: task.directory.clone(),
@@ -368,4 +413,22 @@ impl Agent {
 
 fn user(command: &CommandInfo, framework: &FrameworkInfo) -> String {
     command.user.clone().unwrap_or_else(|| framework.user.clone())
+}
+
+/// Why an executor cannot run a task, from what both say of themselves.
+fn unfit(executor: &ExecutorInfo, task: &TaskInfo) -> Option<String> {
+    let words = match (is_pod(executor), &executor.command, &task.command) {
+        (false, None, _) => "The executor has no command",
+        (true, Some(_), _) => "An executor of the type DEFAULT has no command of its own",
+        (true, None, None) => "A task of the default executor needs a command",
+        (true, None, Some(_)) if executor.container.as_ref().is_some_and(has_image) => {
+            "An executor of the type DEFAULT has no image of its own; give each task its image"
+        }
+        _ => return None,
+    };
+    Some(words.to_owned())
+}
+
+fn has_image(info: &plenum_api::mesos::ContainerInfo) -> bool {
+    info.docker.is_some() || info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some())
 }

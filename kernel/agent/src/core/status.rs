@@ -76,7 +76,7 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         }
         Some(KillCause::Teardown) => News::executor(TaskState::TaskKilled).reason(Reason::FrameworkRemoved),
         Some(KillCause::Health) => News { healthy: Some(false), ..News::executor(TaskState::TaskKilled) },
-        Some(KillCause::Framework | KillCause::Shutdown) => News::executor(TaskState::TaskKilled),
+        Some(KillCause::Framework | KillCause::Shutdown | KillCause::Group) => News::executor(TaskState::TaskKilled),
         None if exit.status == ExitStatus::Code(0) => News::executor(TaskState::TaskFinished),
         None => News::executor(TaskState::TaskFailed),
     };
@@ -116,6 +116,7 @@ impl Agent {
     /// Where a task runs. A container on the host's network has the host's address.
     pub(super) fn container_status(&self, task: &Task) -> Option<ContainerStatus> {
         let (container, pid, networks) = match &task.executor {
+            _ if task.ours() => (&task.container, task.pid, &task.networks),
             None => (&task.container, task.pid, &task.networks),
             Some(id) => {
                 let key = ExecutorKey { framework: task.framework.clone(), executor: id.clone() };
@@ -127,8 +128,16 @@ impl Agent {
             return None;
         }
         let network_infos = if networks.is_empty() { vec![self.host_network()] } else { networks.clone() };
+        let pod = task.executor.as_ref().filter(|_| task.pod).and_then(|id| {
+            let key = ExecutorKey { framework: task.framework.clone(), executor: id.clone() };
+            self.executors.get(&key)
+        });
+        let container_id = match pod {
+            Some(pod) => super::pods::nested(container, &pod.container),
+            None => container.as_str().into(),
+        };
         Some(ContainerStatus {
-            container_id: Some(container.as_str().into()),
+            container_id: Some(container_id),
             network_infos,
             executor_pid: pid,
             ..Default::default()

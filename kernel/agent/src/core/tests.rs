@@ -2,6 +2,7 @@
 
 mod command;
 mod custom;
+mod pods;
 mod restart;
 mod script;
 mod updates;

@@ -29,7 +29,8 @@ impl Agent {
         }
         task.revision += 1;
         let revision = task.revision;
-        let ended = wire::terminal(status.state());
+        let state = status.state();
+        let ended = wire::terminal(state);
         task.latest = Some(status.clone());
         task.stream.pending.push_back(Pending { status, revision });
         if ended {
@@ -43,6 +44,9 @@ impl Agent {
             self.pump(key, cx);
         } else {
             cx.save.insert(key.clone());
+        }
+        if ended {
+            self.group_fell(key, state, cx);
         }
     }
 
@@ -87,13 +91,16 @@ impl Agent {
         self.acknowledge_to_executor(key, cx);
         self.release(key, cx);
         self.pump(key, cx);
+        if let Some(pod) = self.pod_of(key) {
+            self.pod_idle(&pod, cx);
+        }
     }
 
     /// The end is on the disk: what the runtime remembers is no longer needed.
     fn release(&mut self, key: &TaskKey, cx: &mut Cx<'_>) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let ended = task.phase == Phase::Ended && task.durable_revision >= task.revision;
-        if ended && !task.released && task.executor.is_none() && !task.container.is_empty() {
+        if ended && !task.released && task.ours() && !task.container.is_empty() {
             task.released = true;
             let container = task.container.clone();
             self.containers.remove(&container);

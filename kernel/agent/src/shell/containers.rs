@@ -280,7 +280,9 @@ fn make_sandbox(directory: &Path, user: Option<&str>) -> Result<Option<(u32, u32
         std::os::unix::fs::chown(directory, Some(uid), Some(gid))
             .map_err(step("cannot give away the sandbox"))?;
     }
-    if let (Some(runs), Some(name)) = (directory.parent(), directory.file_name()) {
+    // A pod's tasks lie in `tasks`, which has no newest.
+    let runs = directory.parent().filter(|parent| parent.ends_with("runs"));
+    if let (Some(runs), Some(name)) = (runs, directory.file_name()) {
         let temp = runs.join(format!(".latest-{}", name.to_string_lossy()));
         let _ = std::fs::remove_file(&temp);
         std::os::unix::fs::symlink(name, &temp)

@@ -127,6 +127,11 @@ fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(),
         apply_rlimits(spec, limits)?;
     }
     if let Some(linux) = &info.linux_info {
+        if linux.share_pid_namespace() {
+            return Err("this agent gives every container its own processes; \
+                        leave `linux_info.share_pid_namespace` out"
+                .to_owned());
+        }
         let names = |set: &plenum_api::mesos::CapabilityInfo| -> Vec<String> {
             set.capabilities().map(|capability| format!("CAP_{}", capability.as_str_name())).collect()
         };
