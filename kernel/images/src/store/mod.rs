@@ -76,13 +76,7 @@ impl Store {
         files::private_dir(folder).map_err(io)?;
         let lock =
             File::options().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(ImageError::Busy { folder: folder.display().to_string() });
-            }
-            Err(TryLockError::Error(error)) => return Err(io(error)),
-        }
+        take(&lock, folder)?;
         for name in FOLDERS {
             files::private_dir(&folder.join(name)).map_err(io)?;
         }
@@ -251,6 +245,23 @@ impl Store {
             }
         }
     }
+}
+
+/// Takes the lock; waits a moment for one who is just ending, or who is between fork and exec and has a copy of it.
+fn take(lock: &File, folder: &Path) -> Result<(), ImageError> {
+    for attempt in 0..25 {
+        if attempt > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => {
+                return Err(ImageError::io(format!("locking the image store {}", folder.display()))(error));
+            }
+        }
+    }
+    Err(ImageError::Busy { folder: folder.display().to_string() })
 }
 
 /// What a pull needs and nobody removes.

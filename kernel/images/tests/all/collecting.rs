@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use plenum_images::{Auth, Images, Listener, Pinned, Pressure};
 use serde_json::json;
 
-use crate::fixture::{Tar, build, gzip, listed, noise, pin, quick};
+use crate::fixture::{Tar, build, close, gzip, listed, noise, pin, quick};
 use crate::registry::Fake;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -40,7 +40,7 @@ async fn what_is_held_stays_and_the_rest_goes_by_age() {
     assert_eq!(collected.images, [pins[2].name()]);
     assert_eq!(collected.layers, 1, "the layer that others have stays");
     // Holds are on disk: a restart knows them.
-    drop(images);
+    close(images).await;
     let images = Images::open(dir.path(), quick(&fake)).unwrap();
     let holds = images.holds().unwrap();
     assert_eq!(holds.keys().collect::<Vec<_>>(), ["c1", "c2", "c3"]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use plenum_images::{Auth, Digest, Images, Listener, Settings};
 use serde_json::json;
 
-use crate::fixture::{Built, Tar, build, gzip, listed, noise, one, pin, pull, quick};
+use crate::fixture::{Built, Tar, build, close, gzip, listed, noise, one, pin, pull, quick};
 use crate::registry::{Fake, Fault};
 
 fn large(seed: u64) -> Built {
@@ -77,7 +77,7 @@ async fn what_does_not_pass_is_told() {
         fake.content.lock().unwrap().guard = None;
         let fake = Fake::start().await;
         fake.push("app", "1", &built);
-        drop(images);
+        close(images).await;
         let images = Images::open(dir.path(), quick(&fake)).unwrap();
         pull(&images, "app:1").await.unwrap();
         is_tidy(dir.path());
@@ -97,7 +97,7 @@ async fn a_download_goes_on_after_a_restart_and_bad_parts_are_thrown_away() {
         settings.attempts = 1;
         let images = Images::open(dir.path(), settings.clone()).unwrap();
         pull(&images, "app:1").await.unwrap_err();
-        drop(images);
+        close(images).await;
         let partial = dir.path().join("partial").join(built.layers[0].file_name());
         assert_eq!(fs::metadata(&partial).unwrap().len(), 500_000, "{what}");
         {

@@ -10,7 +10,7 @@ use plenum_images::{
 use serde_json::json;
 use tar::EntryType;
 
-use crate::fixture::{Tar, build, gzip, noise, one, pin, pull, pull_as, quick, zstd};
+use crate::fixture::{Tar, build, close, gzip, noise, one, pin, pull, pull_as, quick, zstd};
 use crate::registry::{Fake, Fault, Guard};
 
 fn basic(user: &str, password: &str) -> Login {
@@ -114,7 +114,7 @@ async fn what_is_here_costs_no_request_and_layers_are_shared() {
     );
     // After a restart, too; and only one process has the store.
     assert!(matches!(Images::open(dir.path(), quick(&fake)), Err(ImageError::Busy { .. })));
-    drop(images);
+    close(images).await;
     let images = Images::open(dir.path(), quick(&fake)).unwrap();
     assert_eq!(images.find(&pinned), Some(a));
 }
