@@ -14,6 +14,7 @@ pub mod native;
 pub mod rlimits;
 pub mod runtime;
 pub mod seccomp;
+pub mod session;
 pub mod spec;
 pub mod tree;
 pub mod user;
@@ -26,5 +27,6 @@ pub use runtime::{
     Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState,
     Runtime, RuntimeError, Stall, Statistics, Usage,
 };
+pub use session::{Input, Open, Output, Session, Size};
 pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};
 pub use tree::remove_tree;

@@ -1,6 +1,7 @@
 //! The trait that the agent knows, and its types. Implementations are in modules of their own.
 
 use crate::isolation::Isolation;
+use crate::session::{Open, Session};
 use crate::spec::{Command, ContainerSpec, SpecError};
 use crate::user::UserError;
 use async_trait::async_trait;
@@ -44,6 +45,12 @@ pub trait Runtime: Send + Sync {
 
     /// Runs a command inside a running container, as the task's user, with its limits.
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError>;
+
+    /// Starts a command inside a running container that is talked to while it runs. It is killed when the session is
+    /// dropped, and ends with the agent.
+    async fn open(&self, id: &str, _open: Open) -> Result<Session, RuntimeError> {
+        Err(RuntimeError::Refused(format!("the runtime of container {id} has no sessions")))
+    }
 
     /// Connects to something inside the container's network.
     async fn probe(&self, id: &str, probe: Probe, deadline: Duration) -> Result<Probed, RuntimeError>;

@@ -7,8 +7,10 @@ use crate::init::report_failure;
 use crate::supervise::decode_status;
 use crate::sys::{self, Cloned};
 use crate::task::{self, Image};
-use crate::wire::{self, Exec, Exit, Failed, Flat, Pid, Reader, Reply, Request, Socket, ns};
-use crate::{cgroup, proc};
+use crate::wire::{
+    self, Confined, Exec, Exit, Failed, Flat, Pid, Reader, Reply, Request, Session, Socket, ns,
+};
+use crate::{cgroup, proc, session};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -25,9 +27,13 @@ use std::time::{Duration, Instant};
 /// `plenum-shim exec`.
 pub fn run_command() -> ExitCode {
     helper(|agent, request| match request {
-        Request::Exec(exec) => command(agent, &exec, &[]).map(|exit| Reply::Exited(Box::new(exit))),
+        Request::Exec(exec) => command(agent, &exec, &[], None).map(|exit| Reply::Exited(Box::new(exit))),
         Request::Confined(confined) => {
-            command(agent, &confined.exec, &confined.filter).map(|exit| Reply::Exited(Box::new(exit)))
+            command(agent, &confined.exec, &confined.filter, None).map(|exit| Reply::Exited(Box::new(exit)))
+        }
+        Request::Session(session) => {
+            let Confined { exec, filter } = &session.confined;
+            command(agent, exec, filter, Some(&session)).map(|exit| Reply::Exited(Box::new(exit)))
         }
         _ => Err(refused("not a command", "")),
     })
@@ -104,13 +110,14 @@ fn join(who: &Pid, namespaces: u32) -> Step<()> {
     Ok(())
 }
 
-fn command(agent: &UnixStream, exec: &Exec, filter: &[u8]) -> Step<Exit> {
+fn command(agent: &UnixStream, exec: &Exec, filter: &[u8], session: Option<&Session>) -> Step<Exit> {
     let deadline = Instant::now() + Duration::from_millis(exec.deadline_ms.clamp(1, 86_400_000));
     let image = Image::new(&exec.process)?;
     let null = File::open("/dev/null").at("open", "/dev/null")?;
     // The group files are opened with the host's mounts and written by the child: the helper itself stays outside.
     let groups: Vec<File> = exec.groups.iter().filter_map(|dir| cgroup::door(path(dir)).ok()).collect();
     join(&exec.init, exec.namespaces)?;
+    let mut ends = session.map(|session| session::ends(session, &exec.process)).transpose()?;
     let (ours, report) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .at("set-up socket", "")?;
     match sys::clone(0, None).at("fork command", "")? {
@@ -120,13 +127,16 @@ fn command(agent: &UnixStream, exec: &Exec, filter: &[u8]) -> Step<Exit> {
             for mut group in groups {
                 let _group_of_a_dying_container = std::io::Write::write_all(&mut group, b"0");
             }
-            let output = [null.as_raw_fd(), 1, 2];
+            let output = ends.as_ref().map_or([null.as_raw_fd(), 1, 2], session::Ends::of_command);
             let failure = task::become_task(&exec.process, &image, filter, output, report.as_raw_fd());
             report_failure_anywhere(report, &failure);
             sys::exit_now(70)
         }
         Cloned::Parent { pid, pidfd } => {
             drop(report);
+            if let Some(ends) = ends.take() {
+                ends.hand_over(agent, &ours, deadline)?;
+            }
             follow(agent, &ours, pid, &pidfd, deadline)
         }
     }

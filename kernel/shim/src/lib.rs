@@ -18,6 +18,7 @@ pub mod launch;
 pub mod mounts;
 pub mod overlay;
 pub mod proc;
+pub mod session;
 pub mod supervise;
 pub mod sys;
 pub mod task;

@@ -273,6 +273,7 @@ impl Supervisor {
             | Request::Contain(_)
             | Request::Exec(_)
             | Request::Confined(_)
+            | Request::Session(_)
             | Request::Socket(_) => refused("not on a control socket"),
         }
     }

@@ -311,3 +311,36 @@ pub fn mount_attributes(mount: BorrowedFd<'_>, set: u64, deep: bool) -> nix::Res
 pub fn spare_from_oom() {
     let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-1000");
 }
+
+/// Makes a terminal the controlling one of the calling session leader.
+pub fn control_terminal(fd: RawFd) -> nix::Result<()> {
+    // SAFETY: the request takes an integer.
+    #[allow(unsafe_code)]
+    Errno::result(unsafe { libc::ioctl(fd, libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// Sets the size of a terminal; its foreground processes hear of it.
+pub fn resize_terminal(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads a `winsize`, which is alive during the call.
+    #[allow(unsafe_code)]
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
+}
+
+/// Unlocks a new terminal and opens the end for programs, whatever is mounted at `/dev/pts`.
+pub fn terminal_peer(master: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: the first request reads an integer that is alive during the call, the second takes flags.
+    #[allow(unsafe_code)]
+    let fd = unsafe {
+        Errno::result(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock))?;
+        Errno::result(libc::ioctl(
+            master.as_raw_fd(),
+            libc::TIOCGPTPEER,
+            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
+        ))?
+    };
+    // SAFETY: a new descriptor that nobody else owns.
+    #[allow(unsafe_code)]
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -81,14 +81,16 @@ pub fn become_task(
     output: [RawFd; 3],
     report: RawFd,
 ) -> Failed {
-    let prepared = descriptors(output, report).and_then(|()| identity(process, filter));
+    // Only a terminal is all three.
+    let terminal = output[0] == output[1] && output[1] == output[2];
+    let prepared = descriptors(output, report, terminal).and_then(|()| identity(process, filter));
     match prepared {
         Ok(()) => image.exec(),
         Err(failure) => failure,
     }
 }
 
-fn descriptors(output: [RawFd; 3], report: RawFd) -> Step<()> {
+fn descriptors(output: [RawFd; 3], report: RawFd, terminal: bool) -> Step<()> {
     setsid().at("start session", "")?;
     // The three may overlap with what is asked for: callers hand over descriptors above REPORT_FD.
     for (new, old) in (0..).zip(output) {
@@ -96,6 +98,10 @@ fn descriptors(output: [RawFd; 3], report: RawFd) -> Step<()> {
     }
     sys::dup_to(report, REPORT_FD, true).at("standard descriptors", "")?;
     sys::close_from(4);
+    // Whoever leads a session and has a terminal as its input is controlled by it.
+    if terminal {
+        sys::control_terminal(0).at("controlling terminal", "")?;
+    }
     Ok(())
 }
 

@@ -31,6 +31,11 @@ impl Inbox {
         }
     }
 
+    /// Puts in what was read by other means.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
     fn take(&mut self) -> Result<Option<Reply>> {
         let bad = |malformed| Error::new(ErrorKind::InvalidData, malformed);
         let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };

@@ -3,9 +3,10 @@
 use super::connection::{self, Inbox};
 use super::{Inner, launch};
 use crate::runtime::{Enter, Entered, ExitStatus, RuntimeError};
-use crate::spec::check_strings;
+use crate::spec::{Command, check_strings};
 use plenum_shim::launch::LAUNCH;
 use plenum_shim::wire::{Confined, Exec, Process, Reply, Request, Socket, State, ns};
+use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Stdio};
@@ -24,7 +25,7 @@ pub async fn enter(inner: &Arc<Inner>, id: &str, enter: Enter) -> Result<Entered
     let (inner, dir) = (Arc::clone(inner), inner.dir(id));
     let deadline = enter.deadline;
     let begin = move || {
-        let process = process(&dir, &enter)?;
+        let process = process(&dir, &enter.command, &enter.env)?;
         let (read, write) = std::io::pipe().map_err(RuntimeError::io("making a pipe"))?;
         let both = write.try_clone().map_err(RuntimeError::io("making a pipe"))?;
         let shim = &inner.config.shim;
@@ -67,12 +68,12 @@ pub async fn enter(inner: &Arc<Inner>, id: &str, enter: Enter) -> Result<Entered
     }
 }
 
-fn shutdown() -> RuntimeError {
+pub fn shutdown() -> RuntimeError {
     RuntimeError::Refused("the work was abandoned by a shutdown".into())
 }
 
 /// Kills a helper that is still there when its caller has gone, and reaps it.
-struct Reaper(Option<Child>);
+pub struct Reaper(pub Option<Child>);
 
 impl Drop for Reaper {
     fn drop(&mut self) {
@@ -93,7 +94,11 @@ impl Drop for Reaper {
 }
 
 /// The task's own description with another command.
-fn process(dir: &std::path::Path, enter: &Enter) -> Result<(Process, Vec<u8>), RuntimeError> {
+pub fn process(
+    dir: &std::path::Path,
+    command: &Command,
+    env: &BTreeMap<String, String>,
+) -> Result<(Process, Vec<u8>), RuntimeError> {
     let file = dir.join(LAUNCH);
     let what = format!("reading {}", file.display());
     let (launch, filter) = match connection::read_file(&file).map_err(RuntimeError::io(what))? {
@@ -102,8 +107,8 @@ fn process(dir: &std::path::Path, enter: &Enter) -> Result<(Process, Vec<u8>), R
         _ => return Err(RuntimeError::Refused(format!("{} is not a launch description", file.display()))),
     };
     let mut process = launch.process;
-    process.argv = enter.command.argv();
-    for (name, value) in &enter.env {
+    process.argv = command.argv();
+    for (name, value) in env {
         let prefix = format!("{name}=");
         process.env.retain(|item| !item.starts_with(prefix.as_bytes()));
         process.env.push(format!("{prefix}{value}").into_bytes());

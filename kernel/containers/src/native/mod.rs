@@ -11,11 +11,13 @@ mod launch;
 mod machine;
 mod probe;
 mod recover;
+mod session;
 
 use crate::isolation::Isolation;
 use crate::runtime::{
     Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics, Usage,
 };
+use crate::session::{Open, Session};
 use crate::spec::{ContainerSpec, check_id};
 use actor::Handle;
 use async_trait::async_trait;
@@ -198,6 +200,10 @@ impl Runtime for NativeRuntime {
         let (_, state) = self.inner.running(id)?;
         let read = tokio::task::spawn_blocking(move || crate::cgroup::stats::read(&state));
         read.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))
+    }
+
+    async fn open(&self, id: &str, open: Open) -> Result<Session, RuntimeError> {
+        session::open(&self.inner, id, open).await
     }
 
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {

@@ -14,5 +14,6 @@ mod life;
 mod limits;
 mod numbers;
 mod recovery;
+mod session;
 mod unprivileged;
 mod volumes;

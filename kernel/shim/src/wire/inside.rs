@@ -129,3 +129,24 @@ flat_struct! {
         pub filter: Vec<u8>,
     }
 }
+
+flat_struct! {
+    /// The size of a terminal.
+    pub struct Size {
+        /// Lines.
+        pub rows: u16,
+        /// Characters in a line.
+        pub columns: u16,
+    }
+}
+
+flat_struct! {
+    /// A command that is talked to. Its ends travel with the reply `Opened`: one descriptor of a terminal, or those of
+    /// the pipes of standard input, output and error.
+    pub struct Session {
+        /// The command.
+        pub confined: Confined,
+        /// A terminal of this size instead of pipes.
+        pub terminal: Option<Size>,
+    }
+}

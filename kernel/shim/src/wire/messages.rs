@@ -1,6 +1,6 @@
 //! The messages themselves. Paths and arguments are byte strings, as the kernel has them.
 
-use super::{Confined, Contain, Flat, Malformed, Message, Reader};
+use super::{Confined, Contain, Flat, Malformed, Message, Reader, Session};
 use crate::flat_struct;
 
 /// Namespace bits of [`Launch::namespaces`].
@@ -253,6 +253,8 @@ pub enum Request {
     Contain(Box<Contain>),
     /// Run a command (descriptor 0 of `exec` only) under a filter.
     Confined(Box<Confined>),
+    /// Run a command (descriptor 0 of `exec` only) and hand over its ends.
+    Session(Box<Session>),
 }
 
 impl Message for Request {
@@ -268,6 +270,7 @@ impl Message for Request {
             Request::Socket(_) => 8,
             Request::Contain(_) => 9,
             Request::Confined(_) => 10,
+            Request::Session(_) => 11,
         }
     }
 
@@ -288,6 +291,7 @@ impl Message for Request {
             Request::Socket(socket) => socket.put(out),
             Request::Contain(contain) => contain.put(out),
             Request::Confined(confined) => confined.put(out),
+            Request::Session(session) => session.put(out),
         }
     }
 
@@ -303,6 +307,7 @@ impl Message for Request {
             8 => Request::Socket(Flat::take(from)?),
             9 => Request::Contain(Box::new(Flat::take(from)?)),
             10 => Request::Confined(Box::new(Flat::take(from)?)),
+            11 => Request::Session(Box::new(Flat::take(from)?)),
             _ => return Err(Malformed("an unknown kind of request")),
         })
     }
@@ -333,6 +338,8 @@ pub enum Reply {
         /// Why.
         reason: String,
     },
+    /// The command of a session runs; descriptors come along.
+    Opened,
 }
 
 impl Message for Reply {
@@ -345,6 +352,7 @@ impl Message for Reply {
             Reply::Status(_) => 5,
             Reply::Exited(_) => 6,
             Reply::Refused { .. } => 7,
+            Reply::Opened => 8,
         }
     }
 
@@ -356,7 +364,7 @@ impl Message for Reply {
             }
             Reply::Launched(state) | Reply::Status(state) => state.put(out),
             Reply::Failed(failed) => failed.put(out),
-            Reply::Done => {}
+            Reply::Done | Reply::Opened => {}
             Reply::Exited(exit) => exit.put(out),
             Reply::Refused { reason } => reason.put(out),
         }
@@ -371,6 +379,7 @@ impl Message for Reply {
             5 => Reply::Status(Box::new(Flat::take(from)?)),
             6 => Reply::Exited(Box::new(Flat::take(from)?)),
             7 => Reply::Refused { reason: Flat::take(from)? },
+            8 => Reply::Opened,
             _ => return Err(Malformed("an unknown kind of reply")),
         })
     }
