@@ -1,8 +1,9 @@
 //! Containers with a root of their own, made of folders: what they see, and what a hostile image cannot reach.
 
-use super::harness::{World, skip, within, world};
+use super::harness::{World, eventually, skip, within, world};
 use plenum_containers::{
-    Command, ContainerSpec, Device, Enter, ExitStatus, Mount, Root, Runtime, RuntimeError, Seccomp, Source,
+    Command, ContainerSpec, Device, Enter, ExitReason, ExitStatus, Mount, Root, Runtime, RuntimeError,
+    Seccomp, Source,
 };
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -189,4 +190,49 @@ async fn links_of_an_image_stay_in_the_image() {
     let (exit, output) = world.run(spec).await;
     assert_eq!((exit.status, output.as_str()), (ExitStatus::Code(0), "/sandbox\ntmpfs\nno device\n"));
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn whoever_of_ours_is_killed_nothing_is_left() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let before = mounts();
+    for (id, whom) in [("shim", 0), ("init", 1)] {
+        // What it starts leaves the session and ignores what it can.
+        let shell = "trap '' TERM; (setsid sleep 997 &); echo up > ready; sleep 1000";
+        let spec = image_spec(&world, id, vec![base_layer(&world)], shell);
+        let launched = world.runtime.launch(spec).await.unwrap();
+        world.file(id, "ready").await;
+        let inside = plenum_shim::proc::descendants(launched.init_pid);
+        let victim = [launched.shim_pid, launched.init_pid][whom];
+        plenum_shim::sys::kill(victim, libc::SIGKILL).unwrap();
+        let exit = within(10, world.runtime.wait(id)).await.unwrap();
+        let want = [ExitReason::Lost, ExitReason::InitDied][whom];
+        assert_eq!(exit.reason, want, "{id}");
+        world.runtime.destroy(id).await.unwrap();
+        let gone = |pid: &i32| plenum_shim::proc::stat(*pid).is_none_or(|stat| stat.state == 'Z');
+        eventually("nothing runs", || inside.iter().all(gone).then_some(())).await;
+        plenum_containers::remove_tree(&world.dir.path().join("writable").join(id)).unwrap();
+    }
+    assert_eq!(mounts(), before);
+    assert_eq!(world.groups(), Vec::<PathBuf>::new());
+    assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_fork_bomb_in_an_image_ends_when_told() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let shell = "echo up > ready; f() { f | f & wait; }; f 2>/dev/null; sleep 1000";
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world)], shell);
+    spec.limits.pids = Some(60);
+    world.runtime.launch(spec).await.unwrap();
+    world.file("a", "ready").await;
+    let exit = within(20, world.runtime.destroy("a")).await.unwrap();
+    assert!(matches!(exit.reason, ExitReason::Killed { .. } | ExitReason::Ended), "{exit:?}");
+    assert_eq!(world.groups(), Vec::<PathBuf>::new());
 }
