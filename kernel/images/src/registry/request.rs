@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{CONTENT_TYPE, HeaderName, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
 use plenum_base::client::{Client, Credentials, Reply, full};
 use serde::Deserialize;
 
@@ -112,7 +112,11 @@ impl Registries {
                 call = call.header(name.clone(), value);
             }
             if let Some(credentials) = credentials.filter(|_| url::origin(&at) == url::origin(first)) {
-                call = call.header(AUTHORIZATION, header_of(credentials)?.to_str().unwrap_or_default());
+                if credentials.header().is_none() {
+                    let reason = "the credentials contain characters that a header cannot carry";
+                    return Err(Failure::Denied(reason.to_owned()));
+                }
+                call = call.credentials(credentials);
             }
             let reply = call.send().await.map_err(Failure::from_client)?;
             if !reply.status.is_redirection() {
@@ -191,12 +195,6 @@ impl Registries {
         let seconds = reply.expires_in.unwrap_or(60).clamp(10, 3600) - 5;
         Ok(Token { value: Credentials::Bearer(value), until: Instant::now() + Duration::from_secs(seconds) })
     }
-}
-
-fn header_of(credentials: &Credentials) -> Result<HeaderValue, Failure> {
-    credentials.header().ok_or_else(|| {
-        Failure::Denied("the credentials contain characters that a header cannot carry".to_owned())
-    })
 }
 
 fn wants_credentials(host: &str) -> Failure {

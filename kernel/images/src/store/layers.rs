@@ -109,16 +109,23 @@ impl Store {
         // A name stands for a whole layer, also after a power cut.
         let folder = File::open(temporary).map_err(io)?;
         rustix::fs::syncfs(&folder).map_err(io::Error::from).map_err(io)?;
-        let layers = self.folder.join("layers");
         let name = self.layer_folder(&order.chain_id);
-        if name.exists() {
-            // Only a damaged one can be there: whole ones are not unpacked again.
-            let old = self.discard(&name).map_err(io)?;
-            self.remove(&old).map_err(io)?;
+        // A pull that was given up may have ended its work after another did the same: what has the name may be in use and stays.
+        let (there, damaged) = {
+            let _wanted = self.wanted.lock();
+            let there = self.layer_note(&order.chain_id);
+            let damaged =
+                if there.is_none() && name.exists() { Some(self.discard(&name).map_err(io)?) } else { None };
+            if there.is_none() {
+                fs::rename(temporary, &name).map_err(io)?;
+            }
+            (there, damaged)
+        };
+        for left in damaged.iter().map(PathBuf::as_path).chain(there.is_some().then_some(temporary)) {
+            self.remove(left).map_err(io)?;
         }
-        fs::rename(temporary, &name).map_err(io)?;
-        File::open(layers).and_then(|folder| folder.sync_all()).map_err(io)?;
-        Ok(note)
+        File::open(self.folder.join("layers")).and_then(|folder| folder.sync_all()).map_err(io)?;
+        Ok(there.unwrap_or(note))
     }
 }
 
