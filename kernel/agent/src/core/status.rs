@@ -76,7 +76,9 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         }
         Some(KillCause::Teardown) => News::executor(TaskState::TaskKilled).reason(Reason::FrameworkRemoved),
         Some(KillCause::Health) => News { healthy: Some(false), ..News::executor(TaskState::TaskKilled) },
-        Some(KillCause::Framework | KillCause::Shutdown | KillCause::Group) => News::executor(TaskState::TaskKilled),
+        Some(KillCause::Framework | KillCause::Shutdown | KillCause::Group) => {
+            News::executor(TaskState::TaskKilled)
+        }
         None if exit.status == ExitStatus::Code(0) => News::executor(TaskState::TaskFinished),
         None => News::executor(TaskState::TaskFailed),
     };

@@ -10,6 +10,7 @@ mod executor;
 mod files;
 mod operator;
 mod state;
+mod usage;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -118,8 +119,8 @@ async fn dispatch(State(http): State<Arc<Http>>, request: Request) -> Response {
         "/version" => json(&state::version()),
         "/flags" => json(&serde_json::json!({ "flags": state::flags(&http.config) })),
         "/metrics/snapshot" => state::metrics_endpoint(&http).await,
-        "/monitor/statistics" => state::statistics(&http, true).await,
-        "/containers" => state::statistics(&http, false).await,
+        "/monitor/statistics" => usage::statistics(&http, true).await,
+        "/containers" => usage::statistics(&http, false).await,
         "/files/browse" => files::browse(&http, &head.uri).await,
         "/files/read" => files::read(&http, &head.uri).await,
         "/files/download" => files::download(&http, &head.uri).await,

@@ -7,7 +7,7 @@ use plenum_api::agent::{Call, Response, call::Type as Asked, response, response:
 use plenum_api::codec;
 use plenum_api::mesos::{self, FileInfo, Flag, Metric, TimeInfo, VersionInfo};
 
-use super::{Http, files, reply_encoding, request_encoding, state, text};
+use super::{Http, files, reply_encoding, request_encoding, state, text, usage};
 use crate::core::View;
 
 pub(super) async fn call(http: &Http, headers: &HeaderMap, body: Bytes) -> HttpResponse {
@@ -72,7 +72,8 @@ async fn answer(http: &Http, headers: &HeaderMap, body: Bytes) -> Result<HttpRes
         | Asked::GetResourceProviders => look(http, call.r#type(), &mut said).await?,
         Asked::GetContainers => {
             said.set_type(Said::GetContainers);
-            let containers = state::containers(http).await?;
+            let nested = call.get_containers.is_some_and(|wanted| wanted.show_nested());
+            let containers = usage::containers(http, nested).await?;
             said.get_containers = Some(response::GetContainers { containers });
         }
         other => {

@@ -1,11 +1,10 @@
-//! The older endpoints that describe the agent: state, version, flags, metrics, containers and their usage.
+//! The older endpoints that describe the agent: state, version, flags, metrics.
 
 use std::collections::BTreeMap;
 
 use axum::response::Response;
-use plenum_api::agent::response::get_containers;
-use plenum_api::mesos::{self, ResourceStatistics};
-use plenum_containers::Usage;
+use plenum_api::mesos;
+use plenum_api::mesos::executor_info::Type as ExecutorType;
 use serde_json::{Map, Value, json};
 
 use super::Http;
@@ -189,7 +188,11 @@ fn executor_json(framework: &str, executor: &ExecutorView) -> Value {
         "container": executor.container,
         "directory": executor.directory,
         "pid": executor.pid,
-        "type": if executor.command { "COMMAND" } else { "CUSTOM" },
+        "type": match executor.info.r#type() {
+            _ if executor.command => "COMMAND",
+            ExecutorType::Default => "DEFAULT",
+            _ => "CUSTOM",
+        },
         "resources": resource_map(&executor.info.resources),
         "tasks": tasks(&["pending", "launched", "terminated"]),
         "queued_tasks": tasks(&["queued"]),
@@ -262,92 +265,4 @@ pub(super) async fn metrics_endpoint(http: &Http) -> Response {
         Ok(metrics) => super::json(&json!(metrics)),
         Err(refusal) => refusal,
     }
-}
-
-fn statistics_of(usage: &Usage, executor: &ExecutorView) -> ResourceStatistics {
-    let seconds = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e9);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let cpus: f64 = executor
-        .tasks
-        .iter()
-        .flat_map(|task| &task.task.resources)
-        .filter(|resource| resource.name == "cpus")
-        .filter_map(|resource| resource.scalar.as_ref())
-        .map(|scalar| scalar.value)
-        .sum();
-    ResourceStatistics {
-        timestamp: now.as_secs_f64(),
-        processes: usage.pids.and_then(|count| u32::try_from(count).ok()),
-        cpus_user_time_secs: seconds(usage.cpu_user_ns.or(usage.cpu_ns)),
-        cpus_system_time_secs: seconds(usage.cpu_system_ns),
-        cpus_limit: (cpus > 0.0).then_some(cpus),
-        cpus_nr_periods: usage.cpu_periods.and_then(|count| u32::try_from(count).ok()),
-        cpus_nr_throttled: usage.cpu_throttled_periods.and_then(|count| u32::try_from(count).ok()),
-        cpus_throttled_time_secs: seconds(usage.cpu_throttled_ns),
-        mem_total_bytes: usage.memory_bytes,
-        mem_limit_bytes: usage.memory_limit_bytes,
-        mem_rss_bytes: usage.memory_rss_bytes.or(usage.memory_bytes),
-        mem_cache_bytes: usage.memory_cache_bytes,
-        ..Default::default()
-    }
-}
-
-/// Everything that runs, with its usage.
-async fn running(http: &Http) -> Result<Vec<(String, ExecutorView, Option<ResourceStatistics>)>, Response> {
-    let (view, _) = http.view().await?;
-    let mut all = Vec::new();
-    for framework in view.frameworks {
-        for executor in framework.executors.into_iter().filter(|executor| !executor.completed) {
-            let wait = std::time::Duration::from_secs(2);
-            let usage = tokio::time::timeout(wait, http.runtime.usage(&executor.container)).await;
-            let statistics = match usage {
-                Ok(Ok(usage)) => Some(statistics_of(&usage, &executor)),
-                _ => None,
-            };
-            all.push((framework.id.clone(), executor, statistics));
-        }
-    }
-    Ok(all)
-}
-
-/// `/monitor/statistics` and `/containers`: the same list; the second also has the container's status.
-pub(super) async fn statistics(http: &Http, monitor: bool) -> Response {
-    let list = match running(http).await {
-        Ok(list) => list,
-        Err(refusal) => return refusal,
-    };
-    let one = |(framework, executor, statistics): (String, ExecutorView, Option<ResourceStatistics>)| {
-        let mut value = json!({
-            "framework_id": framework,
-            "executor_id": executor.info.executor_id.value,
-            "executor_name": executor.info.name,
-            "source": executor.info.executor_id.value,
-            "container_id": executor.container,
-            "statistics": statistics,
-        });
-        if !monitor && let Some(map) = value.as_object_mut() {
-            map.insert("status".to_owned(), json!(status_of(&executor)));
-        }
-        value
-    };
-    super::json(&Value::Array(list.into_iter().map(one).collect()))
-}
-
-fn status_of(executor: &ExecutorView) -> Option<mesos::ContainerStatus> {
-    let newest = executor.tasks.iter().filter_map(|task| task.task.statuses.last()).next_back();
-    newest.and_then(|status| status.container_status.clone())
-}
-
-pub(super) async fn containers(http: &Http) -> Result<Vec<get_containers::Container>, Response> {
-    let one = |(framework, executor, statistics): (String, ExecutorView, Option<ResourceStatistics>)| {
-        get_containers::Container {
-            framework_id: Some(framework.into()),
-            executor_id: Some(executor.info.executor_id.clone()),
-            executor_name: executor.info.name.clone(),
-            container_id: executor.container.as_str().into(),
-            container_status: status_of(&executor),
-            resource_statistics: statistics,
-        }
-    };
-    Ok(running(http).await?.into_iter().map(one).collect())
 }

@@ -8,4 +8,5 @@ mod executor;
 mod http;
 mod life;
 mod master;
+mod pods;
 mod world;

@@ -137,7 +137,7 @@ fn how_one_ends_decides_about_the_others() {
 fn killing_one_kills_the_group() {
     let (mut stage, a, b) = group();
     stage.kill("a", Some(1_000));
-    assert_eq!(kills(&stage), [a.container.clone()], "the others are killed when it has ended");
+    assert_eq!(kills(&stage), vec![a.container.clone()], "the others are killed when it has ended");
     stage.exited(&a.container, ExitStatus::Signal(15));
     assert_eq!(kills(&stage), [a.container, b.container.clone()]);
     stage.exited(&b.container, ExitStatus::Signal(15));
@@ -244,7 +244,7 @@ fn a_restart_finds_the_pod_again() {
     assert!(stage.updates().is_empty());
     assert!(!stage.out.iter().any(|effect| matches!(effect, Effect::Destroy { .. } | Effect::Launch(_))));
     stage.exited(&a.container, ExitStatus::Code(1));
-    assert_eq!(kills(&stage), [b.container.clone()], "it is still one group");
+    assert_eq!(kills(&stage), vec![b.container.clone()], "it is still one group");
     stage.exited(&b.container, ExitStatus::Signal(15));
     assert_eq!(said(&mut stage), [pair("a", TaskState::TaskFailed), pair("b", TaskState::TaskKilled)]);
     assert_eq!(exited_executors(&stage), 1);
@@ -255,7 +255,7 @@ fn a_restart_finds_the_pod_again() {
         let left = if lost == "a" { &b } else { &a };
         stage.restart(vec![running(left)]);
         stage.register();
-        assert_eq!(kills(&stage), [left.container.clone()], "{lost} was lost");
+        assert_eq!(kills(&stage), vec![left.container.clone()], "{lost} was lost");
         assert_eq!(said(&mut stage), [pair(lost, TaskState::TaskFailed)]);
         assert_eq!(exited_executors(&stage), 0);
     }
