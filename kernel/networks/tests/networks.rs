@@ -1,0 +1,92 @@
+//! Attach, map, adopt and detach in a network namespace and mount namespace of the test's own.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use plenum_networks::{Network, Networks, Port, Protocol, Settings, Wish, namespace};
+
+fn text(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs python inside a namespace and gives what it prints.
+fn inside(netns: &Path, code: &str) -> String {
+    text("nsenter", &[&format!("--net={}", netns.display()), "python3", "-c", code])
+}
+
+#[test]
+fn in_a_namespace() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let status = Command::new("unshare")
+        .args(["-n", "-m", "--propagation", "private"])
+        .arg(own)
+        .args(["--exact", "whole_life", "--ignored", "--nocapture"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+#[ignore = "run by in_a_namespace"]
+async fn whole_life() {
+    assert_eq!(text("ip", &["-o", "link"]).lines().count(), 1, "only in a namespace of its own");
+    let dir = tempfile::tempdir().unwrap();
+    text("ip", &["link", "set", "lo", "up"]);
+    let open = || async { Networks::open(dir.path().to_owned(), Settings::default()).await.unwrap() };
+    let networks = open().await;
+    networks.adopt(&BTreeSet::new()).await.unwrap();
+    let start = (text("ip", &["-o", "link"]).lines().count(), text("nft", &["list", "ruleset"]));
+
+    let port = Port { host: 8080, container: 80, protocol: Protocol::Tcp };
+    let wish = Wish { network: Network::Bridge, ports: vec![port] };
+    let web = networks.attach("web", &wish).await.unwrap();
+    let other = networks.attach("other", &Wish { ports: vec![], ..wish.clone() }).await.unwrap();
+    assert!(networks.attach("third", &wish).await.is_err(), "the port is taken");
+    let server = "import socket;s=socket.create_server(('',80));print('up',flush=True)\nwhile 1:\n c,a=s.accept();c.sendall(a[0].encode());c.close()";
+    let mut child = Command::new("nsenter")
+        .args([&format!("--net={}", web.netns.display()), "python3", "-c", server])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let ask = |to: &str, port: u16| {
+        format!("import socket;print(socket.create_connection(('{to}',{port}),3).recv(99).decode())")
+    };
+    let answers = [
+        inside(&other.netns, &ask(&web.addresses[0].address.to_string(), 80)),
+        inside(&other.netns, &ask("172.31.254.1", 8080)),
+        inside(&web.netns, &ask("172.31.254.1", 8080)),
+        text("python3", &["-c", &ask("127.0.0.1", 8080)]),
+        text("python3", &["-c", &ask("172.31.254.1", 8080)]),
+    ];
+    // A restart finds the running container, repairs the table, and removes what does not run.
+    drop(networks);
+    text("nft", &["delete", "table", "ip", "plenum_ports"]);
+    let networks = open().await;
+    networks.adopt(&BTreeSet::from(["web".to_owned()])).await.unwrap();
+    let again = text("python3", &["-c", &ask("127.0.0.1", 8080)]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for answer in answers.iter().chain([&again]) {
+        assert!(answer.starts_with("172.31.254."), "{answers:?} {again}");
+    }
+    assert!(!namespace::is_there(&other.netns));
+    networks.detach("web").await.unwrap();
+    networks.detach("web").await.unwrap();
+    for round in 0..20 {
+        let id = format!("c{round}");
+        networks.attach(&id, &wish).await.unwrap();
+        networks.detach(&id).await.unwrap();
+    }
+    assert_eq!(start, (text("ip", &["-o", "link"]).lines().count(), text("nft", &["list", "ruleset"])));
+    for part in ["containers", "addresses", "netns"] {
+        assert_eq!(std::fs::read_dir(dir.path().join(part)).unwrap().count(), 0, "{part}");
+    }
+}
