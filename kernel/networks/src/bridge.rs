@@ -146,6 +146,7 @@ impl Networks {
             run("ip", &["-batch", "-"], &made).await?;
         }
         // Where br_netfilter is loaded, a container that calls its own mapped port is sent back through the same interface.
+        // Where br_netfilter is loaded, a container that calls its own mapped port is sent back through the same interface.
         run(
             "ip",
             &["-batch", "-"],

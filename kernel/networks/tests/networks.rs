@@ -66,6 +66,23 @@ async fn whole_life() {
         text("python3", &["-c", &ask("127.0.0.1", 8080)]),
         text("python3", &["-c", &ask("172.31.254.1", 8080)]),
     ];
+    // From outside: a host on another link. And the host's own loopback stays closed to containers.
+    let outside = dir.path().join("outside");
+    namespace::make(&outside).unwrap();
+    let path = outside.display().to_string();
+    text("ip", &["link", "add", "out0", "type", "veth", "peer", "name", "eth0", "netns", &path]);
+    text("ip", &["addr", "add", "192.0.2.1/24", "dev", "out0"]);
+    text("ip", &["link", "set", "out0", "up"]);
+    for line in [["addr", "add", "192.0.2.2/24"], ["link", "set", "up"]] {
+        let mut arguments = vec![format!("--net={path}"), "ip".to_owned()];
+        arguments.extend(line.iter().map(|&word| word.to_owned()));
+        arguments.extend(["dev".to_owned(), "eth0".to_owned()]);
+        Command::new("nsenter").args(arguments).status().unwrap();
+    }
+    let far = inside(&outside, &ask("192.0.2.1", 8080));
+    assert_eq!(far.trim(), "192.0.2.2", "the caller's address is kept");
+    text("ip", &["link", "del", "out0"]);
+    namespace::remove(&outside).unwrap();
     // A restart finds the running container, repairs the table, and removes what does not run.
     drop(networks);
     text("nft", &["delete", "table", "ip", "plenum_ports"]);
