@@ -7,7 +7,7 @@ use std::process::Command;
 use plenum_networks::{Network, Networks, Port, Protocol, Settings, Wish, namespace};
 
 fn text(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap();
+    let output = Command::new(tool).args(arguments).output().expect("the tool is installed");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -83,6 +83,7 @@ async fn whole_life() {
     assert_eq!(far.trim(), "192.0.2.2", "the caller's address is kept");
     text("ip", &["link", "del", "out0"]);
     namespace::remove(&outside).unwrap();
+    loopback_is_closed(&other.netns);
     // A restart finds the running container, repairs the table, and removes what does not run.
     drop(networks);
     text("nft", &["delete", "table", "ip", "plenum_ports"]);
@@ -97,6 +98,24 @@ async fn whole_life() {
     assert!(!namespace::is_there(&other.netns));
     networks.detach("web").await.unwrap();
     networks.detach("web").await.unwrap();
+    // What a crash after each step of an attach leaves is completed by the next attach, and removed by adopt.
+    for completed in [true, false] {
+        for steps in 1..=3 {
+            std::fs::write(dir.path().join("containers/cut"), "{\"ports\":[]}").unwrap();
+            if steps > 1 {
+                std::fs::write(dir.path().join("addresses/172.31.254.9"), "cut").unwrap();
+            }
+            if steps > 2 {
+                namespace::make(&dir.path().join("netns/cut")).unwrap();
+            }
+            if completed {
+                networks.attach("cut", &wish).await.unwrap();
+            }
+            networks.adopt(&BTreeSet::new()).await.unwrap();
+            assert_eq!(text("nft", &["list", "ruleset"]), start.1);
+            assert!(!dir.path().join("netns/cut").exists() && !dir.path().join("containers/cut").exists());
+        }
+    }
     for round in 0..20 {
         let id = format!("c{round}");
         networks.attach(&id, &wish).await.unwrap();
@@ -106,4 +125,20 @@ async fn whole_life() {
     for part in ["containers", "addresses", "netns"] {
         assert_eq!(std::fs::read_dir(dir.path().join(part)).unwrap().count(), 0, "{part}");
     }
+}
+
+/// The host's loopback addresses cannot be reached by a container that tries; they can once the guard is gone, so the guard is what holds.
+fn loopback_is_closed(netns: &Path) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    let path = format!("--net={}", netns.display());
+    let set = "for d in ('all','eth0'): open('/proc/sys/net/ipv4/conf/%s/route_localnet'%d,'w').write('1')";
+    inside(netns, set);
+    text("nsenter", &[&path, "ip", "addr", "flush", "dev", "lo"]);
+    text("nsenter", &[&path, "ip", "route", "add", "127.0.0.1", "via", "172.31.254.1", "dev", "eth0"]);
+    let code = format!("import socket;socket.create_connection(('127.0.0.1',{port}),1);print('reached')");
+    let guarded = inside(netns, &code);
+    text("nft", &["flush", "chain", "ip", "plenum_ports", "guard"]);
+    let open = inside(netns, &code);
+    assert!(!guarded.contains("reached") && open.contains("reached"), "{guarded} {open}");
 }
