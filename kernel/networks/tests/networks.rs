@@ -66,6 +66,7 @@ async fn whole_life() {
         text("python3", &["-c", &ask("127.0.0.1", 8080)]),
         text("python3", &["-c", &ask("172.31.254.1", 8080)]),
     ];
+    datagrams(&networks, wish.clone()).await;
     // From outside: a host on another link. And the host's own loopback stays closed to containers.
     let outside = dir.path().join("outside");
     namespace::make(&outside).unwrap();
@@ -116,7 +117,7 @@ async fn whole_life() {
             assert!(!dir.path().join("netns/cut").exists() && !dir.path().join("containers/cut").exists());
         }
     }
-    for round in 0..20 {
+    for round in 0..200 {
         let id = format!("c{round}");
         networks.attach(&id, &wish).await.unwrap();
         networks.detach(&id).await.unwrap();
@@ -141,4 +142,23 @@ fn loopback_is_closed(netns: &Path) {
     text("nft", &["flush", "chain", "ip", "plenum_ports", "guard"]);
     let open = inside(netns, &code);
     assert!(!guarded.contains("reached") && open.contains("reached"), "{guarded} {open}");
+}
+
+/// A UDP mapping, called from the host itself.
+async fn datagrams(networks: &Networks, wish: Wish) {
+    let mut line = [0; 3];
+    let datagram = Port { host: 5353, container: 53, protocol: Protocol::Udp };
+    let names = networks.attach("names", &Wish { ports: vec![datagram], ..wish }).await.expect("works");
+    let echo = "import socket;s=socket.socket(type=socket.SOCK_DGRAM);s.bind(('',53));print('up',flush=True);d,a=s.recvfrom(9);s.sendto(d,a)";
+    let mut server = Command::new("nsenter")
+        .args([&format!("--net={}", names.netns.display()), "python3", "-c", echo])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("works");
+    std::io::Read::read_exact(server.stdout.as_mut().expect("works"), &mut line).expect("works");
+    let call = "import socket;s=socket.socket(type=socket.SOCK_DGRAM);s.settimeout(3);s.connect(('127.0.0.1',5353));s.send(b'hi');print(s.recv(9))";
+    let heard = text("python3", &["-c", call]);
+    server.kill().expect("works");
+    server.wait().expect("works");
+    assert_eq!(heard.trim(), "b'hi'");
 }
