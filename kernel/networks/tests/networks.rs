@@ -23,7 +23,9 @@ fn in_a_namespace() {
         return;
     }
     let own = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
+    // With ids of its own as well: whatever it started ends with it, also when it fails or hangs.
+    let status = Command::new("timeout")
+        .args(["-k", "5", "240", "unshare", "--pid", "--fork", "--kill-child"])
         .args(["-n", "-m", "--propagation", "private"])
         .arg(own)
         .args(["--exact", "whole_life", "--ignored", "--nocapture"])
@@ -57,7 +59,7 @@ async fn whole_life() {
     let mut line = [0; 3];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
     let ask = |to: &str, port: u16| {
-        format!("import socket;print(socket.create_connection(('{to}',{port}),3).recv(99).decode())")
+        format!("import socket;print(socket.create_connection(('{to}',{port}),20).recv(99).decode())")
     };
     let answers = [
         inside(&other.netns, &ask(&web.addresses[0].address.to_string(), 80)),
@@ -137,10 +139,12 @@ fn loopback_is_closed(netns: &Path) {
     inside(netns, set);
     text("nsenter", &[&path, "ip", "addr", "flush", "dev", "lo"]);
     text("nsenter", &[&path, "ip", "route", "add", "127.0.0.1", "via", "172.31.254.1", "dev", "eth0"]);
-    let code = format!("import socket;socket.create_connection(('127.0.0.1',{port}),1);print('reached')");
-    let guarded = inside(netns, &code);
+    let code = |within: u32| {
+        format!("import socket;socket.create_connection(('127.0.0.1',{port}),{within});print('reached')")
+    };
+    let guarded = inside(netns, &code(2));
     text("nft", &["flush", "chain", "ip", "plenum_ports", "guard"]);
-    let open = inside(netns, &code);
+    let open = inside(netns, &code(20));
     assert!(!guarded.contains("reached") && open.contains("reached"), "{guarded} {open}");
 }
 
@@ -156,7 +160,7 @@ async fn datagrams(networks: &Networks, wish: Wish) {
         .spawn()
         .expect("works");
     std::io::Read::read_exact(server.stdout.as_mut().expect("works"), &mut line).expect("works");
-    let call = "import socket;s=socket.socket(type=socket.SOCK_DGRAM);s.settimeout(3);s.connect(('127.0.0.1',5353));s.send(b'hi');print(s.recv(9))";
+    let call = "import socket;s=socket.socket(type=socket.SOCK_DGRAM);s.settimeout(20);s.connect(('127.0.0.1',5353));s.send(b'hi');print(s.recv(9))";
     let heard = text("python3", &["-c", call]);
     server.kill().expect("works");
     server.wait().expect("works");
