@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plenum_base::places::Role;
 use plenum_plan::spec::{Apply, Entry, EtcdProgram, FORMAT, Store};
@@ -13,6 +13,7 @@ use crate::enter;
 use crate::events::{HostError, Report};
 use crate::files::{self, Owner, ROOT};
 use crate::layout::Host;
+use crate::lock::Lock;
 use crate::manifest::{self, Manifest};
 use crate::names::{LINK, Names, PROGRAMS, UNITS, USER, bases};
 use crate::product::Product;
@@ -21,32 +22,6 @@ use crate::units::{self, Making, Unit};
 
 /// Every unit is ready within this time.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Keeps a second `apply` or `remove` away for as long as it lives. The lock is on a folder that every host has: nothing is left behind.
-#[derive(Debug)]
-pub struct Lock(#[allow(dead_code)] fs::File);
-
-impl Lock {
-    /// Takes it. One whose installer was killed goes on until it is through with what it does, and is waited for.
-    ///
-    /// # Errors
-    /// [`HostError::Busy`] after [`Self::PATIENCE`].
-    pub fn take() -> Result<Self, HostError> {
-        let folder = Path::new("/var/lib");
-        let file = fs::File::open(folder).map_err(HostError::at(folder))?;
-        let end = Instant::now() + Self::PATIENCE;
-        while file.try_lock().is_err() {
-            if Instant::now() >= end {
-                return Err(HostError::Busy);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(Self(file))
-    }
-
-    /// How long another one is waited for.
-    const PATIENCE: Duration = Duration::from_secs(30);
-}
 
 /// A wish that was checked, and what it is carried out with.
 struct Work<'a> {

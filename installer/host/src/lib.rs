@@ -8,6 +8,7 @@ pub mod events;
 pub mod facts;
 pub mod files;
 pub mod layout;
+pub mod lock;
 pub mod manifest;
 pub mod names;
 pub mod product;

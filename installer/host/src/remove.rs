@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use plenum_base::places::{Instance, Places};
 
-use crate::apply::Lock;
 use crate::events::{HostError, Report};
 use crate::files;
 use crate::layout::Host;
+use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::names::{Names, UNITS, bases};
 use crate::product::Product;

@@ -19,7 +19,7 @@ pub use machine::systemd;
 /// within bounds.
 #[must_use]
 pub fn gather() -> Facts {
-    drop(crate::apply::Lock::take());
+    drop(crate::lock::Lock::take());
     let mut facts = Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: machine::hostname(),
