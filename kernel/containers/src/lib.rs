@@ -27,6 +27,6 @@ pub use runtime::{
     Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState,
     Runtime, RuntimeError, Stall, Statistics, Usage,
 };
-pub use session::{Input, Open, Output, Session, Size};
+pub use session::{Hold, Input, Open, Output, Session, Size};
 pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};
 pub use tree::remove_tree;

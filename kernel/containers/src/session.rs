@@ -40,7 +40,7 @@ pub enum Output {
     Stderr(Bytes),
 }
 
-/// A running command. Dropping it kills the command.
+/// A running command. Dropping its [`Hold`] kills the command.
 #[derive(Debug)]
 pub struct Session {
     /// What it writes. It is held up while nobody reads here: nothing is lost and little is kept. Ends when the command
@@ -50,7 +50,27 @@ pub struct Session {
     pub input: Input,
     /// How it ended. An error if the helper was killed.
     pub exit: oneshot::Receiver<Result<ExitStatus, RuntimeError>>,
-    pub(crate) _guard: oneshot::Sender<()>,
+    /// What keeps it running.
+    pub hold: Hold,
+}
+
+/// Keeps a command running, and passes signals to it. Dropping it kills the command with what it started.
+#[derive(Debug)]
+pub struct Hold(mpsc::Sender<i32>);
+
+impl Hold {
+    /// One, and the other end: signals, then the end of the stream when it is dropped.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<i32>) {
+        let (signals, asked) = mpsc::channel(8);
+        (Self(signals), asked)
+    }
+
+    /// Sends a signal to the command's process group. `false` when it has ended, or takes no signal so soon after others.
+    #[must_use]
+    pub fn signal(&self, signal: i32) -> bool {
+        self.0.try_send(signal).is_ok()
+    }
 }
 
 /// The way in.

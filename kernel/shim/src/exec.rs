@@ -137,7 +137,8 @@ fn command(agent: &UnixStream, exec: &Exec, filter: &[u8], session: Option<&Sess
             if let Some(ends) = ends.take() {
                 ends.hand_over(agent, &ours, deadline)?;
             }
-            follow(agent, &ours, pid, &pidfd, deadline)
+            let end = wait(agent, session.is_some(), pid, &pidfd, deadline);
+            conclude(&ours, pid, end)
         }
     }
 }
@@ -151,9 +152,9 @@ fn report_failure_anywhere(report: OwnedFd, failure: &Failed) {
     std::mem::forget((report, moved));
 }
 
-/// Waits for the command, the deadline or the end of the agent, whichever is first.
-fn follow(agent: &UnixStream, set_up: &OwnedFd, pid: i32, pidfd: &OwnedFd, deadline: Instant) -> Step<Exit> {
-    let mut timed_out = false;
+/// Waits for the command, the deadline or the end of the agent, whichever is first, and says whether it was the command.
+/// A session takes signals until then, and what its command leaves behind ends with it.
+fn wait(agent: &UnixStream, session: bool, pid: i32, pidfd: &OwnedFd, deadline: Instant) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -164,19 +165,34 @@ fn follow(agent: &UnixStream, set_up: &OwnedFd, pid: i32, pidfd: &OwnedFd, deadl
             continue;
         }
         if matches!(woken, Ok(1..)) && fds[0].any().unwrap_or(true) {
-            break;
+            if session {
+                // Until it is reaped nobody else's group has this number.
+                let _gone = sys::kill(-pid, libc::SIGKILL);
+            }
+            return true;
         }
-        timed_out = true;
+        if session
+            && matches!(woken, Ok(1..))
+            && let Ok(mut requests) = agent.try_clone()
+            && let Ok(Request::Signal { signal }) = channel::read(&mut requests, wire::CONTROL_FRAME_MAX)
+        {
+            let _gone = sys::kill(-pid, signal);
+            continue;
+        }
         // The command has a session of its own; what it started in it goes with it.
         let _gone = sys::kill(-pid, libc::SIGKILL);
         let _gone = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-        break;
+        return false;
     }
+}
+
+/// Reaps the command, and says how it ended or what kept it from beginning.
+fn conclude(set_up: &OwnedFd, pid: i32, by_itself: bool) -> Step<Exit> {
     let status = sys::wait_raw(pid, true).at("wait for command", "")?.map_or(0, |(_, status)| status);
     let mut packet = vec![0; 64 * 1024];
     if let Ok(len @ 1..) = recv(set_up.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
         let failure = Failed::take(&mut Reader::new(packet.get(1..len).unwrap_or_default()));
         return Err(failure.unwrap_or_else(|_| refused("a step that cannot be named", "")));
     }
-    Ok(Exit { timed_out, ..decode_status(status) })
+    Ok(Exit { timed_out: !by_itself, ..decode_status(status) })
 }

@@ -4,7 +4,7 @@ use super::connection::{self, Inbox};
 use super::helper::{self, Reaper, shutdown};
 use super::{Inner, launch};
 use crate::runtime::{Exit, ExitStatus, RuntimeError};
-use crate::session::{Input, Open, Output, Session, Way};
+use crate::session::{Hold, Input, Open, Output, Session, Way};
 use crate::spec::check_strings;
 use bytes::Bytes;
 use plenum_shim::wire::{self, Confined, Exec, Reply, Request};
@@ -128,10 +128,10 @@ fn connect(
         }
         _ => return Err(RuntimeError::Refused("the helper sent too few descriptors".into())),
     };
-    let (guard, dropped) = oneshot::channel();
+    let (hold, signals) = Hold::new();
     let (end, exit) = oneshot::channel();
-    tokio::spawn(follow(stream, inbox, reaper, end, dropped));
-    Ok(Session { output, input: Input(input), exit, _guard: guard })
+    tokio::spawn(follow(stream, inbox, reaper, end, signals));
+    Ok(Session { output, input: Input(input), exit, hold })
 }
 
 /// Waits for the end of the command, or of the session: then the helper finds its socket closed and kills it.
@@ -140,16 +140,23 @@ async fn follow(
     mut inbox: Inbox,
     reaper: Reaper,
     end: oneshot::Sender<Result<ExitStatus, RuntimeError>>,
-    dropped: oneshot::Receiver<()>,
+    mut signals: mpsc::Receiver<i32>,
 ) {
-    let answer = tokio::select! {
-        reply = inbox.next(&mut stream) => match reply {
-            Ok(Reply::Exited(exit)) => Ok(Exit::from_wire(&exit).status),
-            Ok(Reply::Failed(failed)) => Err(RuntimeError::step(failed)),
-            Ok(_) => Err(RuntimeError::Refused("the helper's answer makes no sense".into())),
-            Err(error) => Err(RuntimeError::Io { what: "the helper ended without an answer".into(), error }),
-        },
-        _ = dropped => Ok(ExitStatus::Unknown),
+    let answer = loop {
+        tokio::select! {
+            reply = inbox.next(&mut stream) => break match reply {
+                Ok(Reply::Exited(exit)) => Ok(Exit::from_wire(&exit).status),
+                Ok(Reply::Failed(failed)) => Err(RuntimeError::step(failed)),
+                Ok(_) => Err(RuntimeError::Refused("the helper's answer makes no sense".into())),
+                Err(error) => Err(RuntimeError::Io { what: "the helper ended without an answer".into(), error }),
+            },
+            signal = signals.recv() => match signal {
+                Some(signal) => {
+                    let _its_end_is_heard = connection::write(&mut stream, &Request::Signal { signal }).await;
+                }
+                None => break Ok(ExitStatus::Unknown),
+            },
+        }
     };
     drop(stream);
     let _nobody_waits = end.send(answer);

@@ -113,3 +113,24 @@ async fn a_session_that_is_dropped_is_killed() {
     eventually("it is killed", || (running() == 0).then_some(())).await;
     world.runtime.destroy("a").await.unwrap();
 }
+
+#[tokio::test]
+async fn signals_reach_the_command_and_what_it_leaves_ends_with_it() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    sleeper(&world).await;
+    let shell = "trap 'echo got; exit 5' USR1; echo ready; while :; do sleep 0.05; done";
+    let mut session = world.runtime.open("a", open(shell, None)).await.unwrap();
+    assert_eq!(within(5, session.output.recv()).await, Some(Output::Stdout("ready\n".into())));
+    assert!(session.hold.signal(libc::SIGUSR1));
+    let (out, _) = drain(&mut session).await;
+    assert_eq!(out, "got\n");
+    assert_eq!(within(5, session.exit).await.unwrap().unwrap(), ExitStatus::Code(5));
+    // Something in the background that holds the pipes open does not hold the session up.
+    let mut session = world.runtime.open("a", open("sleep 600 & echo left", None)).await.unwrap();
+    assert_eq!(drain(&mut session).await.0, "left\n");
+    assert_eq!(within(5, session.exit).await.unwrap().unwrap(), ExitStatus::Code(0));
+    world.runtime.destroy("a").await.unwrap();
+}
