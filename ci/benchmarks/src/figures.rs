@@ -51,6 +51,11 @@ impl Figures {
         self.figures.push(Figure { name, value, unit: unit.to_string(), mark, holds });
     }
 
+    /// Whether a mark was missed.
+    pub fn missed(&self) -> bool {
+        self.figures.iter().any(|figure| figure.holds == Some(false))
+    }
+
     /// The table.
     pub fn print(&self) {
         let width = self.figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
