@@ -6,9 +6,13 @@
 // A refusal is the answer itself; it is made once a request and passed up, never stored.
 #![allow(clippy::result_large_err)]
 
+mod attach;
 mod executor;
 mod files;
+mod nested;
 mod operator;
+mod recordio;
+mod sessions;
 mod state;
 mod usage;
 
@@ -31,6 +35,7 @@ use crate::config::{Config, Parts};
 use crate::core::View;
 use crate::files::Files;
 use crate::shell::Input;
+use crate::shell::sessions::Sessions;
 
 /// Largest request body (bytes).
 const BODY: usize = 8 * 1024 * 1024;
@@ -45,6 +50,7 @@ pub(crate) struct Http {
     pub inbox: mpsc::Sender<Input>,
     pub files: Arc<Files>,
     pub runtime: Arc<dyn Runtime>,
+    pub sessions: Sessions,
     pub authenticator: Arc<Authenticator>,
     pub started: Instant,
     pub started_wall: f64,
@@ -63,6 +69,7 @@ pub(crate) fn router(
         inbox,
         files: Arc::new(Files::new(work_dir, config.log_file.as_deref())),
         runtime: parts.runtime.clone(),
+        sessions: Sessions::new(parts.runtime.clone()),
         authenticator: parts.authenticator.clone(),
         started: Instant::now(),
         started_wall: now.as_secs_f64(),
@@ -92,6 +99,9 @@ async fn dispatch(State(http): State<Arc<Http>>, request: Request) -> Response {
         return text(StatusCode::FORBIDDEN, "An executor's token opens /api/v1/executor only.");
     }
     if path == "/api/v1" || path == "/api/v1/operator" {
+        if head.method == Method::POST && recordio::is_stream(&head.headers) {
+            return attach::input(&http, &head.headers, body).await.unwrap_or_else(|refusal| refusal);
+        }
         return match post(&head.method, body).await {
             Ok(body) => operator::call(&http, &head.headers, body).await,
             Err(refusal) => refusal,
@@ -119,8 +129,11 @@ async fn dispatch(State(http): State<Arc<Http>>, request: Request) -> Response {
         "/version" => json(&state::version()),
         "/flags" => json(&serde_json::json!({ "flags": state::flags(&http.config) })),
         "/metrics/snapshot" => state::metrics_endpoint(&http).await,
-        "/monitor/statistics" => usage::statistics(&http, true).await,
-        "/containers" => usage::statistics(&http, false).await,
+        "/monitor/statistics" => usage::statistics(&http, true, false).await,
+        "/containers" => {
+            let nested = query(&head.uri).get("show_nested").is_some_and(|value| value == "true");
+            usage::statistics(&http, false, nested).await
+        }
         "/files/browse" => files::browse(&http, &head.uri).await,
         "/files/read" => files::read(&http, &head.uri).await,
         "/files/download" => files::download(&http, &head.uri).await,

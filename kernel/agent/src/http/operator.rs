@@ -7,7 +7,7 @@ use plenum_api::agent::{Call, Response, call::Type as Asked, response, response:
 use plenum_api::codec;
 use plenum_api::mesos::{self, FileInfo, Flag, Metric, TimeInfo, VersionInfo};
 
-use super::{Http, files, reply_encoding, request_encoding, state, text, usage};
+use super::{Http, attach, files, nested, reply_encoding, request_encoding, sessions, state, text, usage};
 use crate::core::View;
 
 pub(super) async fn call(http: &Http, headers: &HeaderMap, body: Bytes) -> HttpResponse {
@@ -20,6 +20,9 @@ async fn answer(http: &Http, headers: &HeaderMap, body: Bytes) -> Result<HttpRes
     let encoding = request_encoding(headers)?;
     let call: Call = codec::decode(encoding, &body)
         .map_err(|error| text(StatusCode::BAD_REQUEST, &format!("Failed to parse the call: {error}")))?;
+    if let Some(streamed) = on_containers(http, headers, &call).await {
+        return streamed;
+    }
     let wanted = reply_encoding(headers)?;
     let mut said = Response::default();
     let bad = |words: &str| text(StatusCode::BAD_REQUEST, words);
@@ -83,6 +86,37 @@ async fn answer(http: &Http, headers: &HeaderMap, body: Bytes) -> Result<HttpRes
     }
     let body = codec::encode(wanted, &said);
     Ok(([(header::CONTENT_TYPE, wanted.media_type())], body).into_response())
+}
+
+/// Calls about containers inside of containers; `None` for all others. They choose the form of their answer themselves.
+async fn on_containers(
+    http: &Http,
+    headers: &HeaderMap,
+    call: &Call,
+) -> Option<Result<HttpResponse, HttpResponse>> {
+    Some(match call.r#type() {
+        Asked::LaunchNestedContainerSession => match call.launch_nested_container_session.clone() {
+            Some(launch) => sessions::session(http, headers, launch).await,
+            None => Err(nested::missing("launch_nested_container_session")),
+        },
+        Asked::AttachContainerOutput => match call.attach_container_output.clone() {
+            Some(attached) => attach::output(http, headers, attached).await,
+            None => Err(nested::missing("attach_container_output")),
+        },
+        Asked::AttachContainerInput => {
+            let words = "Expecting 'Content-Type' to be application/recordio for ATTACH_CONTAINER_INPUT call";
+            Err(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, words))
+        }
+        Asked::LaunchNestedContainer
+        | Asked::LaunchContainer
+        | Asked::WaitNestedContainer
+        | Asked::WaitContainer
+        | Asked::KillNestedContainer
+        | Asked::KillContainer
+        | Asked::RemoveNestedContainer
+        | Asked::RemoveContainer => nested::call(http, headers, call.clone()).await,
+        _ => return None,
+    })
 }
 
 /// Calls that are answered from a picture of the agent.

@@ -1,5 +1,6 @@
 //! What runs and what it uses: `/containers`, `/monitor/statistics`, `GET_CONTAINERS`. A pod's figures are the sum of its tasks'.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::Http;
 use crate::core::{ExecutorView, TaskView};
+use crate::shell::sessions::{Nested, key};
 
 /// For the runtime to measure one container.
 const WAIT: Duration = Duration::from_secs(2);
@@ -104,11 +106,28 @@ async fn running(http: &Http, nested: bool) -> Result<Vec<Running>, Response> {
             let status = executor.tasks.iter().filter_map(status_of).next_back();
             // A pod has no process: its tasks' status is theirs alone.
             let status = status.filter(|_| below.is_empty());
+            let inside = if nested { commands_in(http, &framework.id, &executor) } else { Vec::new() };
             all.push(Running { framework: framework.id.clone(), executor, container, status, statistics });
             all.extend(below.into_iter().filter(|_| nested));
+            all.extend(inside);
         }
     }
     Ok(all)
+}
+
+/// Commands that clients run inside an executor's containers. They are counted with the container that they are in.
+fn commands_in(http: &Http, framework: &str, executor: &ExecutorView) -> Vec<Running> {
+    let own =
+        |host: &str| executor.container == host || executor.tasks.iter().any(|task| task.container == host);
+    let running = http.sessions.running().into_iter().filter(|one| own(&one.host));
+    let one = |nested: Arc<Nested>| Running {
+        framework: framework.to_owned(),
+        executor: executor.clone(),
+        container: nested.id.clone(),
+        status: Some(mesos::ContainerStatus { container_id: Some(nested.id.clone()), ..Default::default() }),
+        statistics: None,
+    };
+    running.map(one).collect()
 }
 
 async fn tasks_running(http: &Http, framework: &str, executor: &ExecutorView) -> Vec<Running> {
@@ -130,9 +149,10 @@ fn status_of(task: &TaskView) -> Option<mesos::ContainerStatus> {
     task.task.statuses.last().and_then(|status| status.container_status.clone())
 }
 
-/// `/monitor/statistics` and `/containers`: the same list; the second also has the container's status.
-pub(super) async fn statistics(http: &Http, monitor: bool) -> Response {
-    let list = match running(http, false).await {
+/// `/monitor/statistics` and `/containers`: the same list; the second also has the container's status, and with `show_nested=true` what is
+/// nested in it.
+pub(super) async fn statistics(http: &Http, monitor: bool, nested: bool) -> Response {
+    let list = match running(http, nested).await {
         Ok(list) => list,
         Err(refusal) => return refusal,
     };
@@ -142,7 +162,7 @@ pub(super) async fn statistics(http: &Http, monitor: bool) -> Response {
             "executor_id": one.executor.info.executor_id.value,
             "executor_name": one.executor.info.name,
             "source": one.executor.info.executor_id.value,
-            "container_id": one.container.value,
+            "container_id": key(&one.container),
             "statistics": one.statistics,
         });
         if !monitor && let Some(map) = value.as_object_mut() {

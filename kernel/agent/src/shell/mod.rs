@@ -8,6 +8,7 @@ mod fetching;
 pub(crate) mod gc;
 pub(crate) mod link;
 pub(crate) mod plan;
+pub(crate) mod sessions;
 pub(crate) mod streams;
 
 use std::sync::Arc;

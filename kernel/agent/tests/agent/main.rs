@@ -8,5 +8,6 @@ mod executor;
 mod http;
 mod life;
 mod master;
+mod nested;
 mod pods;
 mod world;
