@@ -94,7 +94,7 @@ impl Node {
         let found = |(id, container): (&String, &Container)| {
             let state = match &container.state {
                 ContainerState::Running => {
-                    FoundState::Running(Started { pid: Some(1), networks: Vec::new() })
+                    FoundState::Running(Started { pid: Some(1), networks: Vec::new(), ..Default::default() })
                 }
                 ContainerState::Exited(exit) => FoundState::Exited(exit.clone()),
                 ContainerState::Launching | ContainerState::Doomed => return None,
@@ -246,7 +246,8 @@ impl World {
         }
         container.state = ContainerState::Running;
         self.nodes[agent].pid += 1;
-        let started = Started { pid: Some(self.nodes[agent].pid), networks: Vec::new() };
+        let started =
+            Started { pid: Some(self.nodes[agent].pid), networks: Vec::new(), ..Default::default() };
         let life = self.random.between(50, 240_000);
         let code = if self.random.chance(800) { 0 } else { 1 };
         self.later(life, Happens::Ends { agent, container: container_id.clone(), code: Some(code) });

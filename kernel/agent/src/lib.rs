@@ -10,6 +10,6 @@ mod http;
 pub mod machine;
 mod shell;
 
-pub use config::{Config, Parts, TASK_PATH};
+pub use config::{Config, ImagesConfig, Parts, TASK_PATH};
 pub use domain::DomainError;
 pub use shell::{StartError, run};

@@ -116,13 +116,25 @@ impl Images {
                 return Err(ImageError::content(format!("the index of {name}"), "it leads to another index"));
             }
         }
-        Ok(Pinned {
+        let pinned = Pinned {
             registry: reference.registry().to_owned(),
             repository: reference.repository().to_owned(),
             digest,
             manifest,
             platform: platform.clone(),
-        })
+        };
+        let (store, kept) = (Arc::clone(&self.0.store), pinned.clone());
+        blocking("an image's name", move || store.remember(&name, &kept)).await?;
+        Ok(pinned)
+    }
+
+    /// What a name meant when it was resolved last, if the image is here, complete; no request is made. Blocks for a moment.
+    #[must_use]
+    pub fn known(&self, reference: &Reference, platform: &Platform) -> Option<Image> {
+        let pinned = self.0.store.remembered(&reference.to_string())?;
+        let image = (pinned.platform == *platform).then(|| self.0.find(&pinned)).flatten()?;
+        self.0.store.touch(&pinned.manifest, SystemTime::now());
+        Some(image)
     }
 
     /// A document from the store, else from the registry, and then kept.
@@ -157,7 +169,7 @@ impl Images {
         self.0.find(pinned)
     }
 
-    /// The container needs the image until it is released; durable when this returns. Hold, then pull: what is held is not collected.
+    /// The container needs the image until it is released; outlives this process. Hold, then pull: what is held is not collected.
     ///
     /// # Errors
     /// [`ImageError::Io`], [`ImageError::DiskFull`].

@@ -99,6 +99,7 @@ pub async fn run(file: AgentFile, shutdown: Shutdown) -> Result<()> {
         plain: file.component.plain,
         listener,
         runtime: Arc::new(runtime(&file)?),
+        unpacker: Some(vec![std::env::current_exe()?.into(), "unpack-layer".into()]),
     };
     plenum_agent::run(file.agent, parts, shutdown).await?;
     Ok(())

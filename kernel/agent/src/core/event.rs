@@ -62,13 +62,21 @@ pub struct Started {
     pub pid: Option<u32>,
     /// Addresses; empty means the host's own.
     pub networks: Vec<NetworkInfo>,
+    /// The image it runs, by digest; empty: none.
+    pub image: String,
 }
 
 /// Why a launch did not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaunchStage {
-    /// A URI could not be fetched, or an image.
+    /// A URI could not be fetched.
     Fetch,
+    /// The image cannot be had.
+    Image,
+    /// A volume cannot be mounted.
+    Volume,
+    /// The network cannot be joined.
+    Network,
     /// Sandbox, isolation, or the program itself.
     Start,
 }
@@ -166,6 +174,15 @@ pub struct Check {
     pub timeout: Millis,
 }
 
+/// The pod that a container is part of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its container's id: what the tasks share is kept under it until [`Effect::Release`] of it.
+    pub container: String,
+    /// Its sandbox.
+    pub directory: String,
+}
+
 /// A container to start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
@@ -187,6 +204,10 @@ pub struct Launch {
     pub limits: Vec<(String, f64)>,
     /// Who runs it; empty means the agent's own user.
     pub user: String,
+    /// The command names the user; otherwise it is the framework's, and an image may name another.
+    pub user_named: bool,
+    /// What it is part of.
+    pub pod: Option<Pod>,
     /// The sandbox on the host.
     pub directory: String,
     /// Environment of the agent's making; the command's own wins over it.

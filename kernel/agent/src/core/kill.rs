@@ -246,6 +246,7 @@ impl Agent {
             cx.writes
                 .push(super::records::delete(super::records::executor_key(&key.framework, &key.executor)));
             cx.out.push(Effect::ExecutorClose { container: executor.container.clone() });
+            cx.out.push(Effect::Release { container: executor.container.clone() });
             self.retire(&executor.container, &executor.directory, cx);
         }
         for key in std::mem::take(&mut self.tombstones).into_keys() {

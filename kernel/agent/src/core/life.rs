@@ -28,6 +28,7 @@ impl Agent {
         }
         task.pid = started.pid;
         task.networks = started.networks;
+        task.image = started.image;
         self.now_running(key, cx);
     }
 
@@ -62,6 +63,9 @@ impl Agent {
     ) {
         let what = match stage {
             LaunchStage::Fetch => "Failed to fetch",
+            LaunchStage::Image => "Failed to provide the image",
+            LaunchStage::Volume => "Failed to provide a volume",
+            LaunchStage::Network => "Failed to join the network",
             LaunchStage::Start => "Failed to launch container",
         };
         let words = format!("{what}: {message}");

@@ -114,6 +114,8 @@ pub(crate) struct Task {
     pub kill: Option<Kill>,
     pub pid: Option<u32>,
     pub networks: Vec<NetworkInfo>,
+    /// The image it runs, by digest; empty: none.
+    pub image: String,
     pub checks: BTreeMap<CheckKind, Checker>,
     pub started_at: Millis,
     pub finished_at: Millis,
@@ -151,6 +153,7 @@ impl Task {
             kill: None,
             pid: None,
             networks: Vec::new(),
+            image: String::new(),
             checks: BTreeMap::new(),
             started_at: Millis(0),
             finished_at: Millis(0),

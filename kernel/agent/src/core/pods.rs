@@ -104,6 +104,8 @@ impl Agent {
         let Some(pod) = self.executors.remove(key) else { return };
         cx.save_executors.remove(key);
         cx.writes.push(records::delete(records::executor_key(&key.framework, &key.executor)));
+        // What its tasks shared.
+        cx.out.push(Effect::Release { container: pod.container.clone() });
         Self::say_executor_exited(key, Some(0), cx);
         self.retire(&pod.container, &pod.directory, cx);
         self.framework_idle(&key.framework, cx);

@@ -142,6 +142,9 @@ pub(crate) struct TaskRecord {
     /// It was launched with a group.
     #[prost(bool, tag = "18")]
     pub group: bool,
+    /// The image it runs, by digest.
+    #[prost(string, tag = "19")]
+    pub image: String,
 }
 
 /// Frames a record for the disk.

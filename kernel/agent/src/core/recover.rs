@@ -64,6 +64,7 @@ impl Agent {
             known_uuids: task.known_uuids.iter().cloned().collect(),
             pod: task.pod,
             group: task.group,
+            image: task.image.clone(),
         };
         Some(records::put(records::task_key(&key.framework, &key.task), &record))
     }
@@ -316,6 +317,9 @@ impl Agent {
             if !now.networks.is_empty() {
                 task.networks = now.networks;
             }
+            if !now.image.is_empty() {
+                task.image = now.image;
+            }
         }
         if !started {
             // It was started just before the agent died: nobody was told.
@@ -373,6 +377,7 @@ fn restore(key: &TaskKey, info: plenum_api::mesos::TaskInfo, record: TaskRecord)
     task.directory = record.directory;
     task.pid = record.pid;
     task.networks = record.networks;
+    task.image = record.image;
     task.latest = record.latest;
     task.started_at = Millis(record.started_at);
     task.finished_at = Millis(record.finished_at);

@@ -7,7 +7,7 @@ use plenum_api::mesos::task_status::{Reason, Source};
 use plenum_api::mesos::{CommandInfo, ExecutorInfo, FrameworkInfo, TaskInfo, TaskState};
 
 use super::checks::Checker;
-use super::event::{Effect, ExecutorKey, Launch, Level, TaskKey};
+use super::event::{Effect, ExecutorKey, Launch, Level, Pod, TaskKey};
 use super::model::{Executor, ExecutorPhase, Framework, Phase, Task};
 use super::pods::{container_info, is_pod, task_sandbox};
 use super::status::{News, lost_or};
@@ -333,6 +333,8 @@ impl Agent {
             framework: key.framework.clone(),
             executor: task.executor_id().to_owned(),
             user: user(&command, framework),
+            user_named: command.user.is_some(),
+            pod: pod.map(|pod| Pod { container: pod.container.clone(), directory: pod.directory.clone() }),
             command,
             container_info: match pod {
                 Some(pod) => container_info(task.info.container.as_ref(), &pod.info),
@@ -379,6 +381,8 @@ impl Agent {
             executor: id.executor.clone(),
             task: None,
             user: user(&command, framework),
+            user_named: command.user.is_some(),
+            pod: None,
             command,
             container_info: executor.info.container.clone(),
             resources,

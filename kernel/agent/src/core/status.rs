@@ -2,11 +2,14 @@
 
 use plenum_api::mesos::network_info::IpAddress;
 use plenum_api::mesos::task_status::{Reason, Source};
-use plenum_api::mesos::{ContainerStatus, FrameworkInfo, NetworkInfo, TaskState, TaskStatus};
+use plenum_api::mesos::{ContainerStatus, FrameworkInfo, Label, Labels, NetworkInfo, TaskState, TaskStatus};
 
 use super::event::{ExecutorKey, Exit, ExitStatus, TaskKey};
 use super::model::{KillCause, Task};
 use super::{Agent, Cx, wire};
+
+/// Label of a status: the task's image by digest.
+const IMAGE_LABEL: &str = "image";
 
 /// What is particular about a status.
 #[derive(Debug, Clone)]
@@ -85,6 +88,12 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
     news.message(words)
 }
 
+/// Which bytes a task runs: what a scheduler pins the other instances to.
+fn image_label(task: &Task) -> Option<Labels> {
+    let label = Label { key: IMAGE_LABEL.to_owned(), value: Some(task.image.clone()) };
+    (!task.image.is_empty()).then(|| Labels { labels: vec![label] })
+}
+
 impl Agent {
     /// A complete status. What the news do not mention is as in the status before.
     pub(super) fn make_status(&self, key: &TaskKey, news: News, cx: &Cx<'_>) -> TaskStatus {
@@ -99,6 +108,7 @@ impl Agent {
             healthy: news.healthy.or(before.and_then(|status| status.healthy)),
             check_status: before.and_then(|status| status.check_status),
             container_status: task.and_then(|task| self.container_status(task)),
+            labels: task.and_then(image_label),
             ..Default::default()
         };
         status.set_state(news.state);

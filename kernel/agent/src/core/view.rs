@@ -104,6 +104,12 @@ impl Agent {
         counts
     }
 
+    /// Everything that something may be kept for: containers that live, and pods.
+    pub fn kept(&self) -> std::collections::BTreeSet<String> {
+        let pods = self.executors.values().map(|executor| executor.container.clone());
+        self.containers.keys().cloned().chain(pods).collect()
+    }
+
     /// Container and sandbox of everything that lives, for usage figures.
     pub fn live_containers(&self) -> Vec<String> {
         self.containers.keys().cloned().collect()

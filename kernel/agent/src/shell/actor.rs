@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::containers::Containers;
 use super::gc::{self, Garbage};
 use super::link::ToLink;
+use super::provision::Provisioner;
 use super::streams::Streams;
 use super::{ExecutorAnswer, Input};
 use crate::config::Config;
@@ -26,6 +27,7 @@ pub(crate) struct Actor {
     pub store: RecordStore,
     pub writer: Writer,
     pub containers: Containers,
+    pub provisioner: Arc<Provisioner>,
     pub outbox: mpsc::UnboundedSender<ToLink>,
     pub inbox: mpsc::Sender<Input>,
     pub streams: Streams,
@@ -45,6 +47,7 @@ impl Actor {
     pub async fn run(mut self, mut queue: mpsc::Receiver<Input>, recovery: Recovery) {
         self.tell(Event::Recovered(recovery));
         self.find_old_sandboxes().await;
+        self.provisioner.adopt(&self.agent.kept()).await;
         let mut collect = tokio::time::interval(Duration::from_secs(self.config.gc_interval.max(1)));
         collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -174,6 +177,9 @@ impl Actor {
         let delay = Duration::from_secs(self.config.gc_delay);
         let allowed = gc::allowed_age(delay, self.config.gc_disk_headroom, used);
         let due = self.garbage.due(self.clock.now().wall, allowed);
+        let provisioner = self.provisioner.clone();
+        let free = gc::headroom(&self.work_dir, self.config.gc_disk_headroom).unwrap_or(0);
+        tokio::spawn(async move { provisioner.collect(free).await });
         if due.is_empty() {
             return;
         }

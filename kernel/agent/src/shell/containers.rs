@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use plenum_containers::{Enter, Exit, Runtime, RuntimeError};
+use plenum_containers::{ContainerSpec, Enter, Exit, Runtime, RuntimeError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Input, plan};
+use super::provision::{Failure, Provided, Provisioner};
+use super::{Input, plan, wanted};
 use crate::config::Config;
 use crate::core::{Check, Event, Launch, LaunchStage, Probe, ProbeOutcome};
 
@@ -18,6 +19,8 @@ use crate::core::{Check, Event, Launch, LaunchStage, Probe, ProbeOutcome};
 const SIGTERM: i32 = 15;
 /// Signal that does not.
 const SIGKILL: i32 = 9;
+/// What is said of a launch that was called off.
+const CALLED_OFF: &str = "the launch was called off";
 /// Checks under way at once; more wait, which their timeouts count.
 const CHECKS: usize = 64;
 /// Launches under way at once.
@@ -31,6 +34,7 @@ struct Inner {
     runtime: Arc<dyn Runtime>,
     config: Arc<Config>,
     inbox: mpsc::Sender<Input>,
+    provisioner: Arc<Provisioner>,
     resolv_conf: Option<PathBuf>,
     privileged: bool,
     /// Launches that can still be called off.
@@ -43,11 +47,13 @@ impl Containers {
     pub fn new(
         config: &Arc<Config>,
         runtime: Arc<dyn Runtime>,
+        provisioner: Arc<Provisioner>,
         inbox: mpsc::Sender<Input>,
         resolv_conf: Option<PathBuf>,
     ) -> Self {
         Self(Arc::new(Inner {
             runtime,
+            provisioner,
             config: config.clone(),
             inbox,
             resolv_conf,
@@ -103,7 +109,8 @@ impl Containers {
 
     /// Asks a container to end.
     pub fn kill(&self, container: &str, grace: Duration) {
-        self.signal(container, SIGTERM, grace);
+        let signal = self.0.provisioner.stop_signal(container).unwrap_or(SIGTERM);
+        self.signal(container, signal, grace);
     }
 
     /// Ends a container, or calls its launch off.
@@ -134,7 +141,10 @@ impl Containers {
         tokio::spawn(async move {
             for attempt in 1..=5_u64 {
                 match inner.runtime.destroy(&container).await {
-                    Ok(_) | Err(RuntimeError::NotFound(_)) => return,
+                    Ok(_) | Err(RuntimeError::NotFound(_)) => {
+                        inner.provisioner.release(&container).await;
+                        return;
+                    }
                     Err(error) => {
                         tracing::warn!(container, attempt, %error, "what is left of a container cannot be removed");
                     }
@@ -169,37 +179,76 @@ impl Inner {
         let _ = self.inbox.send(Input::Event(event)).await;
     }
 
-    /// Sandbox, files, process. Called off, it fails; once the process is being started, it is started.
+    /// Sandbox, files, image, volumes, network, process. Called off, it fails; once the process is being started, it is started. What fails
+    /// leaves nothing.
     async fn launch_now(
         &self,
         launch: Launch,
         off: &CancellationToken,
-    ) -> Result<crate::core::Started, (LaunchStage, String)> {
-        let called_off = || (LaunchStage::Start, "the launch was called off".to_owned());
+    ) -> Result<crate::core::Started, Failure> {
+        let mut provided = Provided::default();
+        let done = match self.prepare(&launch, &mut provided, off).await {
+            Ok(spec) => self.start(spec).await,
+            Err(failure) => Err(failure),
+        };
+        match done {
+            Ok(started) => {
+                Ok(crate::core::Started { networks: provided.networks, image: provided.image, ..started })
+            }
+            Err(failure) => {
+                self.provisioner.release(&launch.container).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Everything before the process.
+    async fn prepare(
+        &self,
+        launch: &Launch,
+        provided: &mut Provided,
+        off: &CancellationToken,
+    ) -> Result<ContainerSpec, Failure> {
         let start = |message: String| (LaunchStage::Start, message);
-        let prepare = async {
+        let wanted = launch.container_info.as_ref().map(wanted::wanted).transpose().map_err(start)?;
+        let wanted = wanted.unwrap_or_default();
+        let mut spec = plan::container_spec(launch, &wanted, &self.config, self.resolv_conf.as_deref())
+            .map_err(start)?;
+        // Without privilege nobody can be changed into. Who an image's user is, is known when the image is here.
+        spec.user = spec.user.filter(|_| self.privileged && wanted.image.is_none());
+        let owner = {
             let _turn = self.launches.acquire().await;
-            let spec =
-                plan::container_spec(&launch, &self.config, self.resolv_conf.as_deref(), self.privileged)
-                    .map_err(start)?;
             let (directory, user) = (PathBuf::from(&launch.directory), spec.user.clone());
-            let owner = tokio::task::spawn_blocking(move || make_sandbox(&directory, user.as_deref()))
+            tokio::task::spawn_blocking(move || make_sandbox(&directory, user.as_deref()))
                 .await
                 .map_err(|error| start(error.to_string()))?
-                .map_err(start)?;
-            let deadline = self.config.fetch_deadline();
-            let fetch =
-                super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner, deadline);
-            tokio::time::timeout(deadline, fetch)
-                .await
-                .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?
-                .map_err(|message| (LaunchStage::Fetch, message))?;
-            Ok(spec)
+                .map_err(start)?
         };
-        let spec = tokio::select! {
-            prepared = prepare => prepared?,
-            () = off.cancelled() => return Err(called_off()),
+        let long = async {
+            self.fetch(launch, owner).await?;
+            self.provisioner.image(&mut spec, launch, &wanted, provided).await
         };
+        tokio::select! {
+            done = long => done?,
+            () = off.cancelled() => return Err(start(CALLED_OFF.to_owned())),
+        }
+        self.provisioner.rest(&mut spec, launch, &wanted, provided).await?;
+        if off.is_cancelled() {
+            return Err(start(CALLED_OFF.to_owned()));
+        }
+        Ok(spec)
+    }
+
+    async fn fetch(&self, launch: &Launch, owner: Option<(u32, u32)>) -> Result<(), Failure> {
+        let deadline = self.config.fetch_deadline();
+        let fetch = super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner, deadline);
+        tokio::time::timeout(deadline, fetch)
+            .await
+            .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?
+            .map_err(|message| (LaunchStage::Fetch, message))
+    }
+
+    async fn start(&self, spec: ContainerSpec) -> Result<crate::core::Started, Failure> {
         let id = spec.id.clone();
         match self.runtime.launch(spec).await {
             Ok(launched) => {
@@ -210,7 +259,7 @@ impl Inner {
             }
             Err(error) => {
                 let _ = self.runtime.destroy(&id).await;
-                Err(start(error.to_string()))
+                Err((LaunchStage::Start, error.to_string()))
             }
         }
     }

@@ -50,6 +50,13 @@ pub(crate) fn disk_used(path: &Path) -> Option<f64> {
     (total > 0.0).then(|| 1.0 - stat.blocks_available() as f64 / total)
 }
 
+/// Bytes that shall stay free on the file system that `path` is on.
+pub(crate) fn headroom(path: &Path, fraction: f64) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    let total = stat.blocks().saturating_mul(stat.fragment_size());
+    Some((total as f64 * fraction.clamp(0.0, 1.0)) as u64)
+}
+
 /// Removes a sandbox, and the folders above it that it leaves empty, up to the agent's own. Symbolic links are not followed.
 pub(crate) fn remove(work_dir: &Path, directory: &Path) -> std::io::Result<()> {
     if !directory.starts_with(work_dir.join("slaves")) {

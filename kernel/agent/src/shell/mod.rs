@@ -8,8 +8,10 @@ mod fetching;
 pub(crate) mod gc;
 pub(crate) mod link;
 pub(crate) mod plan;
+pub(crate) mod provision;
 pub(crate) mod sessions;
 pub(crate) mod streams;
+pub(crate) mod wanted;
 
 use std::sync::Arc;
 
@@ -23,10 +25,11 @@ use plenum_containers::RecoveredState;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Parts};
-use crate::core::{Agent, Event, ExecutorReply, Found, FoundState, Recovery, Settings, View};
+use crate::core::{Agent, Event, ExecutorReply, Found, FoundState, Recovery, Settings, Started, View};
 use crate::disk::{RecordStore, Writer};
 use crate::machine;
 use containers::Containers;
+use provision::Provisioner;
 
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,9 @@ pub enum StartError {
     /// Containers that run cannot be found again. Starting without them would lose them.
     #[error("running containers cannot be found: {0}")]
     Runtime(#[from] plenum_containers::RuntimeError),
+    /// Images, volumes, networks.
+    #[error("what containers need cannot be provided: {0}")]
+    Provisioner(String),
     /// The certificate.
     #[error("the agent's certificate cannot be used: {0}")]
     Tls(#[from] plenum_base::tls::TlsError),
@@ -100,8 +106,11 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
     })
     .map_err(folder(&work_dir))?;
 
-    let containers = Containers::new(&config, parts.runtime.clone(), inbox.clone(), resolv_conf);
-    let recovery = recover(&store, &parts, &containers).await.map_err(|error| match error {
+    let provisioner = Provisioner::open(&config, &parts, &work_dir).map_err(StartError::Provisioner)?;
+    let provisioner = Arc::new(provisioner);
+    let containers =
+        Containers::new(&config, parts.runtime.clone(), provisioner.clone(), inbox.clone(), resolv_conf);
+    let recovery = recover(&store, &parts, &containers, &provisioner).await.map_err(|error| match error {
         RecoverError::Io(error) => folder(&work_dir)(error),
         RecoverError::Runtime(error) => error.into(),
     })?;
@@ -112,6 +121,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         store,
         writer,
         containers,
+        provisioner,
         outbox,
         inbox: inbox.clone(),
         streams: Default::default(),
@@ -156,6 +166,7 @@ async fn recover(
     store: &RecordStore,
     parts: &Parts,
     containers: &Containers,
+    provisioner: &Provisioner,
 ) -> Result<Recovery, RecoverError> {
     let loaded = store.load().map_err(RecoverError::Io)?;
     for (key, error) in loaded.failed {
@@ -170,7 +181,8 @@ async fn recover(
         let state = match one.state {
             RecoveredState::Running => {
                 containers.watch(&one.id);
-                FoundState::Running(plan::started(one.launched.as_ref()))
+                let provision::Provided { networks, image } = provisioner.provided(&one.id);
+                FoundState::Running(Started { networks, image, ..plan::started(one.launched.as_ref()) })
             }
             RecoveredState::Finished(exit) => FoundState::Exited(plan::exit(&exit)),
             RecoveredState::Lost => FoundState::Exited(plan::exit(&plenum_containers::Exit::lost())),

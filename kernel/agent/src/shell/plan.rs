@@ -4,33 +4,42 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use plenum_api::mesos::container_info::Type as ContainerType;
 use plenum_api::mesos::environment::variable::Type as VariableType;
 use plenum_api::mesos::{CommandInfo, ContainerInfo, Resource};
 use plenum_containers::{self as runtime, Command, ContainerSpec, Limits};
 
 use crate::config::Config;
 use crate::core::{Exit, ExitStatus, Launch, ProbeOutcome, Started};
+use crate::shell::wanted::Wanted;
 
 /// The runtime's description of a container, or why there can be none.
 pub(crate) fn container_spec(
     launch: &Launch,
+    wanted: &Wanted,
     config: &Config,
     resolv_conf: Option<&Path>,
-    privileged: bool,
 ) -> Result<ContainerSpec, String> {
-    let command = command(&launch.command)?;
+    // An image may bring the command.
+    let command = match command(&launch.command) {
+        Err(_) if wanted.image.is_some() && !launch.command.shell() => Command::Argv(vec!["/".to_owned()]),
+        command => command?,
+    };
     let mut spec = ContainerSpec::new(launch.container.clone(), launch.directory.clone(), command);
     spec.env.insert("PATH".to_owned(), config.task_path.clone());
     spec.env.extend(launch.env.iter().cloned());
     environment(&launch.command, &mut spec.env)?;
-    // Without privilege nobody can be changed into.
-    spec.user = (privileged && !launch.user.is_empty()).then(|| launch.user.clone());
+    spec.user = (!launch.user.is_empty()).then(|| launch.user.clone());
     spec.limits = limits(&launch.resources, &launch.limits, config);
     spec.resolv_conf = resolv_conf.map(Path::to_path_buf);
     spec.launch_deadline = config.launch_deadline();
     if let Some(info) = &launch.container_info {
         apply_container(&mut spec, info)?;
+    }
+    if wanted.privileged {
+        spec.bounding = runtime::capabilities::CapabilitySet::ALL;
+        spec.seccomp = runtime::Seccomp::Unconfined;
+        spec.no_new_privs = false;
+        spec.unmasked = true;
     }
     spec.validate().map_err(|error| error.to_string())?;
     Ok(spec)
@@ -109,18 +118,8 @@ fn limits(resources: &[Resource], raised: &[(String, f64)], config: &Config) -> 
 
 /// What a `ContainerInfo` asks for. What cannot be given is refused, never left out in silence.
 fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(), String> {
-    let image = info.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some());
-    if info.r#type() == ContainerType::Docker || info.docker.is_some() || image {
-        return Err("this agent does not run images yet; leave `container.docker` and `image` out".to_owned());
-    }
-    if !info.volumes.is_empty() {
-        return Err("this agent does not mount volumes yet; leave `container.volumes` out".to_owned());
-    }
     if info.tty_info.is_some() {
         return Err("this agent has no terminals yet; leave `container.tty_info` out".to_owned());
-    }
-    if let Some(network) = info.network_infos.iter().find_map(|network| network.name.clone()) {
-        return Err(format!("this agent knows no network named '{network}'; leave `network_infos` out"));
     }
     spec.hostname = info.hostname.clone();
     if let Some(limits) = &info.rlimit_info {
@@ -131,6 +130,20 @@ fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(),
             return Err("this agent gives every container its own processes; \
                         leave `linux_info.share_pid_namespace` out"
                 .to_owned());
+        }
+        if let Some(seccomp) = &linux.seccomp {
+            if let Some(profile) = &seccomp.profile_name {
+                return Err(format!(
+                    "this agent has one seccomp profile, its own, and none named '{profile}'; \
+                     leave `linux_info.seccomp.profile_name` out"
+                ));
+            }
+            if seccomp.unconfined() {
+                spec.seccomp = runtime::Seccomp::Unconfined;
+            }
+        }
+        if let Some(mib) = linux.shm_size {
+            spec.shm_bytes = u64::from(mib) << 20;
         }
         let names = |set: &plenum_api::mesos::CapabilityInfo| -> Vec<String> {
             set.capabilities().map(|capability| format!("CAP_{}", capability.as_str_name())).collect()
@@ -182,7 +195,8 @@ fn apply_rlimits(spec: &mut ContainerSpec, info: &plenum_api::mesos::RLimitInfo)
 
 /// What the runtime knows of a started container.
 pub(crate) fn started(launched: Option<&runtime::Launched>) -> Started {
-    Started { pid: launched.and_then(|launched| u32::try_from(launched.pid).ok()), networks: Vec::new() }
+    let pid = launched.and_then(|launched| u32::try_from(launched.pid).ok());
+    Started { pid, ..Started::default() }
 }
 
 /// The runtime's end of a container in the core's words.
@@ -279,6 +293,8 @@ mod tests {
             resources: vec![scalar("cpus", 0.5), scalar("mem", 32.0), scalar("cpus", 0.25)],
             limits: Vec::new(),
             user: "nobody".to_owned(),
+            user_named: false,
+            pod: None,
             directory: "/sandbox".to_owned(),
             env: vec![("MESOS_TASK_ID".to_owned(), "ours".to_owned())],
         }
@@ -307,29 +323,27 @@ mod tests {
     fn resources_become_limits_and_own_variables_win() {
         let config = Config::default();
         let mut launch = launch("true", true, &[]);
-        let spec = container_spec(&launch, &config, None, true).unwrap();
+        let spec = container_spec(&launch, &Wanted::default(), &config, None).unwrap();
         assert_eq!(spec.env["MESOS_TASK_ID"], "mine");
         assert_eq!(spec.user.as_deref(), Some("nobody"));
         assert_eq!(spec.limits.cpu_share_millis, Some(750));
         assert_eq!(spec.limits.cpu_quota_millis, Some(750));
         assert_eq!(spec.limits.memory_bytes, Some(32 << 20));
         launch.limits = vec![("cpus".to_owned(), f64::INFINITY), ("mem".to_owned(), 64.0)];
-        let spec = container_spec(&launch, &config, None, false).unwrap();
+        let spec = container_spec(&launch, &Wanted::default(), &config, None).unwrap();
         assert_eq!((spec.limits.cpu_quota_millis, spec.limits.memory_bytes), (None, Some(64 << 20)));
-        assert_eq!(spec.user, None);
     }
 
     #[test]
-    fn what_cannot_be_given_is_refused() {
+    fn an_image_may_bring_the_command_and_privilege_drops_the_walls() {
         let config = Config::default();
-        let mut info = ContainerInfo::default();
-        info.set_type(ContainerType::Docker);
-        let mut launch = launch("true", true, &[]);
-        launch.container_info = Some(info.clone());
-        assert!(container_spec(&launch, &config, None, true).unwrap_err().contains("images"));
-        info.set_type(ContainerType::Mesos);
-        info.volumes.push(Default::default());
-        launch.container_info = Some(info);
-        assert!(container_spec(&launch, &config, None, true).unwrap_err().contains("volumes"));
+        let launch = launch("", false, &[]);
+        let image =
+            super::super::wanted::WantedImage { name: "a".to_owned(), refresh: false, credentials: None };
+        let wanted = Wanted { image: Some(image), privileged: true, ..Wanted::default() };
+        let spec = container_spec(&launch, &wanted, &config, None).unwrap();
+        assert_eq!(spec.bounding, runtime::capabilities::CapabilitySet::ALL);
+        assert!(spec.unmasked && !spec.no_new_privs);
+        assert!(container_spec(&launch, &Wanted::default(), &config, None).is_err());
     }
 }

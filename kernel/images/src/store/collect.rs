@@ -84,6 +84,7 @@ impl Store {
             self.remove_image(&manifest, &mut collected)?;
             self.sweep(now, ORPHAN, &held, &mut collected)?;
         }
+        self.sweep_tags()?;
         collected.free = self.free()?;
         Ok(collected)
     }

@@ -5,8 +5,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use plenum_base::files;
-
 use super::{RECORD_MAX, Store, names, read};
 use crate::error::ImageError;
 use crate::pins::Pinned;
@@ -26,14 +24,18 @@ impl Store {
         Ok(self.folder.join("holds").join(container))
     }
 
-    /// The container needs the image until it is released. Durable when this returns. Holding again replaces.
+    /// The container needs the image until it is released. Holding again replaces. It outlives this process, not the machine's power: nor does
+    /// the container.
     ///
     /// # Errors
     /// [`ImageError::Io`], [`ImageError::DiskFull`].
     pub fn hold(&self, container: &str, pinned: &Pinned) -> Result<(), ImageError> {
         let path = self.hold_path(container)?;
         let bytes = serde_json::to_vec(pinned).unwrap_or_default();
-        files::replace(&path, &bytes, 0o600).map_err(ImageError::io("holding an image"))
+        let temporary = path.with_file_name(format!("{container}.tmp"));
+        fs::write(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(ImageError::io("holding an image"))
     }
 
     /// The container needs its image no more. One that holds nothing is fine.

@@ -10,12 +10,14 @@
 //! layers/<chain>/layer.json what it is
 //! images/<digest>.json      an image that is complete; its time of change is its last use
 //! holds/<container>         the manifest that the container runs
+//! tags/<digest of a name>   what the name meant last
 //! tmp/                      what is being made or removed
 //! ```
 
 pub mod collect;
 mod holds;
 pub(crate) mod layers;
+mod tags;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -33,7 +35,7 @@ use crate::error::ImageError;
 use crate::pins::Pinned;
 pub use layers::LayerNote;
 
-const FOLDERS: [&str; 6] = ["blobs", "partial", "layers", "images", "holds", "tmp"];
+const FOLDERS: [&str; 7] = ["blobs", "partial", "layers", "images", "holds", "tags", "tmp"];
 /// Nothing of ours in these folders is larger.
 const RECORD_MAX: u64 = 1 << 20;
 
@@ -90,7 +92,7 @@ impl Store {
             store.clear(&store.folder.join("tmp").join(name)).map_err(io)?;
         }
         // Files that a crash left beside the one they were to replace.
-        for part in ["blobs", "images", "holds"] {
+        for part in ["blobs", "images", "holds", "tags"] {
             for name in
                 names(&store.folder.join(part)).map_err(io)?.iter().filter(|name| name.ends_with(".tmp"))
             {

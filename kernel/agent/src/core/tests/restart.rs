@@ -11,7 +11,7 @@ fn found(container: &str, state: FoundState) -> Found {
 }
 
 fn alive() -> FoundState {
-    FoundState::Running(Started { pid: Some(42), networks: Vec::new() })
+    FoundState::Running(Started { pid: Some(42), ..Started::default() })
 }
 
 fn ended(status: ExitStatus) -> FoundState {

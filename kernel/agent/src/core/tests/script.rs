@@ -240,7 +240,7 @@ impl Stage {
     }
 
     pub fn launched(&mut self, container: &str) {
-        let started = Started { pid: Some(42), networks: Vec::new() };
+        let started = Started { pid: Some(42), ..Started::default() };
         self.event(Event::Launched { container: container.to_owned(), started });
     }
 

@@ -1,5 +1,8 @@
 //! Settings of the agent, as its file has them under `[agent]`, and the parts that a process gives it.
 
+mod images;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +14,8 @@ use plenum_base::tls::Identity;
 use plenum_containers::Runtime;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+
+pub use images::ImagesConfig;
 
 /// Where tasks look for programs: nothing is inherited from the agent.
 pub const TASK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -91,6 +96,12 @@ pub struct Config {
     pub update_retry: u64,
     /// Longest wait.
     pub update_retry_max: u64,
+    /// Folders of the machine that tasks may mount, with what is below them. Empty: none.
+    pub host_paths: Vec<PathBuf>,
+    /// Images.
+    pub images: ImagesConfig,
+    /// Networks of containers.
+    pub networks: plenum_networks::Settings,
 }
 
 impl Default for Config {
@@ -132,6 +143,9 @@ impl Default for Config {
             gc_interval: 60,
             update_retry: 10,
             update_retry_max: 600,
+            host_paths: Vec::new(),
+            images: ImagesConfig::default(),
+            networks: plenum_networks::Settings::default(),
         }
     }
 }
@@ -160,4 +174,6 @@ pub struct Parts {
     pub listener: TcpListener,
     /// What runs containers.
     pub runtime: Arc<dyn Runtime>,
+    /// The program and arguments that unpack a layer in a confined process; none: a thread of this one does.
+    pub unpacker: Option<Vec<OsString>>,
 }
