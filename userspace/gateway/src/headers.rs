@@ -158,6 +158,14 @@ pub fn wants_websocket(headers: &HeaderMap) -> bool {
     has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
 }
 
+/// Whether the body is a stream of records, which ends when its sender wants it to.
+#[must_use]
+pub fn is_record_stream(headers: &HeaderMap) -> bool {
+    let named = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let name = named.and_then(|text| text.split(';').next()).unwrap_or_default();
+    name.trim().eq_ignore_ascii_case("application/recordio")
+}
+
 /// How a target's addresses are called here.
 #[derive(Debug, Clone)]
 pub struct Naming<'a> {

@@ -139,7 +139,13 @@ impl Proxy {
         again: impl Fn() -> Option<Relay>,
     ) -> Result<Response, Failure> {
         let foreign = matches!(first.target, Target::Service { .. } | Target::Framework(_));
-        let limit = if foreign { self.bounds.service_body } else { self.bounds.body };
+        let session =
+            matches!(first.target, Target::Agent(_)) && headers::is_record_stream(&asked.parts.headers);
+        let limit = match (foreign, session) {
+            (_, true) => u64::MAX,
+            (true, _) => self.bounds.service_body,
+            (false, _) => self.bounds.body,
+        };
         if asked.body.size_hint().lower() > limit {
             return Err(too_large(limit));
         }
@@ -162,6 +168,7 @@ impl Proxy {
             until: Instant::now() + patience,
             breaks: 0,
             hops: 0,
+            session,
             fleet,
             held: None,
         };
@@ -275,6 +282,8 @@ struct Run<'a> {
     until: Instant,
     breaks: u32,
     hops: u32,
+    /// Whether its body is somebody's input to a command: it lasts as long as it lasts, and may be quiet.
+    session: bool,
     /// Whether it goes to a leader that others stand in for.
     fleet: bool,
     /// The body, where it was read in advance.
@@ -408,7 +417,11 @@ impl Run<'_> {
         let moved = cluster::moved(leading, &place.base, place.known.as_ref(), self.may_repeat());
         tokio::pin!(call, moved);
         loop {
-            let allowed = if slow || !self.body.ended() { bounds.stall } else { bounds.head };
+            let allowed = match self.body.ended() {
+                false if self.session => FAR,
+                true if !slow => bounds.head,
+                _ => bounds.stall,
+            };
             let left = allowed.saturating_sub(self.body.quiet());
             if left.is_zero() {
                 return Err(Miss::Late);

@@ -177,6 +177,7 @@ fn decide(path: &Path<'_>, table: &Table) -> Routed {
         "system" if path.segments(1, 5).eq(["health", "v1", "nodes"]) => {
             permission("dcos:adminrouter:ops:system-health", Decision::Page(Page::HealthNodes))
         }
+        "system" if path.segments(1, 3).eq(["v1", "agent"]) => agent_system(path),
         "plenum" => own(path),
         // What comes later hides behind a login already, so that nobody learns what is there.
         _ => account(Decision::Nothing),
@@ -235,13 +236,26 @@ fn relay(target: Target, path: &Path<'_>, n: usize, private: &str) -> Decision {
 
 fn agent(path: &Path<'_>) -> Routed {
     let id = path.segment(1);
-    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let decision = if id.is_empty() || id.len() > 256 || !id.bytes().all(valid) {
-        Decision::Nothing
-    } else {
-        relay(Target::Agent(id.to_owned()), path, 2, "")
-    };
+    let decision =
+        if is_agent_id(id) { relay(Target::Agent(id.to_owned()), path, 2, "") } else { Decision::Nothing };
     permission("dcos:adminrouter:ops:slave", decision)
+}
+
+fn is_agent_id(id: &str) -> bool {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !id.is_empty() && id.len() <= 256 && id.bytes().all(valid)
+}
+
+/// `/system/v1/agent/<id>/...`: what DC/OS serves beside each agent.
+fn agent_system(path: &Path<'_>) -> Routed {
+    let id = path.segment(3);
+    match path.segment(4) {
+        "metrics" if is_agent_id(id) => permission(
+            "dcos:adminrouter:ops:system-metrics",
+            relay(Target::Agent(id.to_owned()), path, 4, "/system/v1"),
+        ),
+        _ => account(Decision::Nothing),
+    }
 }
 
 /// `/service/<name>/...`: the name grows segment by segment until an installed service or a framework has it.

@@ -127,6 +127,10 @@ GET /system/health/v1 => ops:system-health -> Page(Health)
 GET /system/health/v1/units => ops:system-health -> Page(HealthUnits)
 GET /system/health/v1/nodes => ops:system-health -> Page(HealthNodes)
 GET /system/health/v1/nodes/x => account -> Nothing
+GET /system/v1/agent/S1/metrics/v0/containers/c => ops:system-metrics -> Agent("S1") /system/v1/metrics/v0/containers/c (/system/v1/agent/S1=/system/v1)
+GET /system/v1/agent/S1/metrics => ops:system-metrics -> Agent("S1") /system/v1/metrics (/system/v1/agent/S1=/system/v1)
+GET /system/v1/agent/S1/other => account -> Nothing
+GET /system/v1/agent/a%2Fb/metrics/v0/node => account -> Nothing
 GET /plenum/v1/status => account -> Page(Status)
 POST /plenum/v1/status => account -> ReadOnly
 POST /plenum/v1/tokens => dcos:superuser -> Identity /internal/v1/tokens (/plenum/v1=/internal/v1)

@@ -140,6 +140,18 @@ pub fn echo_router(role: &'static str) -> Router {
     Router::new().fallback(echo).with_state(role)
 }
 
+/// An agent: besides what all do, it gives back a body while it arrives, or counts it to its end.
+fn agent_router() -> Router {
+    let mirror = async |request: Request| Response::new(request.into_body());
+    let count = async |request: Request| {
+        let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap_or_default();
+        format!("counted {}", body.len())
+    };
+    echo_router("agent")
+        .route("/mirror", axum::routing::post(mirror))
+        .route("/count", axum::routing::post(count))
+}
+
 async fn scheduler(State(state): State<Scheduler>, request: Request) -> Response {
     match request.uri().path() {
         "/v2/events" => {
@@ -199,7 +211,7 @@ impl World {
             let server = Server::new(router).tls(&identity(&ca, role).0, ClientAuth::Optional).unwrap();
             serve(server, &shutdown).await
         };
-        let agent = played("agent", echo_router("agent")).await;
+        let agent = played("agent", agent_router()).await;
         let mut config = Config {
             head_seconds: 1,
             stall_seconds: 2,

@@ -117,6 +117,46 @@ async fn a_large_body_passes_while_it_arrives() {
     raw.until(&format!("\"bytes\":{size}")).await;
 }
 
+/// Somebody's input to a command on an agent: it flows both ways, is as long as it likes, and may be quiet for longer than anything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_flow_both_ways_and_may_be_quiet() {
+    let world = World::with(false, |config| {
+        config.body_bytes = 1000;
+        config.stall_seconds = 1;
+    })
+    .await;
+    let head = |path: &str, media: &str| {
+        format!(
+            "POST /agent/S1{path} HTTP/1.1\r\nHost: h\r\nAuthorization: token={}\r\nContent-Type: {media}\r\n\
+             Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+            world.token
+        )
+    };
+    let records = "application/recordio";
+    let mut raw = Raw::to(world.http).await;
+    raw.send(head("/mirror", records)).await;
+    for (n, pause) in [(1, 0), (2, 0), (3, 1500)] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let piece = format!("{}piece {n}", "x".repeat(600));
+        raw.send(format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        raw.until(&format!("piece {n}")).await;
+    }
+    raw.send("0\r\n\r\n").await;
+    raw.rest().await;
+    // The answer comes at the end, however long that takes.
+    let mut raw = Raw::to(world.http).await;
+    raw.send(head("/count", records)).await;
+    raw.send("5\r\nhello\r\n").await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    raw.send("5\r\nhello\r\n0\r\n\r\n").await;
+    raw.until("counted 10").await;
+    // Anything else has its deadline and its limit.
+    let mut raw = Raw::to(world.http).await;
+    raw.send(head("/count", "application/json")).await;
+    raw.send("5\r\nhello\r\n").await;
+    raw.until("408").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_has_an_end() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
