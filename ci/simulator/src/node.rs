@@ -8,7 +8,7 @@ use plenum_agent::core::{
 };
 use plenum_api::Millis;
 use plenum_api::internal::{AgentMessage, MasterFrame, agent_message};
-use plenum_api::mesos::Offer;
+use plenum_api::mesos::{Offer, Resource};
 use plenum_api::resources::Resources;
 
 use crate::check::Violation;
@@ -41,6 +41,8 @@ pub struct Node {
     writing: BTreeMap<u64, Vec<RecordWrite>>,
     conn: Option<u64>,
     containers: BTreeMap<String, Container>,
+    /// Role and id of the persistent volumes on its disk.
+    volumes: BTreeSet<(String, String)>,
     highest_term: u64,
     ticks: BTreeSet<u64>,
     pid: u32,
@@ -60,6 +62,7 @@ impl Node {
             writing: BTreeMap::new(),
             conn: None,
             containers: BTreeMap::new(),
+            volumes: BTreeSet::new(),
             highest_term: 0,
             ticks: BTreeSet::new(),
             pid: 100,
@@ -332,6 +335,19 @@ impl World {
             Effect::Checkpoint { token, writes } => {
                 self.nodes[agent].writing.insert(token, writes);
                 self.soon(Happens::Written { agent, life, token });
+            }
+            Effect::Volumes { token, make, remove } => {
+                let name = |volume: &Resource| {
+                    let item = Resources::from_mesos([volume]).ok()?;
+                    let item = item.iter().next()?;
+                    Some((item.reservation_role()?.to_owned(), item.meta()?.persistence_id()?.to_owned()))
+                };
+                let node = &mut self.nodes[agent];
+                node.volumes.extend(make.iter().filter_map(name));
+                for gone in remove.iter().filter_map(name) {
+                    node.volumes.remove(&gone);
+                }
+                self.agent_feed(agent, Event::VolumesDone { token, result: Ok(()) })?;
             }
             Effect::SetAside { key } => {
                 return Err(format!("agent {agent} cannot read its own record {key}"));

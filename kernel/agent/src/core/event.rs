@@ -321,6 +321,13 @@ pub enum Event {
         /// Which.
         container: String,
     },
+    /// Folders of volumes are as they were wanted, or are not.
+    VolumesDone {
+        /// Of the effect.
+        token: u64,
+        /// The error in words.
+        result: Result<(), String>,
+    },
     /// Time has passed.
     Tick,
 }
@@ -350,6 +357,15 @@ pub enum Effect {
         token: u64,
         /// What to write.
         writes: Vec<RecordWrite>,
+    },
+    /// Make the folders of persistent volumes, and take those of others away with what is in them; answered with [`Event::VolumesDone`].
+    Volumes {
+        /// Comes back.
+        token: u64,
+        /// Made if they are missing.
+        make: Vec<Resource>,
+        /// Gone if they are there.
+        remove: Vec<Resource>,
     },
     /// Put a record that makes no sense out of the way.
     SetAside {

@@ -9,6 +9,7 @@ mod executors;
 mod kill;
 mod life;
 mod model;
+mod operations;
 mod pods;
 mod probes;
 mod records;
@@ -26,11 +27,13 @@ use plenum_api::mesos::{Attribute, DomainInfo, Resource};
 use plenum_api::{IdSource, Millis, Now};
 
 pub use event::*;
+pub use operations::check_resources;
 pub use records::RecordError;
 pub use view::{ExecutorView, FrameworkView, TaskView, View};
 
 use drain::Draining;
 use model::{Executor, Framework, Mark, Task};
+use operations::Operations;
 use register::Link;
 
 /// What an agent is told once.
@@ -143,6 +146,8 @@ enum Waiting {
     Tasks { tasks: Vec<(TaskKey, u64)>, executors: Vec<ExecutorKey>, frameworks: Vec<String> },
     /// A term or an identity: the frames held back go on.
     Link { conn: u64, term: u64 },
+    /// A step of an operation on resources.
+    Operation,
 }
 
 /// The state of one agent. Built by [`Agent::new`], then told [`Event::Recovered`].
@@ -169,6 +174,7 @@ pub struct Agent {
     lazy: BTreeSet<TaskKey>,
     flush_at: Option<Millis>,
     draining: Option<Draining>,
+    operations: Operations,
     stopping: bool,
 }
 
@@ -208,6 +214,7 @@ impl Agent {
     /// An agent that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
+            operations: Operations::new(&settings.resources),
             settings,
             agent_id: String::new(),
             identity_durable: false,
@@ -288,6 +295,7 @@ impl Agent {
             Event::ExecutorCall(call) => self.executor_call(*call, cx),
             Event::ExecutorGone { container, stream } => self.executor_gone(&container, stream, cx),
             Event::Collected { container } => self.collected(&container, cx),
+            Event::VolumesDone { token, result } => self.checkpointed(token, result, cx),
             Event::Tick => {}
         }
     }
@@ -315,6 +323,7 @@ impl Agent {
                 Mark::Master => self.master_due(cx),
                 Mark::Flush => self.flush_due(cx),
                 Mark::Drain => self.drain_due(cx),
+                Mark::Operations => self.pump_operations(cx),
             }
         }
     }

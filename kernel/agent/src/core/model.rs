@@ -232,4 +232,5 @@ pub(crate) enum Mark {
     Master,
     Flush,
     Drain,
+    Operations,
 }

@@ -1,7 +1,9 @@
 //! What the agent's records say and how they are framed: `PLNM`, format number, checksum, protobuf.
 
 use bytes::Bytes;
-use plenum_api::mesos::{ExecutorInfo, FrameworkInfo, NetworkInfo, TaskInfo, TaskStatus};
+use plenum_api::mesos::{
+    ExecutorInfo, FrameworkInfo, NetworkInfo, Operation, Resource, TaskInfo, TaskStatus,
+};
 use prost::Message;
 
 use super::event::RecordWrite;
@@ -64,6 +66,30 @@ pub(crate) struct DrainRecord {
 pub(crate) struct BootRecord {
     #[prost(string, tag = "1")]
     pub boot_id: String,
+}
+
+/// Key of the record of what operations made.
+pub(crate) const RECORD: &str = "resources";
+
+/// Record `resources`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ResourcesRecord {
+    /// Dynamic reservations and persistent volumes.
+    #[prost(message, repeated, tag = "1")]
+    pub resources: Vec<Resource>,
+    /// Oldest first.
+    #[prost(message, repeated, tag = "2")]
+    pub operations: Vec<OperationRecord>,
+}
+
+/// An operation that is through, in the record `resources`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OperationRecord {
+    #[prost(message, optional, tag = "1")]
+    pub operation: Option<Operation>,
+    /// Somebody took note of the result.
+    #[prost(bool, tag = "2")]
+    pub acknowledged: bool,
 }
 
 /// Record `frameworks/<F>/framework`.

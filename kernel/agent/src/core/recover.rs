@@ -114,6 +114,7 @@ impl Agent {
             let record = BootRecord { boot_id: self.settings.boot_id.clone() };
             cx.writes.push(records::put("boot_id".to_owned(), &record));
         }
+        self.recover_volumes(cx);
         let mut found: BTreeMap<String, FoundState> =
             recovery.containers.into_iter().map(|found| (found.container, found.state)).collect();
         self.recover_executors(&mut found, cx);
@@ -161,6 +162,7 @@ impl Agent {
                 }
             }
             ["term"] => self.term = records::open::<TermRecord>(body)?.term,
+            [records::RECORD] => self.read_resources(records::open(body)?, cx),
             ["drain"] => self.read_drain(&records::open::<DrainRecord>(body)?, cx),
             ["boot_id"] => *boot = records::open::<BootRecord>(body)?.boot_id,
             ["frameworks", _, "framework"] => {

@@ -6,7 +6,7 @@ use plenum_api::internal::{
 };
 use plenum_api::mesos::agent_info::capability::Type as Capability;
 use plenum_api::mesos::task_status::Reason;
-use plenum_api::mesos::{AgentInfo, FrameworkInfo, OperationState, OperationStatus, TaskState, agent_info};
+use plenum_api::mesos::{AgentInfo, FrameworkInfo, TaskState, agent_info};
 
 use super::event::{Effect, ExecutorKey, Level, TaskKey};
 use super::model::{KillCause, Mark};
@@ -109,10 +109,15 @@ impl Agent {
     pub(super) fn master_frame(&mut self, id: u64, frame: MasterFrame, cx: &mut Cx<'_>) {
         let now = cx.now.mono;
         let known = self.term;
+        let busy = self.operations.busy();
         let Some(conn) = self.link.conn(id) else { return };
         conn.last_heard = now;
         if let Some(held) = &mut conn.held {
             held.push(frame);
+            return;
+        }
+        if busy {
+            conn.held = Some(vec![frame]);
             return;
         }
         #[cfg(feature = "deliberate-bugs")]
@@ -149,6 +154,22 @@ impl Agent {
         }
         for frame in held {
             // Goes through the front door again: a frame may be held once more.
+            self.master_frame(id, frame, cx);
+        }
+    }
+
+    /// What the master says from now on waits for the disk.
+    pub(super) fn hold_frames(&mut self) {
+        if let Some(conn) = self.link.any() {
+            conn.held.get_or_insert_default();
+        }
+    }
+
+    /// The disk is through: what waited for it goes on.
+    pub(super) fn release_frames(&mut self, cx: &mut Cx<'_>) {
+        let Some(conn) = self.link.any() else { return };
+        let (id, held) = (conn.id, conn.held.take().unwrap_or_default());
+        for frame in held {
             self.master_frame(id, frame, cx);
         }
     }
@@ -212,8 +233,8 @@ impl Agent {
             }
             Hear::UpdateFramework(update) => self.update_framework(update.framework_info, cx),
             Hear::ReconcileTasks(which) => self.reconcile(&which, cx),
-            Hear::ApplyOperation(apply) => refuse_operation(&apply, cx),
-            Hear::AcknowledgeOperation(_) => {}
+            Hear::ApplyOperation(apply) => self.apply_operation(apply, cx),
+            Hear::AcknowledgeOperation(which) => self.operation_acknowledged(&which, cx),
             Hear::ShutdownAgent(order) => self.shutdown_agent(order.message.unwrap_or_default(), cx),
             Hear::DrainAgent(drain) => self.drain(&drain.config, cx),
             Hear::ResumeAgent(_) => self.resume(cx),
@@ -279,8 +300,8 @@ impl Agent {
             pending_updates: live().flat_map(|(key, task)| updates::pending_updates(key, task)).collect(),
             highest_term: Some(self.term),
             boot_id: Some(self.settings.boot_id.clone()),
-            checkpointed_resources: self.settings.resources.clone(),
-            operations: Vec::new(),
+            checkpointed_resources: self.operations.total.to_mesos(),
+            operations: self.operations.pending(),
             url: Some(self.settings.url.clone()),
             draining: self.draining.map(|draining| draining.config()),
         }
@@ -337,6 +358,7 @@ impl Agent {
             self.update_framework(info, cx);
         }
         self.resend_all(cx);
+        self.resend_operations(cx);
     }
 
     /// The master does not know the old identity any more: what ran under it is nobody's.
@@ -393,27 +415,13 @@ impl Agent {
     }
 }
 
-fn refuse_operation(apply: &internal::ApplyOperation, cx: &mut Cx<'_>) {
-    let mut status = OperationStatus {
-        operation_id: apply.operation.info.id.clone(),
-        message: Some("This agent does not carry out operations on resources yet".to_owned()),
-        uuid: Some(cx.ids.uuid().into()),
-        ..Default::default()
-    };
-    status.set_state(OperationState::OperationFailed);
-    cx.send(Say::OperationUpdate(internal::OperationUpdate {
-        framework_id: apply.framework_id.clone(),
-        status: status.clone(),
-        latest_status: Some(status),
-        operation_uuid: apply.operation.uuid.clone(),
-    }));
-}
-
 fn capabilities() -> Vec<agent_info::Capability> {
     [
         Capability::MultiRole,
         Capability::HierarchicalRole,
         Capability::ReservationRefinement,
+        Capability::AgentOperationFeedback,
+        Capability::ResizeVolume,
         Capability::AgentDraining,
         Capability::TaskResourceLimits,
     ]

@@ -152,6 +152,9 @@ impl Agent {
             }
             (None, Some(_)) => {}
         }
+        if let Some(words) = self.missing_volume(info, executor) {
+            return invalid(words);
+        }
         let checks = info.health_check.as_ref().map(|check| Checker::health(check, Default::default()));
         let generic = info.check.as_ref().map(|check| Checker::generic(check, Default::default()));
         for words in checks.into_iter().chain(generic).filter_map(Result::err) {

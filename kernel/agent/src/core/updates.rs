@@ -54,6 +54,7 @@ impl Agent {
     pub(super) fn checkpointed(&mut self, token: u64, result: Result<(), String>, cx: &mut Cx<'_>) {
         match self.waiting.remove(&token) {
             Some(Waiting::Link { conn, term }) => self.link_written(conn, term, result, cx),
+            Some(Waiting::Operation) => self.operation_step(token, result, cx),
             Some(Waiting::Tasks { tasks, executors, frameworks }) => {
                 if result.is_ok() {
                     for id in frameworks {

@@ -59,6 +59,8 @@ pub struct FrameworkView {
 pub struct View {
     /// The agent as offers show it.
     pub agent: AgentInfo,
+    /// Operations on resources whose result nobody has taken note of.
+    pub operations: Vec<mesos::Operation>,
     /// Identity; empty before the first registration.
     pub agent_id: String,
     /// A master has it registered.
@@ -80,7 +82,8 @@ impl Agent {
             FrameworkView { id: id.clone(), info: framework.info.clone(), completed: !live, executors }
         });
         View {
-            agent: self.agent_info(),
+            agent: AgentInfo { resources: self.operations.total.to_mesos(), ..self.agent_info() },
+            operations: self.operations.pending(),
             agent_id: self.agent_id.clone(),
             registered: self.is_registered(),
             draining: self.draining.is_some(),

@@ -141,7 +141,7 @@ async fn look(http: &Http, asked: Asked, said: &mut Response) -> Result<(), Http
         }
         Asked::GetOperations => {
             said.set_type(Said::GetOperations);
-            said.get_operations = Some(Default::default());
+            said.get_operations = Some(response::GetOperations { operations: view.operations });
         }
         Asked::GetResourceProviders => {
             said.set_type(Said::GetResourceProviders);

@@ -136,7 +136,7 @@ fn state_json(http: &Http, view: &View) -> Value {
         "id": view.agent_id,
         "pid": format!("slave(1)@{}:{}", http.config.ip, http.config.port),
         "hostname": view.agent.hostname,
-        "capabilities": ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT", "AGENT_DRAINING", "TASK_RESOURCE_LIMITS"],
+        "capabilities": ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT", "AGENT_OPERATION_FEEDBACK", "RESIZE_VOLUME", "AGENT_DRAINING", "TASK_RESOURCE_LIMITS"],
         "resources": resource_map(resources),
         "reserved_resources": reserved(resources, false),
         "reserved_resources_full": reserved(resources, true),

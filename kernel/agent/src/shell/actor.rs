@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plenum_api::mesos::Resource;
 use plenum_base::clock::{OsClock, OsIds};
 use plenum_base::service::Shutdown;
 use tokio::sync::{mpsc, oneshot};
@@ -14,7 +15,7 @@ use super::gc::{self, Garbage};
 use super::link::ToLink;
 use super::provision::Provisioner;
 use super::streams::Streams;
-use super::{ExecutorAnswer, Input};
+use super::{ExecutorAnswer, Input, volumes};
 use crate::config::Config;
 use crate::core::{Agent, Effect, Event, ExecutorCall, ExecutorReply, Level, Recovery};
 use crate::disk::{Job, RecordStore, Writer};
@@ -109,6 +110,7 @@ impl Actor {
                     self.shutdown.trigger();
                 }
             }
+            Effect::Volumes { token, make, remove } => self.change_volumes(token, make, remove),
             Effect::SetAside { key } => {
                 if let Err(error) = self.store.set_aside(&key) {
                     tracing::warn!(key, %error, "a record cannot be put aside");
@@ -137,6 +139,17 @@ impl Actor {
                 });
             }
         }
+    }
+
+    fn change_volumes(&self, token: u64, make: Vec<Resource>, remove: Vec<Resource>) {
+        let (work_dir, inbox) = (self.work_dir.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let done = volumes::make(&make, &work_dir).and_then(|()| volumes::remove(&remove, &work_dir));
+            let (result, rubbish) =
+                done.map_or_else(|error| (Err(error), Vec::new()), |rubbish| (Ok(()), rubbish));
+            let _ = inbox.blocking_send(Input::Event(Event::VolumesDone { token, result }));
+            volumes::clean(&rubbish);
+        });
     }
 
     fn answer(&mut self, request: u64, reply: ExecutorReply) {

@@ -11,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod provision;
 pub(crate) mod sessions;
 pub(crate) mod streams;
+pub(crate) mod volumes;
 pub(crate) mod wanted;
 
 use std::sync::Arc;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// Images, volumes, networks.
     #[error("what containers need cannot be provided: {0}")]
     Provisioner(String),
+    /// What is reserved does not fit any more.
+    #[error("the agent does not start: {0}")]
+    Resources(String),
     /// The certificate.
     #[error("the agent's certificate cannot be used: {0}")]
     Tls(#[from] plenum_base::tls::TlsError),
@@ -114,6 +118,9 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         RecoverError::Io(error) => folder(&work_dir)(error),
         RecoverError::Runtime(error) => error.into(),
     })?;
+    crate::core::check_resources(&settings.resources, &recovery.records).map_err(StartError::Resources)?;
+    let rubbish = volumes::rubbish(&settings.resources, &work_dir);
+    tokio::task::spawn_blocking(move || volumes::clean(&rubbish));
     let actor = actor::Actor {
         agent: Agent::new(settings),
         clock: OsClock,
@@ -169,6 +176,10 @@ async fn recover(
     provisioner: &Provisioner,
 ) -> Result<Recovery, RecoverError> {
     let loaded = store.load().map_err(RecoverError::Io)?;
+    if let Some((key, error)) = loaded.failed.iter().find(|(key, _)| key == "resources") {
+        let words = format!("meta/{key}, the record of reservations and volumes, cannot be read: {error}");
+        return Err(RecoverError::Io(std::io::Error::other(words)));
+    }
     for (key, error) in loaded.failed {
         tracing::warn!(key, error, "a record cannot be read and is put aside");
         if let Err(error) = store.set_aside(&key) {

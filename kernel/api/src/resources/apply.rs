@@ -66,6 +66,18 @@ impl Resources {
         }
         Ok(out)
     }
+
+    /// Everything that an operation uses up.
+    ///
+    /// # Errors
+    /// When the operation itself makes no sense.
+    pub fn used_up_by(operation: &Operation) -> Result<Resources, ApplyError> {
+        let mut all = Resources::new();
+        for conversion in conversions(operation)? {
+            all += conversion.consumed;
+        }
+        Ok(all)
+    }
 }
 
 fn conversions(operation: &Operation) -> Result<Vec<Conversion>, ApplyError> {

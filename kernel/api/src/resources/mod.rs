@@ -7,6 +7,7 @@
 
 mod amount;
 mod apply;
+mod checkpoint;
 mod collection;
 mod convert;
 mod item;
@@ -21,6 +22,7 @@ mod validate;
 
 pub use amount::Amount;
 pub use apply::ApplyError;
+pub use checkpoint::{allocated, resources_of, unallocated};
 pub use collection::Resources;
 pub use convert::Format;
 pub use item::{Item, Name, Value};

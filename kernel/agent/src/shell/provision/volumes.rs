@@ -8,6 +8,7 @@ use plenum_containers::{ContainerSpec, Mount, Source};
 
 use super::{Failure, Provisioner, blocking};
 use crate::core::{Launch, LaunchStage};
+use crate::shell::volumes as persistent;
 use crate::shell::wanted::{VolumeSource, Wanted, WantedVolume};
 
 impl Provisioner {
@@ -17,6 +18,8 @@ impl Provisioner {
         launch: &Launch,
         wanted: &Wanted,
     ) -> Result<(), Failure> {
+        // First: others may be of a folder that one of these is mounted on.
+        self.provide_persistent(spec, launch).await?;
         if wanted.volumes.is_empty() {
             return Ok(());
         }
@@ -42,6 +45,25 @@ impl Provisioner {
             };
             spec.mounts.push(mount(volume, source));
         }
+        Ok(())
+    }
+
+    /// Persistent volumes among the container's resources; they become its user's.
+    async fn provide_persistent(&self, spec: &mut ContainerSpec, launch: &Launch) -> Result<(), Failure> {
+        if !persistent::any(&launch.resources) {
+            return Ok(());
+        }
+        let (resources, user) = (launch.resources.clone(), spec.user.clone());
+        let work_dir = self.config.work_dir.clone();
+        let mounts = blocking(LaunchStage::Volume, move || {
+            let work_dir =
+                work_dir.canonicalize().map_err(|error| format!("{}: {error}", work_dir.display()))?;
+            let owner = user.map(|user| owner(&user)).transpose()?;
+            persistent::give(&resources, &work_dir, owner)?;
+            persistent::mounts(&resources, &work_dir)
+        })
+        .await?;
+        spec.mounts.extend(mounts);
         Ok(())
     }
 
