@@ -158,6 +158,11 @@ impl Ledger {
         self.note(result);
     }
 
+    /// Turns free resources of an agent into others, if they are free.
+    pub fn convert_free(&mut self, agent: &str, from: &Resources, into: &Resources) -> bool {
+        self.allocator.convert_free(agent, from, into).is_ok()
+    }
+
     pub fn revive(&mut self, framework: &str, roles: &[String]) {
         let result = self.allocator.revive(framework, &roles.iter().cloned().collect());
         self.note(result);

@@ -6,6 +6,8 @@
 mod accept;
 mod agents;
 mod away;
+mod changes;
+mod conversions;
 mod event;
 mod executors;
 mod frameworks;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 use plenum_api::{IdSource, Millis, Now};
 use plenum_store::Op;
 
+pub use changes::operation_of;
 pub use event::{AgentIdentity, Answer, Caller, ConnId, Effect, Event, Peer, ReplyId, StreamId, Token};
 pub use metrics::Metrics;
 pub use registry::{

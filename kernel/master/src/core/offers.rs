@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use plenum_allocator::{Grant, Holding};
+use plenum_api::resources::{Format, Item};
 use plenum_api::scheduler::{self, call};
 use plenum_api::{Millis, mesos};
 
@@ -100,6 +101,12 @@ impl Master {
     ) -> Option<mesos::Offer> {
         let agent = Arc::clone(self.agents.get(agent_key)?);
         let framework_name = Arc::clone(&self.frameworks.get(&framework)?.id);
+        let format = match self.frameworks.get(&framework) {
+            Some(known) if !known.abilities.refined && grant.resources.iter().any(is_reserved) => {
+                Format::Legacy
+            }
+            _ => Format::Refined,
+        };
         self.next.offer += 1;
         let number = self.next.offer;
         let executor_ids = agent
@@ -118,7 +125,7 @@ impl Master {
             attributes: agent.info.attributes.clone(),
             executor_ids,
             allocation_info: Some(mesos::resource::AllocationInfo { role: Some(grant.role.clone()) }),
-            resources: grant.resources.to_mesos(),
+            resources: grant.resources.to_mesos_as(format),
             ..Default::default()
         };
         let record = Offer {
@@ -183,7 +190,7 @@ impl Master {
         Some(offer)
     }
 
-    fn rescind(&mut self, t: &mut Turn<'_>, number: u64) {
+    pub(super) fn rescind(&mut self, t: &mut Turn<'_>, number: u64) {
         let Some(offer) = self.return_offer(number, None, t.now.mono) else { return };
         let mut rescind = event(scheduler::event::Type::Rescind);
         rescind.rescind = Some(scheduler::event::Rescind { offer_id: self.offer_id(number) });
@@ -265,6 +272,10 @@ impl Master {
         framework.suppressed.extend(if roles.is_empty() { all } else { roles.to_vec() });
         self.ledger.suppress(&framework.id, roles);
     }
+}
+
+fn is_reserved(item: &Item) -> bool {
+    !item.reservations().is_empty()
 }
 
 /// Where an agent's API is, as Mesos writes it into offers.

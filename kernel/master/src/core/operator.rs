@@ -54,6 +54,15 @@ impl Master {
                 Some(update) => self.update_quota(t, reply, update.quota_configs, caller),
                 None => t.reply(reply, missing()),
             },
+            Type::ReserveResources
+            | Type::UnreserveResources
+            | Type::CreateVolumes
+            | Type::DestroyVolumes
+            | Type::GrowVolume
+            | Type::ShrinkVolume => match super::changes::operation_of(&call) {
+                Some((agent, operation)) => self.operator_change(t, reply, &agent, operation, caller),
+                None => t.reply(reply, missing()),
+            },
             Type::Unknown => t.reply(reply, Answer::bad("Expecting 'type' to be present")),
             other => {
                 t.reply(reply, Answer::Refused(501, format!("{} is not built yet", other.as_str_name())))

@@ -208,6 +208,7 @@ impl Master {
             tasks: BTreeSet::new(),
             executors: BTreeMap::new(),
             offers: BTreeSet::new(),
+            operations: BTreeMap::new(),
             away_at: None,
             leaving: false,
             life,
@@ -227,6 +228,7 @@ impl Master {
             agent.registered = old.registered;
             agent.tasks = std::mem::take(&mut old.tasks);
             agent.executors = std::mem::take(&mut old.executors);
+            agent.operations = std::mem::take(&mut old.operations);
             agent.leaving = old.leaving;
             agent.life = old.life;
             *old = agent;
@@ -246,6 +248,9 @@ impl Master {
         for info in register.frameworks {
             self.adopt_framework(t, info);
         }
+        let before =
+            self.agents.get_mut(key).map(|agent| std::mem::take(&mut agent.operations)).unwrap_or_default();
+        self.take_operations(t, key, before, register.operations);
         self.take_executors(key, register.executors);
         let mut unnamed = self.agents.get(key).map(|agent| agent.tasks.clone()).unwrap_or_default();
         let mut dead: BTreeSet<(String, String)> = BTreeSet::new();

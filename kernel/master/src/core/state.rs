@@ -52,6 +52,8 @@ pub struct Agent {
     pub(crate) executors: BTreeMap<(FrameworkKey, Arc<str>), Executor>,
     /// Offers made of it.
     pub(crate) offers: BTreeSet<u64>,
+    /// Operations on its resources that are under way, or whose result nobody has taken note of, by uuid.
+    pub(crate) operations: BTreeMap<Bytes, Arc<mesos::Operation>>,
     /// When it counts as unreachable unless it is back.
     pub(crate) away_at: Option<Millis>,
     /// A change of its record is being stored; nothing else is begun meanwhile.
@@ -73,8 +75,16 @@ impl Agent {
 
     /// Whether it writes down what operations make of its resources.
     pub(crate) fn takes_operations(&self) -> bool {
-        let feedback = mesos::agent_info::capability::Type::AgentOperationFeedback as i32;
-        self.capabilities.iter().any(|capability| capability.r#type == Some(feedback))
+        self.has(mesos::agent_info::capability::Type::AgentOperationFeedback)
+    }
+
+    /// Whether it makes persistent volumes larger and smaller.
+    pub(crate) fn resizes(&self) -> bool {
+        self.has(mesos::agent_info::capability::Type::ResizeVolume)
+    }
+
+    fn has(&self, kind: mesos::agent_info::capability::Type) -> bool {
+        self.capabilities.iter().any(|capability| capability.r#type == Some(kind as i32))
     }
 }
 
@@ -135,6 +145,8 @@ pub(crate) struct Stream {
 pub(crate) struct Abilities {
     pub partition_aware: bool,
     pub multi_role: bool,
+    /// It reads stacks of reservations.
+    pub refined: bool,
 }
 
 impl Abilities {
@@ -142,7 +154,11 @@ impl Abilities {
     pub fn of(info: &mesos::FrameworkInfo) -> Self {
         use mesos::framework_info::capability::Type;
         let has = |kind: Type| info.capabilities.iter().any(|c| c.r#type == Some(kind as i32));
-        Self { partition_aware: has(Type::PartitionAware), multi_role: has(Type::MultiRole) }
+        Self {
+            partition_aware: has(Type::PartitionAware),
+            multi_role: has(Type::MultiRole),
+            refined: has(Type::ReservationRefinement),
+        }
     }
 }
 

@@ -179,6 +179,11 @@ impl Agent {
         self.executors.values().map(|executor| (&executor.framework_id, &executor.info))
     }
 
+    /// Operations on its resources that are under way, or whose result nobody has taken note of.
+    pub fn operations(&self) -> impl Iterator<Item = &mesos::Operation> {
+        self.operations.values().map(|operation| &**operation)
+    }
+
     /// `ip:port` of its HTTP API, as far as is known.
     pub fn api_address(&self) -> String {
         if let Some(url) = &self.url {

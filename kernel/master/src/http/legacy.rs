@@ -1,4 +1,5 @@
-//! Mesos' older endpoints: `/state`, `/state-summary`, `/slaves`, `/frameworks`, `/tasks`, `/roles`, `/flags`, `/metrics/snapshot`, `/teardown`.
+//! Mesos' older endpoints: `/state`, `/state-summary`, `/slaves`, `/frameworks`, `/tasks`, `/roles`, `/flags`, `/metrics/snapshot`, `/teardown`,
+//! `/reserve`, `/unreserve`, `/create-volumes`, `/destroy-volumes`.
 //!
 //! Answers without parameters are shared between readers; see `cache`.
 
@@ -8,8 +9,9 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::response::Response;
 use http::{Method, StatusCode};
+use plenum_api::codec;
 use plenum_api::master::{Call, call};
-use plenum_api::mesos::FrameworkId;
+use plenum_api::mesos::{AgentId, FrameworkId, Resource};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Asked, Front, cache, model, operator, plain, reads, url_pairs};
@@ -30,6 +32,10 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
         "flags",
         "metrics/snapshot",
         "teardown",
+        "reserve",
+        "unreserve",
+        "create-volumes",
+        "destroy-volumes",
         "weights",
         "quota",
     ];
@@ -45,6 +51,9 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
     };
     if asked.path == "teardown" {
         return teardown(front, &handle, &asked).await;
+    }
+    if let "reserve" | "unreserve" | "create-volumes" | "destroy-volumes" = asked.path.as_str() {
+        return change(front, &handle, &asked).await;
     }
     if asked.method != Method::GET && asked.method != Method::HEAD {
         return plain(
@@ -199,7 +208,11 @@ fn state(s: &State, cluster: &str, flags: Json) -> Json {
     let slaves: Vec<Json> = s
         .agents
         .iter()
-        .map(|agent| Json::Object(model::agent(agent, totals.agents.get(&agent.id), false)))
+        .map(|agent| {
+            let mut map = model::agent(agent, totals.agents.get(&agent.id), false);
+            model::reservations(&mut map, agent);
+            Json::Object(map)
+        })
         .collect();
     let master = &s.master;
     let pid = master.pid.clone().unwrap_or_default();
@@ -408,11 +421,8 @@ fn quota(s: &State) -> Json {
 
 /// `/teardown` with `frameworkId=` in the body.
 async fn teardown(front: &Front, handle: &Handle, asked: &Asked) -> Response {
-    if asked.method != Method::POST {
-        return plain(
-            StatusCode::METHOD_NOT_ALLOWED,
-            format!("Expecting one of {{ 'POST' }}, but received '{}'", asked.method),
-        );
+    if let Some(refusal) = only_post(asked) {
+        return refusal;
     }
     let form = url_pairs(&String::from_utf8_lossy(&asked.body));
     let Some((_, id)) = form.into_iter().find(|(name, _)| name == "frameworkId") else {
@@ -424,4 +434,67 @@ async fn teardown(front: &Front, handle: &Handle, asked: &Asked) -> Response {
         ..Default::default()
     };
     operator::write(front, handle, asked, call::Type::Teardown, call).await
+}
+
+fn only_post(asked: &Asked) -> Option<Response> {
+    (asked.method != Method::POST).then(|| {
+        plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("Expecting one of {{ 'POST' }}, but received '{}'", asked.method),
+        )
+    })
+}
+
+/// `/reserve` and its relatives, with `slaveId=` and a JSON list as `resources=` or `volumes=` in the body.
+async fn change(front: &Front, handle: &Handle, asked: &Asked) -> Response {
+    if let Some(refusal) = only_post(asked) {
+        return refusal;
+    }
+    let form: BTreeMap<String, String> =
+        url_pairs(&String::from_utf8_lossy(&asked.body)).into_iter().collect();
+    let list = if asked.path.ends_with("volumes") { "volumes" } else { "resources" };
+    let missing = ["slaveId", list].into_iter().find(|name| !form.contains_key(*name));
+    if let Some(name) = missing {
+        return plain(
+            StatusCode::BAD_REQUEST,
+            format!("Missing '{name}' query parameter in the request body"),
+        );
+    }
+    let read = serde_json::from_str::<Vec<Json>>(&form[list]).map_err(|error| error.to_string());
+    let read = read.and_then(|list| {
+        let one = |value: &Json| codec::decode(codec::Encoding::Json, value.to_string().as_bytes());
+        list.iter().map(one).collect::<Result<Vec<Resource>, _>>().map_err(|error| error.to_string())
+    });
+    let resources = match read {
+        Ok(resources) => resources,
+        Err(error) => {
+            return plain(
+                StatusCode::BAD_REQUEST,
+                format!("Error in parsing '{list}' query parameter in the request body: {error}"),
+            );
+        }
+    };
+    let agent_id = AgentId { value: form["slaveId"].clone() };
+    let mut call = Call::default();
+    let kind = match asked.path.as_str() {
+        "reserve" => {
+            call.reserve_resources =
+                Some(call::ReserveResources { agent_id, resources, ..Default::default() });
+            call::Type::ReserveResources
+        }
+        "unreserve" => {
+            call.unreserve_resources = Some(call::UnreserveResources { agent_id, resources });
+            call::Type::UnreserveResources
+        }
+        "create-volumes" => {
+            call.create_volumes = Some(call::CreateVolumes { agent_id, volumes: resources });
+            call::Type::CreateVolumes
+        }
+        _ => {
+            call.destroy_volumes = Some(call::DestroyVolumes { agent_id, volumes: resources });
+            call::Type::DestroyVolumes
+        }
+    };
+    call.set_type(kind);
+    operator::write(front, handle, asked, kind, call).await
 }

@@ -277,13 +277,20 @@ pub(crate) fn agent(agent: &Agent, share: Option<&Share>, full: bool) -> Map<Str
     );
     if full {
         let both = |resources: &Resources| proto(&resources.to_mesos_as(Format::Both));
-        let reserved = roles.iter().map(|role| ((*role).to_owned(), both(&agent.total.reserved(role))));
-        map.insert("reserved_resources_full".into(), Json::Object(reserved.collect()));
-        map.insert("unreserved_resources_full".into(), both(&agent.total.unreserved()));
+        reservations(&mut map, agent);
         map.insert("used_resources_full".into(), both(&share.used));
         map.insert("offered_resources_full".into(), both(&share.offered));
     }
     map
+}
+
+/// Adds what is reserved of an agent, with everything said about it.
+pub(crate) fn reservations(map: &mut Map<String, Json>, agent: &Agent) {
+    let both = |resources: &Resources| proto(&resources.to_mesos_as(Format::Both));
+    let roles = agent.total.reservation_roles().into_iter();
+    let reserved = roles.map(|role| (role.to_owned(), both(&agent.total.reserved(role))));
+    map.insert("reserved_resources_full".into(), Json::Object(reserved.collect()));
+    map.insert("unreserved_resources_full".into(), both(&agent.total.unreserved()));
 }
 
 /// An offer.

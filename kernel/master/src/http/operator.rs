@@ -4,11 +4,12 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use plenum_api::codec::{self, Encoding};
 use plenum_api::master::{self, Call, call::Type, event, response};
-use plenum_api::resources::Resources;
+use plenum_api::mesos::{self, offer::Operation};
+use plenum_api::resources::{Resources, resources_of};
 use tokio::time::{Instant, interval_at};
 
 use super::{Asked, Front, cache, calls, plain, reads, scheduler, stream};
-use crate::core::Answer;
+use crate::core::{Answer, operation_of};
 use crate::shell::owner::Handle;
 
 pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
@@ -41,7 +42,13 @@ pub(crate) async fn serve(front: &Front, asked: Asked) -> Response {
         | Type::DeactivateAgent
         | Type::ReactivateAgent
         | Type::UpdateWeights
-        | Type::UpdateQuota => write(front, &handle, &asked, kind, call).await,
+        | Type::UpdateQuota
+        | Type::ReserveResources
+        | Type::UnreserveResources
+        | Type::CreateVolumes
+        | Type::DestroyVolumes
+        | Type::GrowVolume
+        | Type::ShrinkVolume => write(front, &handle, &asked, kind, call).await,
         _ => match reads::of_state(kind) {
             Some(read) => get(front, &handle, kind, wanted.encoding, read).await,
             None => plain(StatusCode::NOT_IMPLEMENTED, format!("{} is not built yet", kind.as_str_name())),
@@ -129,8 +136,39 @@ fn permission(kind: Type, call: &Call) -> Vec<(String, &'static str)> {
                 call.update_quota.iter().flat_map(|u| &u.quota_configs).map(|config| config.role.clone());
             roles.map(|role| (format!("dcos:mesos:master:quota:role:{role}"), "update")).collect()
         }
-        _ => vec![("dcos:superuser".into(), "full")],
+        _ => match operation_of(call) {
+            Some((_, mut operation)) => of_resources(kind, &mut operation),
+            None => vec![("dcos:superuser".into(), "full")],
+        },
     }
+}
+
+/// As in DC/OS: reserving and creating concern the role, undoing it whoever did it.
+fn of_resources(kind: Type, operation: &mut Operation) -> Vec<(String, &'static str)> {
+    let (what, action, by_role) = match kind {
+        Type::ReserveResources => ("reservation", "create", true),
+        Type::UnreserveResources => ("reservation", "delete", false),
+        Type::DestroyVolumes => ("volume", "delete", false),
+        Type::GrowVolume | Type::ShrinkVolume => ("volume", "update", true),
+        _ => ("volume", "create", true),
+    };
+    let needed = |resource: &mesos::Resource| {
+        let read = Resources::from_mesos([resource]).unwrap_or_default();
+        let item = read.iter().next();
+        let last = item.and_then(|item| item.reservations().last());
+        let volume = item.and_then(|item| item.meta()?.disk.as_ref()?.persistence.as_ref());
+        let (key, name) = match (by_role, what) {
+            (true, _) => ("role", last.map(|last| last.role.clone())),
+            (false, "volume") => ("principal", volume.and_then(|volume| volume.principal.clone())),
+            (false, _) => ("principal", last.and_then(|last| last.principal.clone())),
+        };
+        let name = name.map(|name| format!(":{name}")).unwrap_or_default();
+        (format!("dcos:mesos:master:{what}:{key}{name}"), action)
+    };
+    let mut all: Vec<_> = resources_of(operation).into_iter().map(|resource| needed(resource)).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// A call that changes something, if the caller may.
@@ -145,9 +183,10 @@ pub(crate) async fn write(front: &Front, handle: &Handle, asked: &Asked, kind: T
         );
     }
     tracing::info!(principal = asked.principal.uid, call = kind.as_str_name(), "audit");
+    let resources = operation_of(&call).is_some();
     match handle.operate(call, asked.caller()).await {
-        // Mesos answers operators with 200 where it answers frameworks with 202.
-        Ok(Answer::Accepted) => scheduler::simple(Answer::Done),
+        // Mesos answers operators with 200 where it answers frameworks with 202, but for what agents have yet to do.
+        Ok(Answer::Accepted) if !resources => scheduler::simple(Answer::Done),
         Ok(answer) => scheduler::simple(answer),
         Err(ended) => ended.into(),
     }

@@ -62,9 +62,10 @@ pub(crate) fn of_state(kind: Type) -> Option<Read> {
         }
         Type::GetTasks => |s| answer(response::Type::GetTasks, |r| r.get_tasks = Some(tasks(s))),
         Type::GetRoles => |s| answer(response::Type::GetRoles, |r| r.get_roles = Some(roles(s))),
-        Type::GetOperations => |_| {
+        Type::GetOperations => |s| {
             answer(response::Type::GetOperations, |r| {
-                r.get_operations = Some(response::GetOperations::default())
+                let operations = s.agents.iter().flat_map(|agent| agent.operations()).cloned().collect();
+                r.get_operations = Some(response::GetOperations { operations })
             })
         },
         Type::GetWeights => |s| {

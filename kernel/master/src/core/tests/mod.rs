@@ -4,6 +4,7 @@ mod agents;
 mod frameworks;
 mod life;
 mod load;
+mod operations;
 mod property;
 mod tasks;
 

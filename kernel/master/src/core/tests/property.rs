@@ -9,6 +9,9 @@ enum Step {
     Agent,
     Framework,
     Launch { framework: usize, tasks: usize, reuse: bool },
+    Change { framework: usize, kind: usize, id: u32, keep: bool },
+    Order { agent: usize, kind: usize, id: u32 },
+    Fail(usize),
     Decline(usize),
     Update { task: usize, state: usize },
     Acknowledge(usize),
@@ -28,6 +31,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Agent),
         2 => Just(Step::Framework),
         6 => (0..4usize, 1..4usize, any::<bool>()).prop_map(|(framework, tasks, reuse)| Step::Launch { framework, tasks, reuse }),
+        4 => (0..4usize, 0..4usize, 0..3u32, any::<bool>()).prop_map(|(framework, kind, id, keep)| Step::Change { framework, kind, id, keep }),
+        2 => (0..4usize, 0..4usize, 0..3u32).prop_map(|(agent, kind, id)| Step::Order { agent, kind, id }),
+        1 => (0..4usize).prop_map(Step::Fail),
         2 => (0..4usize).prop_map(Step::Decline),
         6 => (0..20usize, 0..4usize).prop_map(|(task, state)| Step::Update { task, state }),
         3 => (0..20usize).prop_map(Step::Acknowledge),
@@ -59,14 +65,21 @@ fn pick<T: Clone>(list: &[T], at: usize) -> Option<T> {
 fn act(rig: &mut Rig, world: &mut World, step: Step) {
     match step {
         Step::Agent if world.agents.len() < 4 && !rig.hold => {
-            let agent = rig.agent(&format!("h{}", world.agents.len()));
-            world.agents.push(agent);
+            let host = format!("h{}", world.agents.len());
+            let conn = rig.register(&host, operations::disk_agent(&host));
+            let Some(Kind::Registered(new)) = rig.told(conn).pop() else { panic!("registered") };
+            world.agents.push((conn, new.agent_id.value));
         }
         Step::Framework if world.frameworks.len() < 4 && !rig.hold => {
             let framework = rig.framework("f");
             world.frameworks.push(framework);
         }
         Step::Launch { framework, tasks, reuse } => launch(rig, world, framework, tasks, reuse),
+        Step::Change { framework, kind, id, keep } => {
+            change(rig, world, framework, &change_of(kind, id), keep)
+        }
+        Step::Order { agent, kind, id } => order(rig, world, agent, &change_of(kind, id)),
+        Step::Fail(agent) => fail(rig, world, agent),
         Step::Decline(framework) => {
             let Some((stream, id)) = pick(&world.frameworks, framework) else { return };
             let offer_ids = rig.offers(stream).iter().map(|o| o.id.clone()).collect();
@@ -168,6 +181,87 @@ fn launch(rig: &mut Rig, world: &mut World, framework: usize, count: usize, reus
     rig.call_as(stream, "alice", &id, call::Type::Accept, |c| c.accept = Some(accept));
 }
 
+/// A reservation, a volume, or the end of one.
+fn change_of(kind: usize, id: u32) -> mesos::offer::Operation {
+    let stack = serde_json::json!([{"type": "DYNAMIC", "role": "dev", "principal": "op"}]);
+    let disk = |amount: u32| serde_json::json!({"name": "disk", "type": "SCALAR", "scalar": {"value": amount}, "reservations": stack});
+    let mut volume = disk(10);
+    volume["disk"] = serde_json::json!({"persistence": {"id": format!("v{id}"), "principal": "op"},
+                                        "volume": {"mode": "RW", "container_path": "data"}});
+    match kind {
+        0 => operations::operation("RESERVE", vec![disk(10 * (id + 1))]),
+        1 => operations::operation("UNRESERVE", vec![disk(10)]),
+        2 => operations::operation("CREATE", vec![volume]),
+        _ => operations::operation("DESTROY", vec![volume]),
+    }
+}
+
+fn change(rig: &mut Rig, world: &mut World, framework: usize, what: &mesos::offer::Operation, keep: bool) {
+    let Some((stream, id)) = pick(&world.frameworks, framework) else { return };
+    let Some(offer) = rig.offers(stream).into_iter().next() else { return };
+    let mut operations = vec![what.clone()];
+    if keep {
+        // Everything that is left is used by a task.
+        let left = Resources::from_mesos(&offer.resources).expect("an offer");
+        let left = left.apply(&plenum_api::resources::allocated(what, "dev")).unwrap_or(left);
+        world.names += 1;
+        let name = format!("t{}", world.names % 30);
+        let agent = offer.agent_id.value.clone();
+        world.tasks.push((id.clone(), name.clone(), agent.clone()));
+        let info = mesos::TaskInfo { resources: left.to_mesos(), ..task(&name, &agent, "cpus:1") };
+        operations.push(mesos::offer::Operation {
+            r#type: Some(mesos::offer::operation::Type::Launch as i32),
+            launch: Some(mesos::offer::operation::Launch { task_infos: vec![info] }),
+            ..Default::default()
+        });
+    }
+    let accept = call::Accept { offer_ids: vec![offer.id], operations, filters: None };
+    rig.call_as(stream, "alice", &id, call::Type::Accept, |c| c.accept = Some(accept));
+}
+
+fn order(rig: &mut Rig, world: &World, agent: usize, what: &mesos::offer::Operation) {
+    use master::call::{CreateVolumes, DestroyVolumes, ReserveResources, Type, UnreserveResources};
+    let Some((_, id)) = pick(&world.agents, agent) else { return };
+    let agent_id = mesos::AgentId { value: id };
+    let mut call = master::Call::default();
+    if let Some(body) = what.reserve.clone() {
+        call.set_type(Type::ReserveResources);
+        call.reserve_resources =
+            Some(ReserveResources { agent_id, resources: body.resources, source: vec![] });
+    } else if let Some(body) = what.unreserve.clone() {
+        call.set_type(Type::UnreserveResources);
+        call.unreserve_resources = Some(UnreserveResources { agent_id, resources: body.resources });
+    } else if let Some(body) = what.create.clone() {
+        call.set_type(Type::CreateVolumes);
+        call.create_volumes = Some(CreateVolumes { agent_id, volumes: body.volumes });
+    } else if let Some(body) = what.destroy.clone() {
+        call.set_type(Type::DestroyVolumes);
+        call.destroy_volumes = Some(DestroyVolumes { agent_id, volumes: body.volumes });
+    }
+    rig.operate(call);
+}
+
+/// An agent answers everything it was told, and says what it has.
+fn fail(rig: &mut Rig, world: &World, agent: usize) {
+    let Some((conn, id)) = pick(&world.agents, agent) else { return };
+    let state = rig.master.state();
+    let Some(known) = state.agents.iter().find(|known| *known.id == *id).cloned() else { return };
+    for operation in known.operations() {
+        let mut status = operation.latest_status.clone();
+        status.set_state(mesos::OperationState::OperationFinished);
+        status.uuid = Some(operation.uuid.clone());
+        let update = internal::OperationUpdate {
+            framework_id: operation.framework_id.clone(),
+            status,
+            latest_status: None,
+            operation_uuid: operation.uuid.clone(),
+        };
+        rig.say(conn, agent_message::Kind::OperationUpdate(update));
+    }
+    let total = internal::ResourcesChanged { total: known.total.to_mesos() };
+    rig.say(conn, agent_message::Kind::ResourcesChanged(total));
+}
+
 fn rejoin(rig: &mut Rig, world: &mut World, agent: usize) {
     if world.agents.is_empty() {
         return;
@@ -178,11 +272,13 @@ fn rejoin(rig: &mut Rig, world: &mut World, agent: usize) {
     let state = rig.master.state();
     let mine = state.tasks.iter().filter(|task| *task.agent_id == *id).enumerate();
     let tasks = mine.filter(|(n, _)| n % 3 != 2).map(|(_, task)| task.describe()).collect();
+    let known = state.agents.iter().find(|known| *known.id == *id);
     let register = Register {
-        agent_info: agent_info(&format!("h{at}")),
         agent_id: Some(id.as_str().into()),
         tasks,
-        ..Default::default()
+        checkpointed_resources: known.map(|known| known.total.to_mesos()).unwrap_or_default(),
+        operations: known.iter().flat_map(|known| known.operations()).cloned().collect(),
+        ..operations::disk_agent(&format!("h{at}"))
     };
     world.agents[at].0 = rig.register(&format!("h{at}"), register);
 }
