@@ -24,7 +24,7 @@ const USAGE: &str = "usage: ci/bench NAME [--json FILE] [--quick] [--count N]
   containers   a launch through the real agent beside unshare, crun, runc and docker run; rates; memory of 1,000 containers
   leak         random launches, kills and crashes of agent, supervisor, init and task: what is left afterwards
 
---quick: a small run (of containers: 50; of leak: 100 deeds). --count: deeds of leak, 2,000 unless told.
+--quick: a small run (of containers: 50; of leak: 100 deeds). --count: containers at once, 1,000 unless told; deeds of leak, 2,000.
 containers and leak need root and the built program (PLENUM), which ci/bench builds; they fail when a mark is missed.";
 
 struct Arguments {
@@ -68,7 +68,7 @@ fn main() -> Result<ExitCode> {
         #[cfg(feature = "kernel")]
         "containers" => {
             strict = true;
-            containers::run(arguments.quick)?
+            containers::run(arguments.quick, arguments.count)?
         }
         #[cfg(feature = "kernel")]
         "leak" => {

@@ -80,6 +80,9 @@ impl Client {
 struct Supervisor {
     container: Container,
     task_status: Option<i32>,
+    /// Init has closed its end of the pipe: there is nothing to wait for on ours. It dies a while before it can be reaped, and an
+    /// ended pipe would wake us all that time.
+    status_ended: bool,
     kill_requested: bool,
     escalated: bool,
     escalate_at: Option<Instant>,
@@ -93,6 +96,7 @@ pub fn run(container: Container, listener: UnixListener, agent: UnixStream) -> E
     let mut me = Supervisor {
         container,
         task_status: None,
+        status_ended: false,
         kill_requested: false,
         escalated: false,
         escalate_at: None,
@@ -178,7 +182,8 @@ impl Supervisor {
             PollFd::new(listener.as_fd(), want(clients.len() < CLIENTS_MAX)),
             PollFd::new(self.container.init_fd.as_fd(), PollFlags::POLLIN),
         ];
-        if self.task_status.is_none() {
+        let watch_status = self.task_status.is_none() && !self.status_ended;
+        if watch_status {
             fds.push(PollFd::new(self.container.status.as_fd(), PollFlags::POLLIN));
         }
         let first_client = fds.len();
@@ -190,7 +195,7 @@ impl Supervisor {
         Ready {
             listener: ready(&fds[0]),
             init: ready(&fds[1]),
-            status: self.task_status.is_none() && ready(&fds[2]),
+            status: watch_status && ready(&fds[2]),
             clients: fds[first_client..].iter().map(ready).collect(),
         }
     }
@@ -201,11 +206,15 @@ impl Supervisor {
             return;
         }
         let mut raw = [0; 4];
-        if matches!(nix::unistd::read(&self.container.status, &mut raw), Ok(4)) {
-            self.task_status = Some(i32::from_le_bytes(raw));
-            if self.escalate_at.is_none() {
-                self.kill_everything();
+        match nix::unistd::read(&self.container.status, &mut raw) {
+            Ok(4) => {
+                self.task_status = Some(i32::from_le_bytes(raw));
+                if self.escalate_at.is_none() {
+                    self.kill_everything();
+                }
             }
+            Err(Errno::EINTR) => {}
+            _ => self.status_ended = true,
         }
     }
 

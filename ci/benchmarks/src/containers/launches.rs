@@ -12,7 +12,7 @@ use crate::node::master::{Heard, terminal};
 use crate::node::task::{stamp, task};
 
 /// For one launch, and for each of many to say something.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The node, and a name for each task.
 pub struct Launcher {

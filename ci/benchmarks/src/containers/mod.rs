@@ -59,8 +59,8 @@ const WARM: usize = 2;
 /// How long memory is left to settle.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Measures; `quick` with fewer containers.
-pub fn run(quick: bool) -> Result<Figures> {
+/// Measures; `quick` with fewer containers, `running` with another number of them at once.
+pub fn run(quick: bool, running: Option<u32>) -> Result<Figures> {
     own_network()?;
     plenum_testkit::process::allow_many_files()?;
     let folder = tempfile::Builder::new().prefix("plenum-peers-").tempdir_in("/var/tmp")?;
@@ -73,10 +73,13 @@ pub fn run(quick: bool) -> Result<Figures> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         registry::serve(&root).await?;
-        let images = format!("[agent.images]\ninsecure = [\"{}\"]\n", registry::HOST);
+        // However full the disk is, sandboxes stay while this measures.
+        let images = format!("gc_interval = 86400\n[agent.images]\ninsecure = [\"{}\"]\n", registry::HOST);
         let node = Node::start("bench", &images).await?;
         let launcher = Launcher::new(node, &program);
-        measure(launcher, peers, if quick { &QUICK } else { &FULL }).await
+        let size = if quick { QUICK } else { FULL };
+        let running = running.map_or(size.running, |running| running as usize);
+        measure(launcher, peers, &Size { running, ..size }).await
     })
 }
 
