@@ -9,6 +9,7 @@
 mod attach;
 mod executor;
 mod files;
+mod metrics;
 mod nested;
 mod operator;
 mod recordio;
@@ -120,8 +121,15 @@ async fn dispatch(State(http): State<Arc<Http>>, request: Request) -> Response {
         "/files/download",
         "/files/debug",
     ];
-    if known.contains(&path.as_str()) && head.method != Method::GET && head.method != Method::HEAD {
+    let metrics = path.strip_prefix(metrics::PREFIX).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    if (known.contains(&path.as_str()) || metrics.is_some())
+        && head.method != Method::GET
+        && head.method != Method::HEAD
+    {
         return not_allowed("GET, HEAD");
+    }
+    if let Some(rest) = metrics {
+        return metrics::answer(&http, rest).await.unwrap_or_else(|refusal| refusal);
     }
     match path.as_str() {
         "/health" => StatusCode::OK.into_response(),

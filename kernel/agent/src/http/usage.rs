@@ -188,3 +188,65 @@ pub(super) async fn containers(
     };
     Ok(running(http, nested).await?.into_iter().map(one).collect())
 }
+
+/// What runs, as the metrics API shows it: a pod's tasks stand for themselves.
+pub(super) struct Measured {
+    pub container: String,
+    pub executor: String,
+    pub framework: String,
+    pub framework_name: String,
+    pub role: String,
+    pub principal: String,
+    pub hostname: String,
+    pub task: Option<String>,
+    pub task_name: Option<String>,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub statistics: Option<ResourceStatistics>,
+    /// Bytes.
+    pub disk_limit: Option<f64>,
+}
+
+/// Everything that has a process of its own.
+pub(super) async fn measured(http: &Http) -> Result<Vec<Measured>, Response> {
+    let (view, _) = http.view().await?;
+    let mut all = Vec::new();
+    for framework in &view.frameworks {
+        for executor in framework.executors.iter().filter(|executor| !executor.completed) {
+            let runs = executor.tasks.iter().filter(|task| matches!(task.stage, "pending" | "launched"));
+            let mut one = |container: &str, task: Option<&TaskView>, statistics| {
+                let labels = task.and_then(|task| task.task.labels.as_ref()).map(|labels| &labels.labels);
+                let disk = task.iter().flat_map(|task| &task.task.resources).filter(|one| one.name == "disk");
+                let disk: f64 = disk.filter_map(|one| one.scalar.as_ref()).map(|scalar| scalar.value).sum();
+                all.push(Measured {
+                    container: container.to_owned(),
+                    executor: executor.info.executor_id.value.clone(),
+                    framework: framework.id.clone(),
+                    framework_name: framework.info.name.clone(),
+                    role: framework.info.role().to_owned(),
+                    principal: framework.info.principal.clone().unwrap_or_default(),
+                    hostname: view.agent.hostname.clone(),
+                    task: task.map(|task| task.task.task_id.value.clone()),
+                    task_name: task.map(|task| task.task.name.clone()),
+                    labels: labels
+                        .into_iter()
+                        .flatten()
+                        .map(|label| (label.key.clone(), label.value.clone().unwrap_or_default()))
+                        .collect(),
+                    statistics,
+                    disk_limit: (disk > 0.0).then_some(disk * 1024.0 * 1024.0),
+                });
+            };
+            if executor.info.r#type() == ExecutorType::Default {
+                for task in runs {
+                    let statistics = measure(http, &task.container, std::slice::from_ref(task)).await;
+                    one(&task.container, Some(task), statistics);
+                }
+            } else {
+                let statistics = measure(http, &executor.container, &executor.tasks).await;
+                let task = executor.tasks.first().filter(|_| executor.command);
+                one(&executor.container, task, statistics);
+            }
+        }
+    }
+    Ok(all)
+}

@@ -502,3 +502,28 @@ async fn calls_that_make_no_sense_get_their_4xx() {
     }
     assert!(!world.log().contains("panicked"), "{}", world.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_there_in_the_form_of_the_metrics_api() {
+    if !is_root() {
+        return;
+    }
+    let (world, container) = with_task("sleep 600").await;
+    let base = "/system/v1/metrics/v0";
+    assert_eq!(world.get_json(&format!("{base}/containers")).await, json!([container]));
+    let told = world.get_json(&format!("{base}/containers/{container}")).await;
+    let value = |told: &Value, name: &str| {
+        let points = told["datapoints"].as_array().unwrap();
+        points.iter().find(|point| point["name"] == name).map(|point| point["value"].as_f64().unwrap())
+    };
+    assert!(value(&told, "mem.total").unwrap() > 0.0, "{told}");
+    assert_eq!(
+        (&told["dimensions"]["task_id"], &told["dimensions"]["mesos_id"]),
+        (&json!("t"), &json!("S1"))
+    );
+    assert_eq!(world.get(&format!("{base}/containers/{container}/app")).await, (204, Vec::new()));
+    assert_eq!(world.get(&format!("{base}/containers/nobody")).await.0, 404);
+    let node = world.get_json(&format!("{base}/node")).await;
+    assert!(value(&node, "memory.total").unwrap() > value(&node, "memory.free").unwrap(), "{node}");
+    assert_eq!(world.get(&format!("{base}/nothing")).await.0, 404);
+}
