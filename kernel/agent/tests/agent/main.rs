@@ -10,4 +10,5 @@ mod life;
 mod master;
 mod nested;
 mod pods;
+mod volumes;
 mod world;

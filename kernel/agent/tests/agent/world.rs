@@ -68,6 +68,7 @@ impl World {
         };
         let (cert, key) = issue("master");
         let identity = Identity::from_pem(ca.certificate_pem(), &cert, &key).unwrap();
+        files(&folder.path().join("master")).write(ca.certificate_pem(), &cert, &key).unwrap();
         let master = Master::start(&identity).await;
         let (cert, key) = issue("agent");
         files(folder.path()).write(ca.certificate_pem(), &cert, &key).unwrap();
@@ -187,7 +188,7 @@ impl Drop for World {
     }
 }
 
-fn files(folder: &Path) -> IdentityFiles {
+pub fn files(folder: &Path) -> IdentityFiles {
     IdentityFiles { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") }
 }
 
