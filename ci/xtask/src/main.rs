@@ -32,7 +32,7 @@ fn main() -> Result<()> {
             }
             build::binary(how.0, how.1).map(|path| println!("{}", path.display()))
         }
-        ["shim"] => build::shim(Linking::Dynamic).map(|path| println!("{}", path.display())),
+        ["shim"] => build::shim().map(|path| println!("{}", path.display())),
         ["edges"] => edges::check(),
         ["docs"] => docs::check(),
         ["lint"] => {

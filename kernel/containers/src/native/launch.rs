@@ -8,7 +8,7 @@ use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
 use crate::spec::ContainerSpec;
 use crate::user::{self, User};
-use plenum_shim::wire::{Contain, Inside, Launch, Pid, Reply, Request, Share, State, ns};
+use plenum_shim::wire::{self, Contain, Inside, Launch, Pid, Reply, Request, Share, State, ns};
 use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
@@ -65,13 +66,13 @@ pub async fn launch(inner: &Arc<Inner>, spec: ContainerSpec) -> Result<Launched,
 async fn start(inner: &Arc<Inner>, spec: &ContainerSpec) -> Result<Handle, RuntimeError> {
     let run_dir = inner.dir(&spec.id);
     let deadline = spec.launch_deadline;
-    let (request, groups, child, stream, notes) = {
+    let (unsaid, groups, child, stream, notes) = {
         let (inner, spec, run_dir) = (Arc::clone(inner), spec.clone(), run_dir.clone());
-        spawn_blocking(move || begin(&inner, &spec, &run_dir)).await.map_err(|_| abandoned())??
+        may_block(move || begin(&inner, &spec, &run_dir)).await??
     };
     let mut talk = Talk { shim: None };
     // The shim keeps the deadline itself; the agent's is for a shim that does not.
-    let told = tokio::time::timeout(deadline + Duration::from_secs(2), talk.through(stream, request)).await;
+    let told = tokio::time::timeout(deadline + Duration::from_secs(2), talk.through(stream, &unsaid)).await;
     let failure = match told {
         Ok(Ok((mut state, connection))) => {
             reap(child);
@@ -91,7 +92,17 @@ fn abandoned() -> RuntimeError {
     RuntimeError::Refused("the launch was abandoned by a shutdown".into())
 }
 
-type Begun = (Request, Vec<Vec<u8>>, Child, UnixStream, Vec<String>);
+/// Does what blocks for a moment where it is: waking another thread for it would cost a busy machine more than the work itself.
+async fn may_block<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RuntimeError> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => Ok(tokio::task::block_in_place(work)),
+        _ => spawn_blocking(work).await.map_err(|_| abandoned()),
+    }
+}
+
+/// What is left to be said to the shim, its groups, itself.
+type Begun = (Vec<u8>, Vec<Vec<u8>>, Child, UnixStream, Vec<String>);
 
 /// Everything that touches files and processes, on a thread that may block.
 fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, RuntimeError> {
@@ -112,13 +123,17 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
         _ => RuntimeError::Io { what: format!("making {}", run_dir.display()), error },
     })?;
     let files = prepare_image(spec, run_dir);
-    let started = files.and_then(|()| spawn(&inner.config.shim, "launch", Stdio::null(), Stdio::null()));
     let request = match inside {
         Some(inside) => Request::Contain(Box::new(Contain { launch: *launch, inside })),
         None => Request::Launch(launch),
     };
+    let words = [wire::encode(&connection::hello()), wire::encode(&request)].concat();
+    let shim = &inner.config.shim;
+    let started = files.and_then(|()| spawn_told(shim, "launch", &words, Stdio::null(), Stdio::null()));
     match started {
-        Ok((child, stream)) => Ok((request, dirs, child, stream, notes)),
+        Ok((child, stream, said)) => {
+            Ok((words.get(said..).unwrap_or_default().to_vec(), dirs, child, stream, notes))
+        }
         Err(error) => {
             let _nothing_runs = std::fs::remove_dir_all(run_dir);
             Err(error)
@@ -177,12 +192,26 @@ fn check_means(inside: &Inside, namespaces: u32, may_filter: bool) -> Result<(),
 
 /// Starts the shim program with a socket as its descriptor 0. Needs a tokio runtime around it.
 pub fn spawn(shim: &Path, role: &str, out: Stdio, err: Stdio) -> Result<(Child, UnixStream), RuntimeError> {
+    spawn_told(shim, role, &[], out, err).map(|(child, stream, _)| (child, stream))
+}
+
+/// See [`spawn`]; as many of the `words` as the socket holds are in it before the program starts, so that it waits for nobody. Gives how many.
+fn spawn_told(
+    shim: &Path,
+    role: &str,
+    words: &[u8],
+    out: Stdio,
+    err: Stdio,
+) -> Result<(Child, UnixStream, usize), RuntimeError> {
+    use std::io::Write;
     let start = || {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        // What does not fit is said later.
+        let said = if words.is_empty() { 0 } else { ours.write(words).unwrap_or(0) };
         let mut command = Command::new(shim);
         command.arg(role).env_clear().stdin(OwnedFd::from(theirs)).stdout(out).stderr(err);
-        Ok((command.spawn()?, UnixStream::from_std(ours)?))
+        Ok((command.spawn()?, UnixStream::from_std(ours)?, said))
     };
     start().map_err(|error| RuntimeError::Shim { path: shim.display().to_string(), error })
 }
@@ -242,12 +271,11 @@ impl Talk {
     async fn through(
         &mut self,
         mut stream: UnixStream,
-        launch: Request,
+        unsaid: &[u8],
     ) -> Result<(State, Connection), RuntimeError> {
         let mut inbox = Inbox::default();
         // A shim that refuses early closes its end; its answer says more than the broken pipe.
-        let _answer_says_why = connection::write(&mut stream, &connection::hello()).await;
-        let _answer_says_why = connection::write(&mut stream, &launch).await;
+        let _answer_says_why = stream.write_all(unsaid).await;
         loop {
             match inbox.next(&mut stream).await {
                 Ok(Reply::Hello { shim, .. }) => self.shim = Some(shim),
