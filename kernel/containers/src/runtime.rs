@@ -271,6 +271,9 @@ pub enum RuntimeError {
     /// The shim would not.
     #[error("the shim refused: {0}")]
     Refused(String),
+    /// The engine that keeps the container would not, or cannot be asked.
+    #[error("{0}")]
+    Engine(String),
     /// The shim program cannot be started.
     #[error("{path} cannot be started: {error}; check the path and that it may be executed")]
     Shim {
@@ -323,6 +326,7 @@ impl RuntimeError {
             RuntimeError::Ended(_) => "container.ended",
             RuntimeError::Step { .. } => "container.step",
             RuntimeError::Refused(_) => "container.refused",
+            RuntimeError::Engine(_) => "container.engine",
             RuntimeError::Shim { .. } => "container.shim",
             RuntimeError::Deadline(_) => "container.deadline",
             RuntimeError::Undead { .. } => "container.undead",

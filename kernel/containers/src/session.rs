@@ -82,12 +82,20 @@ pub struct Input(pub(crate) Way);
 pub(crate) enum Way {
     Pipe(Option<pipe::Sender>),
     Terminal(Arc<AsyncFd<OwnedFd>>),
+    /// The command is somebody else's: a pipe to who passes it on, and where sizes go if it has a terminal.
+    Passed(Option<pipe::Sender>, Option<mpsc::Sender<Size>>),
 }
 
 /// End of transmission (control-D), which is how the end of input is said on a terminal.
 const END: u8 = 4;
 
 impl Input {
+    /// One of a command that another program keeps: `pipe` takes the bytes, `sizes` the sizes of its terminal.
+    #[must_use]
+    pub fn passed(pipe: pipe::Sender, sizes: Option<mpsc::Sender<Size>>) -> Self {
+        Self(Way::Passed(Some(pipe), sizes))
+    }
+
     /// One that leads nowhere, to put in the place of one that is moved.
     #[must_use]
     pub fn closed() -> Self {
@@ -97,8 +105,8 @@ impl Input {
     /// Hands bytes to the command; waits while it does not read. An error (`BrokenPipe`) if it never will.
     pub async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match &mut self.0 {
-            Way::Pipe(Some(pipe)) => pipe.write_all(bytes).await,
-            Way::Pipe(None) => Err(std::io::ErrorKind::BrokenPipe.into()),
+            Way::Pipe(Some(pipe)) | Way::Passed(Some(pipe), _) => pipe.write_all(bytes).await,
+            Way::Pipe(None) | Way::Passed(None, _) => Err(std::io::ErrorKind::BrokenPipe.into()),
             Way::Terminal(terminal) => {
                 let mut left = bytes;
                 while !left.is_empty() {
@@ -120,14 +128,22 @@ impl Input {
                 drop(pipe.take());
                 Ok(())
             }
-            Way::Terminal(_) => self.write(&[END]).await,
+            Way::Passed(pipe, None) => {
+                drop(pipe.take());
+                Ok(())
+            }
+            Way::Terminal(_) | Way::Passed(_, Some(_)) => self.write(&[END]).await,
         }
     }
 
     /// Changes the size of the terminal; without one there is nothing to change.
     pub fn resize(&self, size: Size) -> std::io::Result<()> {
         match &self.0 {
-            Way::Pipe(_) => Err(std::io::ErrorKind::Unsupported.into()),
+            Way::Pipe(_) | Way::Passed(_, None) => Err(std::io::ErrorKind::Unsupported.into()),
+            // Of many sizes at once only the last matters, and it comes when the window is still.
+            Way::Passed(_, Some(sizes)) => {
+                sizes.try_send(size).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+            }
             Way::Terminal(terminal) => {
                 let fd = terminal.get_ref().as_fd();
                 Ok(plenum_shim::sys::resize_terminal(fd, size.rows, size.columns)?)

@@ -13,6 +13,8 @@ mod probe;
 mod recover;
 mod session;
 
+pub use probe::through;
+
 use crate::isolation::Isolation;
 use crate::runtime::{
     Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics, Usage,

@@ -27,18 +27,23 @@ pub async fn probe(
 async fn attempt(inner: &Arc<Inner>, state: &State, probe: &Probe) -> Result<Probed, RuntimeError> {
     let (Probe::Tcp { to } | Probe::Http { to, .. }) = probe;
     let socket = helper::socket(inner, state, to.is_ipv6()).await?;
-    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+    Ok(through(TcpSocket::from_std_stream(std::net::TcpStream::from(socket)), probe).await)
+}
+
+/// Carries a probe out through a socket that was made in the network it is about. Has no deadline.
+pub async fn through(socket: TcpSocket, probe: &Probe) -> Probed {
+    let (Probe::Tcp { to } | Probe::Http { to, .. }) = probe;
     let stream = match socket.connect(*to).await {
         Ok(stream) => stream,
-        Err(error) => return Ok(Probed::Failed(format!("connecting to {to}: {error}"))),
+        Err(error) => return Probed::Failed(format!("connecting to {to}: {error}")),
     };
-    let Probe::Http { path, host, tls, .. } = probe else { return Ok(Probed::Connected) };
+    let Probe::Http { path, host, tls, .. } = probe else { return Probed::Connected };
     let host = host.clone().unwrap_or_else(|| to.to_string());
     let asked = match tls {
         false => get(stream, path, &host).await,
         true => get_tls(stream, to, path, &host).await,
     };
-    Ok(asked.map_or_else(Probed::Failed, Probed::Status))
+    asked.map_or_else(Probed::Failed, Probed::Status)
 }
 
 async fn get_tls(stream: TcpStream, to: &SocketAddr, path: &str, host: &str) -> Result<u16, String> {
