@@ -1,9 +1,11 @@
-"""The original command line `dcos` (Python, dcoscli 0.6.1) against the gateway: clusters, logging in and out, and what it reads.
+"""The original command line `dcos` (Python, dcoscli 0.6.1) against the gateway: clusters, logging in and out, what it reads, and tasks:
+lists, files, logs, commands inside of them, figures.
 
 usage: dcos_flow.py GATEWAY_URL USER PASSWORD-FILE [HTTPS_URL]
 Without HTTPS_URL the gateway's TLS port is the one beside its plain one (80 and 443, 8081 and 8443).
 """
 
+import base64
 import json
 import os
 import re
@@ -14,7 +16,7 @@ import tempfile
 import urllib.request
 from urllib.parse import urlsplit
 
-from flow import Flow, equal
+from flow import Flow, equal, until
 
 URL = sys.argv[1].rstrip("/")
 USER, PASSWORD_FILE = sys.argv[2], os.path.abspath(sys.argv[3])
@@ -39,10 +41,11 @@ def environment(home):
     }
 
 
-def dcos(*arguments, home=HOME, code=0):
-    """Runs the client, compares its exit code, and returns what it printed."""
+def dcos(*arguments, home=HOME, code=0, given=None):
+    """Runs the client with `given` on a pipe, compares its exit code, and returns what it printed."""
+    source = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
     done = subprocess.run(
-        [CLIENT, *arguments], env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False
+        [CLIENT, *arguments], env=environment(home), **source, capture_output=True, text=True, timeout=90, check=False
     )
     shown = f"dcos {' '.join(arguments)}: {done.stdout}{done.stderr}"
     equal(done.returncode, code, f"exit code of {shown}")
@@ -161,6 +164,108 @@ def hello():
     assert "hello" in [one["name"] for one in found["packages"]], found
 
 
+TASK = "flow-six"
+SCRIPT = "echo first line; echo oops >&2; n=0; while [ ! -e stop ]; do n=$((n+1)); echo line $n; sleep 0.5; done"
+
+
+def app_runs():
+    """A task that prints; the rest of the flow looks at it."""
+    path = os.path.join(HOME, "app.json")
+    with open(path, "w", encoding="ascii") as file:
+        json.dump({"id": f"/{TASK}", "cmd": SCRIPT, "cpus": 0.1, "mem": 32, "instances": 1}, file)
+    dcos("marathon", "app", "add", path)
+    until("the task runs", lambda: [one for one in tasks() if one["state"] == "TASK_RUNNING"], 60)
+
+
+def tasks():
+    return json.loads(dcos("task", TASK, "--json"))
+
+
+def task_listed():
+    contains(dcos("task"), TASK)
+    equal([one["name"] for one in tasks()], [TASK], "tasks")
+
+
+def task_files():
+    names = dcos("task", "ls", TASK).split()
+    assert {"stdout", "stderr"} <= set(names), names
+
+
+def task_log():
+    until("the log's beginning", lambda: "first line" in dcos("task", "log", "--lines=1000", TASK))
+    contains(dcos("task", "log", TASK, "stderr"), "oops")
+
+
+def task_log_follows():
+    """What is printed while the client follows arrives there."""
+    with subprocess.Popen(
+        [CLIENT, "task", "log", "--follow", "--lines=1", TASK],
+        env=environment(HOME), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as client:
+        try:
+            seen = []
+            until("two lines more", lambda: seen.append(client.stdout.readline()) or len(seen) >= 3, 30)
+        finally:
+            client.kill()
+    numbers = [int(line.split()[1]) for line in seen if line.startswith("line ")]
+    assert len(numbers) >= 2 and numbers == sorted(set(numbers)), seen
+
+
+def agent(call):
+    """Asks the task's agent through the gateway, as the client does."""
+    import tomllib
+
+    folder = os.path.join(HOME, ".dcos", "clusters")
+    with open(os.path.join(folder, os.listdir(folder)[0], "dcos.toml"), "rb") as file:
+        token = tomllib.load(file)["core"]["dcos_acs_token"]
+    url = f"{URL}/agent/{tasks()[0]['slave_id']}/api/v1"
+    headers = {"Authorization": f"token={token}", "Content-Type": "application/json", "Accept": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(call).encode(), headers), timeout=60) as reply:
+        return json.load(reply)
+
+
+def exec_ends_with(code):
+    """This client tells nobody how a command ended, so the agent is asked."""
+    command = [CLIENT, "task", "exec", TASK, "sh", "-c", f"echo begun; sleep 3; exit {code}"]
+    with subprocess.Popen(
+        command, env=environment(HOME), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as client:
+        listed = {"type": "GET_CONTAINERS", "get_containers": {"show_nested": True}}
+        nested = until(
+            "the command is listed",
+            lambda: [
+                one["container_id"]
+                for one in agent(listed)["get_containers"].get("containers", [])
+                if "parent" in one["container_id"] and one.get("executor_id", {}).get("value", "").startswith(TASK)
+            ],
+        )
+        waited = agent({"type": "WAIT_NESTED_CONTAINER", "wait_nested_container": {"container_id": nested[0]}})
+        equal(waited["wait_nested_container"]["exit_status"], code << 8, "exit status")
+        printed = client.communicate(timeout=60)[0]
+        equal((printed, client.returncode), ("begun\n", 0), "what the client printed, and its own exit code")
+
+
+def exec_cat():
+    text = base64.b64encode(os.urandom(300_000)).decode()
+    equal(dcos("task", "exec", "-i", TASK, "cat", given=text), text, "what came back")
+
+
+def task_metrics():
+    found = json.loads(dcos("task", "metrics", "details", tasks()[0]["id"], "--json"))
+    names = {one["name"] for one in found}
+    assert {"cpus.user.time", "mem.total", "mem.limit"} <= names, names
+    contains(dcos("task", "metrics", "summary", tasks()[0]["id"]), "GiB")
+
+
+def node_metrics():
+    contains(dcos("node", "metrics", "summary", tasks()[0]["slave_id"]), "GiB")
+
+
+def app_gone():
+    dcos("marathon", "app", "remove", f"/{TASK}")
+    until("no task is left", lambda: not tasks(), 60)
+
+
 try:
     flow.step("cluster setup over plain HTTP", lambda: setup(URL))
     flow.step("--version", lambda: contains(dcos("--version"), "dcoscli.version=0.6.1", "dcos.version=2.2"))
@@ -172,6 +277,17 @@ try:
     flow.step("service", services)
     flow.step("node", nodes)
     flow.step("package search hello", hello)
+    flow.step("marathon app add; its task runs", app_runs)
+    flow.step("task; task --json", task_listed)
+    flow.step("task ls", task_files)
+    flow.step("task log", task_log)
+    flow.step("task log --follow", task_log_follows)
+    flow.step("task exec: exit code 0", lambda: exec_ends_with(0))
+    flow.step("task exec: exit code 3", lambda: exec_ends_with(3))
+    flow.step("task exec -i cat, fed by a pipe", exec_cat)
+    flow.step("task metrics details and summary", task_metrics)
+    flow.step("node metrics summary", node_metrics)
+    flow.step("marathon app remove; its task is gone", app_gone)
     flow.step("logout; a command fails", logged_out)
     flow.step("login; the command works", log_in)
     flow.step("login with a wrong password: exit code 1", wrong_login)
