@@ -1,77 +1,67 @@
-//! Addresses of containers: a file per address, named after it, holding the container's id. Made by a hard link, so that it is whole or not there.
+//! The addresses of one network and who has which. Pure; the records on disk are what is kept.
 
-use std::fs;
-use std::io;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
-/// The addresses of one network; the first (`.1`) is the bridge's.
+use crate::types::IpNet;
+
+/// The first two addresses of a network are the tunnel's or nobody's, and the bridge's; the last one is the broadcast address.
+const FIRST: u32 = 2;
+
+/// The addresses of one network, by their number in it. The one that was free longest is given first, so that what somebody still sends to a
+/// container that has ended does not soon reach another.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    folder: PathBuf,
-    network: u32,
-    bits: u8,
+    network: IpNet,
+    taken: BTreeMap<u32, String>,
+    next: u32,
 }
 
 impl Pool {
-    /// The pool whose files are in `folder`, which exists. `bits` is 8 to 30.
+    /// All addresses of an IPv4 network of /8 to /29 are free.
     #[must_use]
-    pub fn new(folder: PathBuf, network: Ipv4Addr, bits: u8) -> Self {
-        Self { folder, network: u32::from(network), bits }
+    pub fn new(network: IpNet) -> Self {
+        Self { network: network.network(), taken: BTreeMap::new(), next: FIRST }
     }
 
-    /// The container's address: the one it has, or else the lowest free one. `None` when all are taken.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn take(&self, container: &str) -> io::Result<Option<Ipv4Addr>> {
-        let held = self.held()?;
-        if let Some((address, _)) = held.iter().find(|(_, who)| who == container) {
-            return Ok(Some(*address));
-        }
-        let taken: std::collections::BTreeSet<u32> = held.iter().map(|(a, _)| u32::from(*a)).collect();
-        let size = 1u32 << (32 - u32::from(self.bits.clamp(8, 30)));
-        // Network, bridge and broadcast are nobody's.
-        let free = (2..size - 1).map(|at| self.network.saturating_add(at)).filter(|a| !taken.contains(a));
-        let temporary = self.folder.join(format!(".{container}"));
-        for number in free {
-            let address = Ipv4Addr::from(number);
-            fs::write(&temporary, container)?;
-            let linked = fs::hard_link(&temporary, self.folder.join(address.to_string()));
-            fs::remove_file(&temporary)?;
-            match linked {
-                Ok(()) => return Ok(Some(address)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
+    /// One past the last number that can be given.
+    fn end(&self) -> u32 {
+        let free = u32::from(32u8.saturating_sub(self.network.bits));
+        1u32.checked_shl(free).unwrap_or(u32::MAX).saturating_sub(1)
     }
 
-    /// Frees what the container holds.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn free(&self, container: &str) -> io::Result<()> {
-        for (address, _) in self.held()?.into_iter().filter(|(_, who)| who == container) {
-            fs::remove_file(self.folder.join(address.to_string()))?;
-        }
-        Ok(())
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> IpNet {
+        self.network
     }
 
-    /// Every address that is taken, and by whom.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn held(&self) -> io::Result<Vec<(Ipv4Addr, String)>> {
-        let mut out = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            if let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                out.push((address, fs::read_to_string(entry.path())?));
-            }
+    /// The number of an address for the container: the one it has, or a free one. `None` when all are taken.
+    pub fn take(&mut self, container: &str) -> Option<u32> {
+        if let Some((number, _)) = self.taken.iter().find(|(_, who)| *who == container) {
+            return Some(*number);
         }
-        Ok(out)
+        let end = self.end();
+        let number =
+            (self.next..end).chain(FIRST..self.next.min(end)).find(|at| !self.taken.contains_key(at))?;
+        self.taken.insert(number, container.to_owned());
+        self.next = number + 1;
+        Some(number)
+    }
+
+    /// Notes who has a number. `false` when it is somebody else's or cannot be given.
+    pub fn note(&mut self, number: u32, container: &str) -> bool {
+        let free = self.taken.get(&number).is_none_or(|who| who == container);
+        let good = free && (FIRST..self.end()).contains(&number);
+        if good {
+            self.taken.insert(number, container.to_owned());
+            self.next = self.next.max(number + 1);
+        }
+        good
+    }
+
+    /// Frees what the container has.
+    pub fn free(&mut self, container: &str) {
+        self.taken.retain(|_, who| who != container);
     }
 }
 
@@ -81,17 +71,35 @@ mod tests {
 
     #[test]
     fn each_container_has_one_address_until_none_is_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let pool = Pool::new(dir.path().to_owned(), [10, 1, 2, 0].into(), 29);
-        let first = pool.take("a").unwrap();
-        assert_eq!(first, Some([10, 1, 2, 2].into()));
-        assert_eq!(pool.take("a").unwrap(), first);
+        let mut pool = Pool::new("10.1.2.0/29".parse().unwrap());
+        assert_eq!(pool.take("a"), Some(2));
+        assert_eq!(pool.take("a"), Some(2));
         for name in ["b", "c", "d", "e"] {
-            assert!(pool.take(name).unwrap().is_some());
+            assert!(pool.take(name).is_some());
         }
-        assert_eq!(pool.take("f").unwrap(), None);
-        pool.free("a").unwrap();
-        assert_eq!(pool.take("f").unwrap(), first);
-        assert_eq!(pool.held().unwrap().len(), 5);
+        assert_eq!(pool.take("f"), None);
+        pool.free("a");
+        assert_eq!(pool.take("f"), Some(2));
+    }
+
+    #[test]
+    fn what_was_just_freed_is_given_last() {
+        let mut pool = Pool::new("10.1.2.0/29".parse().unwrap());
+        for expected in [2, 3, 4, 5, 6, 2, 3] {
+            assert_eq!(pool.take("a"), Some(expected));
+            pool.free("a");
+        }
+    }
+
+    #[test]
+    fn numbers_of_records_are_checked() {
+        let mut pool = Pool::new("10.1.2.0/29".parse().unwrap());
+        assert!(pool.note(4, "a"));
+        assert!(pool.note(4, "a"));
+        for (number, who) in [(4, "b"), (0, "b"), (1, "b"), (7, "b"), (u32::MAX, "b")] {
+            assert!(!pool.note(number, who), "{number}");
+        }
+        assert_eq!(pool.take("a"), Some(4));
+        assert_eq!(pool.take("b"), Some(5));
     }
 }

@@ -1,12 +1,15 @@
-//! Network namespaces as files: made by a thread of its own, kept by a bind mount, removed by unmounting.
+//! Network namespaces as files: made by a thread of its own, kept by a bind mount, removed by unmounting. A netlink socket opened by a thread
+//! inside works from any other.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::statfs;
+
+use crate::netlink::socket::Socket;
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS: u64 = 0x6e73_6673;
@@ -17,24 +20,40 @@ pub fn is_there(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| u64::try_from(stat.filesystem_type().0).ok() == Some(NSFS))
 }
 
+/// Runs in a thread of its own, which may change its namespace and ends with it.
+fn apart<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let ended = |_| io::Error::other("the thread that changed its namespace ended early");
+    std::thread::Builder::new().name("netns".to_owned()).spawn(work)?.join().map_err(ended)?
+}
+
 /// Makes a namespace at `path`; one that is there stays.
 ///
 /// # Errors
 /// What the system says.
 pub fn make(path: &Path) -> io::Result<()> {
+    open(path).map(drop)
+}
+
+/// A socket for links in the namespace at `path`, which is made if it is not there; and whether it was.
+pub(crate) fn open(path: &Path) -> io::Result<(Socket, bool)> {
     if is_there(path) {
-        return Ok(());
+        let namespace = File::open(path)?;
+        let socket = apart(move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            Socket::route()
+        })?;
+        return Ok((socket, true));
     }
     File::create(path)?;
     let target = path.to_owned();
-    // Only this thread changes its namespace, and it ends here.
-    let worker = std::thread::spawn(move || -> io::Result<()> {
+    let socket = apart(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
+        let socket = Socket::route()?;
         let none: Option<&str> = None;
         mount(Some("/proc/thread-self/ns/net"), &target, none, MsFlags::MS_BIND, none)?;
-        Ok(())
-    });
-    worker.join().map_err(|_| io::Error::other("the thread that makes a namespace ended early"))?
+        Ok(socket)
+    })?;
+    Ok((socket, false))
 }
 
 /// Removes a namespace; one that is not there is no error.

@@ -1,10 +1,12 @@
-//! Port mappings as nftables elements: what is held, what a change makes of it, and the transaction that says so. Pure.
+//! Port mappings: who holds which port, what that is in the kernel's maps, and the table's text. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::types::IpNet;
 
 /// A transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,118 +40,166 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
-/// Where mappings live in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The table (family `ip`).
-    pub table: String,
-    /// The bridge.
-    pub bridge: String,
-    /// The containers' network.
-    pub network: Ipv4Addr,
-    /// Its prefix length.
-    pub bits: u8,
-}
-
 /// Who holds a port and where it leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The container.
     pub container: String,
-    /// Its address and port.
-    pub to: SocketAddrV4,
+    /// Its port.
+    pub port: u16,
+    /// Its address; none where something else maps the port (CNI).
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
 }
 
 /// Every mapping of the node.
 pub type Mappings = BTreeMap<(Protocol, u16), Target>;
 
+/// One of the table's maps, from ports of the host to addresses and ports of containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Map {
+    /// TCP over IPv4.
+    Tcp4,
+    /// UDP over IPv4.
+    Udp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+/// All maps.
+pub const MAPS: [Map; 4] = [Map::Tcp4, Map::Udp4, Map::Tcp6, Map::Udp6];
+
+impl Map {
+    /// Its name in the table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp4 => "ports4_tcp",
+            Self::Udp4 => "ports4_udp",
+            Self::Tcp6 => "ports6_tcp",
+            Self::Udp6 => "ports6_udp",
+        }
+    }
+
+    /// Whether it leads to IPv4 addresses.
+    #[must_use]
+    pub fn is_v4(self) -> bool {
+        matches!(self, Self::Tcp4 | Self::Udp4)
+    }
+}
+
+/// One element.
+pub type Element = ((Map, u16), SocketAddr);
+
+/// What the maps hold.
+pub type Elements = BTreeMap<(Map, u16), SocketAddr>;
+
 /// The first asked-for port that somebody else holds, or that is asked for twice or is 0.
 #[must_use]
 pub fn conflict(held: &Mappings, container: &str, ports: &[Port]) -> Option<Port> {
-    ports
-        .iter()
-        .enumerate()
-        .find(|(at, port)| {
-            let taken = held.get(&(port.protocol, port.host)).is_some_and(|t| t.container != container);
-            let twice = ports.iter().take(*at).any(|o| (o.protocol, o.host) == (port.protocol, port.host));
-            port.host == 0 || port.container == 0 || taken || twice
-        })
-        .map(|(_, port)| *port)
+    let mut seen = BTreeSet::new();
+    let mut refused = |port: &Port| {
+        let taken = held.get(&(port.protocol, port.host)).is_some_and(|t| t.container != container);
+        let twice = !seen.insert((port.protocol, port.host));
+        port.host == 0 || port.container == 0 || taken || twice
+    };
+    ports.iter().find(|port| refused(port)).copied()
 }
 
-/// `held` with exactly these mappings for `container`.
-#[must_use]
-pub fn with(held: &Mappings, container: &str, address: Ipv4Addr, ports: &[Port]) -> Mappings {
-    let mut after = held.clone();
-    after.retain(|_, target| target.container != container);
+/// Gives `container` exactly these mappings.
+pub fn set(held: &mut Mappings, container: &str, to: (Option<Ipv4Addr>, Option<Ipv6Addr>), ports: &[Port]) {
+    held.retain(|_, target| target.container != container);
     for port in ports {
-        let to = SocketAddrV4::new(address, port.container);
-        after.insert((port.protocol, port.host), Target { container: container.to_owned(), to });
+        let (v4, v6) = to;
+        let target = Target { container: container.to_owned(), port: port.container, v4, v6 };
+        held.insert((port.protocol, port.host), target);
     }
-    after
 }
 
-/// The transaction that leads from `before` to `after`; `None` when nothing changes.
+/// The mappings as the kernel's maps hold them.
 #[must_use]
-pub fn change(place: &Place, before: &Mappings, after: &Mappings) -> Option<String> {
-    let mut out = String::new();
-    for ((protocol, port), target) in before {
-        if after.get(&(*protocol, *port)).map(|t| t.to) != Some(target.to) {
-            let _ =
-                writeln!(out, "delete element ip {} ports_{} {{ {port} }}", place.table, protocol.as_str());
+pub fn elements(held: &Mappings) -> Elements {
+    let mut out = Elements::new();
+    for ((protocol, port), target) in held {
+        let (four, six) = match protocol {
+            Protocol::Tcp => (Map::Tcp4, Map::Tcp6),
+            Protocol::Udp => (Map::Udp4, Map::Udp6),
+        };
+        out.extend(target.v4.map(|ip| ((four, *port), SocketAddr::new(ip.into(), target.port))));
+        out.extend(target.v6.map(|ip| ((six, *port), SocketAddr::new(ip.into(), target.port))));
+    }
+    out
+}
+
+/// What must be removed and what must be added to lead from `before` to `after`; one that leads elsewhere is both.
+#[must_use]
+pub fn change(before: &Elements, after: &Elements) -> (Vec<Element>, Vec<Element>) {
+    let differ = |one: &Elements, other: &Elements| -> Vec<Element> {
+        one.iter().filter(|(key, to)| other.get(key) != Some(to)).map(|(key, to)| (*key, *to)).collect()
+    };
+    (differ(before, after), differ(after, before))
+}
+
+/// One bridge and what may be behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The bridge.
+    pub bridge: String,
+    /// Where containers talk to each other with their own addresses: the bridge's network, or the overlay's range.
+    pub ranges: Vec<IpNet>,
+}
+
+/// The table without its elements, as one transaction that can be done again: its chains get these rules, its maps keep what they have, and
+/// connections stay. What the host sends to its own loopback address reaches containers as the bridge's address; what comes from elsewhere
+/// to loopback addresses is dropped, since bridges route those.
+#[must_use]
+pub fn table(name: &str, places: &[Place]) -> String {
+    let mut out = format!("add table inet {name}\n");
+    for map in MAPS {
+        let kind = if map.is_v4() { "ipv4_addr" } else { "ipv6_addr" };
+        let map = map.name();
+        let _ = writeln!(out, "add map inet {name} {map} {{ type inet_service : {kind} . inet_service; }}");
+    }
+    for (chain, kind) in [
+        ("guard", "filter hook prerouting priority -300"),
+        ("arriving", "nat hook prerouting priority -90"),
+        ("sent", "nat hook output priority -90"),
+        ("leaving", "nat hook postrouting priority 90"),
+    ] {
+        let _ = writeln!(out, "add chain inet {name} {chain} {{ type {kind}; policy accept; }}");
+        let _ = writeln!(out, "flush chain inet {name} {chain}");
+    }
+    let mut rule = |chain: &str, text: &str| {
+        let _ = writeln!(out, "add rule inet {name} {chain} {text}");
+    };
+    rule("guard", "iifname != \"lo\" ip daddr 127.0.0.0/8 drop");
+    for chain in ["arriving", "sent"] {
+        // The kernel takes no answer to ::1 from elsewhere. Left alone it is refused at once, and callers try the next address.
+        for (family, maps, but) in [("ip", "ports4", ""), ("ip6", "ports6", "ip6 daddr != ::1 ")] {
+            for transport in ["tcp", "udp"] {
+                let to = format!("dnat {family} to {transport} dport map @{maps}_{transport}");
+                rule(chain, &format!("fib daddr type local {but}{to}"));
+            }
         }
     }
-    for (key, target) in after {
-        if before.get(key).map(|t| t.to) != Some(target.to) {
-            out.push_str(&element(place, *key, target.to));
+    for Place { bridge, ranges } in places {
+        rule("leaving", &format!("oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade"));
+        for range in ranges {
+            let family = if range.address.is_ipv4() { "ip" } else { "ip6" };
+            rule(
+                "leaving",
+                &format!("oifname \"{bridge}\" ct status dnat {family} saddr {range} masquerade"),
+            );
+            rule(
+                "leaving",
+                &format!(
+                    "oifname != \"{bridge}\" {family} saddr {range} {family} daddr != {range} masquerade"
+                ),
+            );
         }
-    }
-    (!out.is_empty()).then_some(out)
-}
-
-fn element(place: &Place, (protocol, port): (Protocol, u16), to: SocketAddrV4) -> String {
-    let (table, map) = (&place.table, protocol.as_str());
-    format!("add element ip {table} ports_{map} {{ {port} : {} . {} }}\n", to.ip(), to.port())
-}
-
-/// The whole table, made anew in one transaction: whatever the kernel had, it has this afterwards. What the host sends to its own loopback address
-/// reaches containers as the bridge's address; what containers send to loopback addresses is dropped, since the bridge routes those.
-#[must_use]
-pub fn whole(place: &Place, held: &Mappings) -> String {
-    let Place { table, bridge, network, bits } = place;
-    let range = format!("{network}/{bits}");
-    let mut out = format!(
-        "add table ip {table}
-delete table ip {table}
-table ip {table} {{
-  map ports_tcp {{ type inet_service : ipv4_addr . inet_service; }}
-  map ports_udp {{ type inet_service : ipv4_addr . inet_service; }}
-  chain guard {{
-    type filter hook prerouting priority -300; policy accept;
-    iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
-    iifname != {{ \"lo\", \"{bridge}\" }} ip daddr 127.0.0.0/8 drop
-  }}
-  chain arriving {{
-    type nat hook prerouting priority -90; policy accept;
-    fib daddr type local dnat ip to tcp dport map @ports_tcp
-    fib daddr type local dnat ip to udp dport map @ports_udp
-  }}
-  chain sent {{
-    type nat hook output priority -90; policy accept;
-    fib daddr type local dnat ip to tcp dport map @ports_tcp
-    fib daddr type local dnat ip to udp dport map @ports_udp
-  }}
-  chain leaving {{
-    type nat hook postrouting priority 90; policy accept;
-    oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade
-    oifname \"{bridge}\" ct status dnat ip saddr {range} masquerade
-    oifname != \"{bridge}\" ip saddr {range} ip daddr != {range} masquerade
-  }}
-}}
-"
-    );
-    for (key, target) in held {
-        out.push_str(&element(place, *key, target.to));
     }
     out
 }
@@ -160,17 +210,38 @@ mod tests {
 
     #[test]
     fn changes_touch_what_differs_and_ports_have_one_holder() {
-        let place = Place { table: "t".into(), bridge: "b".into(), network: [10, 0, 0, 0].into(), bits: 24 };
         let port = Port { host: 8080, container: 80, protocol: Protocol::Tcp };
-        let one = with(&Mappings::new(), "a", [10, 0, 0, 2].into(), &[port]);
-        let added = change(&place, &Mappings::new(), &one).unwrap();
-        assert_eq!(added, "add element ip t ports_tcp { 8080 : 10.0.0.2 . 80 }\n");
-        assert_eq!(change(&place, &one, &one), None);
-        let gone = change(&place, &one, &with(&one, "a", [10, 0, 0, 2].into(), &[])).unwrap();
-        assert_eq!(gone, "delete element ip t ports_tcp { 8080 }\n");
+        let to = (Some([10, 0, 0, 2].into()), Some("fd00::2".parse().unwrap()));
+        let mut one = Mappings::new();
+        set(&mut one, "a", to, &[port]);
+        let held = elements(&one);
+        let expected: [Element; 2] = [
+            ((Map::Tcp4, 8080), "10.0.0.2:80".parse().unwrap()),
+            ((Map::Tcp6, 8080), "[fd00::2]:80".parse().unwrap()),
+        ];
+        assert_eq!(change(&Elements::new(), &held), (vec![], expected.to_vec()));
+        assert_eq!(change(&held, &held), (vec![], vec![]));
+        assert_eq!(change(&held, &Elements::new()), (expected.to_vec(), vec![]));
         assert_eq!(conflict(&one, "b", &[port]), Some(port));
         assert_eq!(conflict(&one, "a", &[port]), None);
         assert_eq!(conflict(&one, "a", &[port, port]), Some(port));
-        assert!(whole(&place, &one).ends_with(&added));
+        assert!(conflict(&one, "b", &[Port { protocol: Protocol::Udp, ..port }]).is_none());
+        assert!(conflict(&one, "b", &[Port { host: 1, container: 0, ..port }]).is_some());
+        let mut moved = one.clone();
+        set(&mut moved, "a", (Some([10, 0, 0, 3].into()), to.1), &[port]);
+        let (gone, new) = change(&held, &elements(&moved));
+        assert_eq!((gone, new), (vec![expected[0]], vec![(expected[0].0, "10.0.0.3:80".parse().unwrap())]));
+        set(&mut moved, "a", to, &[]);
+        assert!(moved.is_empty());
+        set(&mut moved, "c", (None, None), &[port]);
+        assert!(elements(&moved).is_empty() && conflict(&moved, "a", &[port]).is_some());
+    }
+
+    #[test]
+    fn the_table_keeps_its_maps() {
+        let place = Place { bridge: "b".into(), ranges: vec!["10.0.0.0/24".parse().unwrap()] };
+        let text = table("t", &[place]);
+        assert!(!text.contains("delete") && !text.contains("flush map") && !text.contains("flush table"));
+        assert!(text.contains("oifname != \"b\" ip saddr 10.0.0.0/24 ip daddr != 10.0.0.0/24 masquerade"));
     }
 }
