@@ -1,0 +1,161 @@
+//! [`DockerRuntime`]: the engine behind the trait that the agent knows.
+
+use crate::config::DockerConfig;
+use crate::engine::{Engine, Health};
+use crate::inner::{Inner, keep};
+use crate::pull::Progress;
+use crate::record::Records;
+use crate::spec::{DockerSpec, container_name};
+use crate::{destroy, exec, kill, launch, measure, probe, recover};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use plenum_containers::session::{Open, Session};
+use plenum_containers::{
+    ContainerSpec, Enter, Entered, Exit, Isolation, Launched, Probe, Probed, Recovered, Runtime,
+    RuntimeError, Statistics, Usage,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Containers of a Docker engine.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    inner: Arc<Inner>,
+    isolation: Isolation,
+}
+
+impl DockerRuntime {
+    /// Begins to look for the engine; returns at once. Must be called within a tokio runtime.
+    pub fn new(config: DockerConfig) -> Result<Self, RuntimeError> {
+        let dir = config.run_dir.clone();
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| RuntimeError::Io { what: format!("making {}", dir.display()), error })?;
+        let mut isolation = Isolation::default();
+        isolation.note(
+            "docker",
+            true,
+            format!("the engine at {} separates and limits", config.socket.display()),
+        );
+        let inner = Arc::new(Inner {
+            engine: Engine::new(config.clone()),
+            records: Records(dir),
+            table: Mutex::default(),
+            announced: Mutex::default(),
+            pulls: Mutex::default(),
+            config,
+        });
+        tokio::spawn(keep(Arc::downgrade(&inner)));
+        Ok(Self { inner, isolation })
+    }
+
+    /// Whether the engine can be relied on, now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.inner.engine.health().borrow().clone()
+    }
+
+    /// The same, with word of each change.
+    #[must_use]
+    pub fn watch_health(&self) -> watch::Receiver<Health> {
+        self.inner.engine.health()
+    }
+
+    /// Pulls what is missing, creates and starts a container; returns when it runs. Dropping the future does not stop it.
+    pub async fn start(&self, spec: DockerSpec) -> Result<Launched, RuntimeError> {
+        launch::launch(&self.inner, spec).await
+    }
+
+    /// Says what a container is to be that [`Runtime::launch`] will be asked for by its id.
+    pub fn announce(&self, spec: DockerSpec) {
+        self.inner.announced.lock().insert(spec.id.clone(), spec);
+    }
+
+    /// How far the pull for a container is, while there is one.
+    #[must_use]
+    pub fn pulling(&self, id: &str) -> Option<Progress> {
+        self.inner.pulls.lock().get(id).copied()
+    }
+
+    /// Whether a container is this runtime's: announced, running, or not yet forgotten.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
+        self.inner.announced.lock().contains_key(id)
+            || self.inner.table.lock().contains_key(id)
+            || self.inner.records.read(id).is_some()
+    }
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    /// What the container is to be comes from [`DockerRuntime::announce`]; of `spec` only the id counts.
+    async fn launch(&self, spec: ContainerSpec) -> Result<Launched, RuntimeError> {
+        let announced = self.inner.announced.lock().remove(&spec.id);
+        let announced = announced.ok_or_else(|| {
+            RuntimeError::Engine(format!(
+                "container {} was not announced as one of the Docker engine",
+                spec.id
+            ))
+        })?;
+        self.start(announced).await
+    }
+
+    async fn wait(&self, id: &str) -> Result<Exit, RuntimeError> {
+        let container = self.inner.find(id)?;
+        let mut exit = container.exit.subscribe();
+        let seen = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+        seen.ok_or_else(|| RuntimeError::NotFound(id.to_owned()))
+    }
+
+    async fn signal(&self, id: &str, signal: i32) -> Result<(), RuntimeError> {
+        kill::signal(&self.inner, id, signal).await
+    }
+
+    async fn kill(&self, id: &str, signal: i32, grace: Duration) -> Result<(), RuntimeError> {
+        kill::kill(&self.inner, id, signal, grace).await
+    }
+
+    async fn destroy(&self, id: &str) -> Result<Exit, RuntimeError> {
+        self.inner.announced.lock().remove(id);
+        destroy::destroy(&self.inner, id).await
+    }
+
+    async fn recover(&self) -> Result<Vec<Recovered>, RuntimeError> {
+        recover::recover(&self.inner).await
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage, RuntimeError> {
+        Ok(self.stats(id).await?.usage)
+    }
+
+    async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
+        let container = self.inner.running(id)?;
+        let record = container.record();
+        let files = tokio::task::spawn_blocking(move || measure::by_groups(&record)).await.ok().flatten();
+        let found = match files {
+            Some(found) => found,
+            None => {
+                measure::by_engine(&self.inner.engine, &container_name(id), self.inner.config.call).await?
+            }
+        };
+        *container.usage.lock() = found.usage;
+        Ok(found)
+    }
+
+    async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {
+        exec::enter(&self.inner, id, enter).await
+    }
+
+    async fn open(&self, id: &str, open: Open) -> Result<Session, RuntimeError> {
+        exec::open(&self.inner, id, open).await
+    }
+
+    async fn probe(&self, id: &str, probe: Probe, deadline: Duration) -> Result<Probed, RuntimeError> {
+        let container = self.inner.running(id)?;
+        probe::probe(&container.record(), &probe, deadline).await
+    }
+
+    fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+}
