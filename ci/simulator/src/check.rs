@@ -57,7 +57,7 @@ impl Seen {
         for (_, _, other) in self.offers.values().filter(|(of, _, _)| of == agent) {
             sum += other.clone();
         }
-        if sum.cpus() > total.cpus() || sum.mem() > total.mem() {
+        if sum.cpus() > total.cpus() || sum.mem() > total.mem() || sum.disk() > total.disk() {
             return Err(format!(
                 "double offer: agent {agent} has {total}, but {sum} of it is offered or runs once offer {id} is out"
             ));

@@ -8,6 +8,7 @@ mod operator;
 mod random;
 mod scheduler;
 mod store;
+mod volumes;
 mod world;
 
 use std::process::ExitCode;

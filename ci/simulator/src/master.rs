@@ -45,6 +45,13 @@ pub struct MasterHost {
     ticks: BTreeSet<u64>,
 }
 
+impl MasterHost {
+    /// What readers are shown, while it leads.
+    pub fn state(&mut self) -> Option<Arc<plenum_master::core::State>> {
+        self.core.as_mut().map(Master::state)
+    }
+}
+
 impl World {
     /// When the master to which this happens goes on, if it is stopped.
     pub(crate) fn stopped_until(&self, what: &Happens) -> Option<u64> {

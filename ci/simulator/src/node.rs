@@ -8,8 +8,8 @@ use plenum_agent::core::{
 };
 use plenum_api::Millis;
 use plenum_api::internal::{AgentMessage, MasterFrame, agent_message};
-use plenum_api::mesos::{Offer, Resource};
-use plenum_api::resources::Resources;
+use plenum_api::mesos::Offer;
+use plenum_api::resources::{Amount, Item, Name, Resources};
 
 use crate::check::Violation;
 use crate::random::Random;
@@ -41,8 +41,8 @@ pub struct Node {
     writing: BTreeMap<u64, Vec<RecordWrite>>,
     conn: Option<u64>,
     containers: BTreeMap<String, Container>,
-    /// Role and id of the persistent volumes on its disk.
-    volumes: BTreeSet<(String, String)>,
+    /// Folders of persistent volumes on its disk by id, and which tasks wrote into each.
+    pub volumes: BTreeMap<String, Vec<String>>,
     highest_term: u64,
     ticks: BTreeSet<u64>,
     pid: u32,
@@ -53,7 +53,8 @@ pub struct Node {
 impl Node {
     /// A machine of some size.
     pub fn new(random: &mut Random) -> Self {
-        let total = Resources::cpus_mem(random.between(2, 9) as f64, random.between(1, 9) as f64 * 512.0);
+        let mut total = Resources::cpus_mem(random.between(2, 9) as f64, random.between(1, 9) as f64 * 512.0);
+        total.add_item(Item::scalar(Name::DISK, Amount::from_f64(random.between(15, 100) as f64)));
         Self {
             core: None,
             life: 0,
@@ -62,7 +63,7 @@ impl Node {
             writing: BTreeMap::new(),
             conn: None,
             containers: BTreeMap::new(),
-            volumes: BTreeSet::new(),
+            volumes: BTreeMap::new(),
             highest_term: 0,
             ticks: BTreeSet::new(),
             pid: 100,
@@ -91,6 +92,22 @@ impl Node {
     /// The id that a master gave it.
     pub fn id(&self) -> Option<&str> {
         self.core.as_ref().map(Agent::agent_id).filter(|id| !id.is_empty())
+    }
+
+    /// Which of its lives this is.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// Whether that life goes on.
+    pub fn lives(&self, life: u64) -> bool {
+        self.life == life && self.core.is_some()
+    }
+
+    /// Its id and what it has, while it runs and has an id.
+    pub fn total_now(&self) -> Result<Option<(String, Resources)>, Violation> {
+        let Some(core) = self.core.as_ref().filter(|core| core.is_registered()) else { return Ok(None) };
+        Ok(Some((core.agent_id().to_owned(), amount(&core.view().agent.resources)?)))
     }
 
     fn found(&self) -> Vec<Found> {
@@ -294,7 +311,7 @@ impl World {
         self.seen.offered(&offer.id.value, agent, stream, &resources, &used, &total)
     }
 
-    fn agent_feed(&mut self, agent: usize, event: Event) -> Result<(), Violation> {
+    pub(crate) fn agent_feed(&mut self, agent: usize, event: Event) -> Result<(), Violation> {
         let now = self.now();
         let Some(core) = self.nodes[agent].core.as_mut() else { return Ok(()) };
         let effects = core.handle(event, now, &mut self.random);
@@ -336,19 +353,7 @@ impl World {
                 self.nodes[agent].writing.insert(token, writes);
                 self.soon(Happens::Written { agent, life, token });
             }
-            Effect::Volumes { token, make, remove } => {
-                let name = |volume: &Resource| {
-                    let item = Resources::from_mesos([volume]).ok()?;
-                    let item = item.iter().next()?;
-                    Some((item.reservation_role()?.to_owned(), item.meta()?.persistence_id()?.to_owned()))
-                };
-                let node = &mut self.nodes[agent];
-                node.volumes.extend(make.iter().filter_map(name));
-                for gone in remove.iter().filter_map(name) {
-                    node.volumes.remove(&gone);
-                }
-                self.agent_feed(agent, Event::VolumesDone { token, result: Ok(()) })?;
-            }
+            Effect::Volumes { token, make, remove } => self.volumes_change(agent, token, make, remove)?,
             Effect::SetAside { key } => {
                 return Err(format!("agent {agent} cannot read its own record {key}"));
             }
@@ -407,6 +412,7 @@ impl World {
         let Some(task) = &launch.task else { return Err("no executor was asked for".to_owned()) };
         let task = task.task_id.value.clone();
         self.seen.starts(&task, agent)?;
+        self.volumes_used(agent, &task, &launch.resources)?;
         let container = Container {
             framework: launch.framework.clone(),
             task,

@@ -31,6 +31,7 @@ impl World {
                 asked.set_type(call::Type::DeactivateAgent);
                 asked.deactivate_agent = Some(call::DeactivateAgent { agent_id });
             }
+            6 | 7 if self.stormy() => asked = self.operator_resources(agent_id),
             choice => {
                 // Now and then a drain is called off half way.
                 let cancel_drain = (choice == 5).then_some(true);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use plenum_api::mesos::{
-    CommandInfo, Filters, FrameworkId, FrameworkInfo, Offer, TaskInfo, TaskState, TaskStatus, framework_info,
-    offer,
+    CommandInfo, Filters, FrameworkId, FrameworkInfo, Offer, OperationStatus, TaskInfo, TaskState,
+    TaskStatus, framework_info, offer,
 };
 use plenum_api::resources::Resources;
 use plenum_api::scheduler::call::{self, Type as CallType};
@@ -66,6 +66,7 @@ impl Framework {
         let info = FrameworkInfo {
             user: "root".to_owned(),
             name: format!("framework-{}", self.number),
+            role: Some(self.role()),
             id: id.clone(),
             failover_timeout: Some(self.failover_timeout),
             checkpoint: Some(true),
@@ -74,6 +75,11 @@ impl Framework {
         };
         let subscribe = call::Subscribe { framework_info: info, ..Default::default() };
         Some(Call { framework_id: id, subscribe: Some(subscribe), ..self.call(CallType::Subscribe) })
+    }
+
+    /// Two frameworks may share one.
+    fn role(&self) -> String {
+        format!("role-{}", self.number % 2)
     }
 
     fn call(&self, kind: CallType) -> Call {
@@ -112,16 +118,23 @@ impl Framework {
         tasks
     }
 
-    fn accept(&self, offer: &Offer, tasks: Vec<TaskInfo>, refuse: f64) -> Call {
+    fn accept(
+        &self,
+        offer: &Offer,
+        mut operations: Vec<offer::Operation>,
+        tasks: Vec<TaskInfo>,
+        refuse: f64,
+    ) -> Call {
         let launch = offer::operation::Launch { task_infos: tasks };
         let operation = offer::Operation {
             r#type: Some(offer::operation::Type::Launch as i32),
             launch: Some(launch),
             ..Default::default()
         };
+        operations.push(operation);
         let accept = call::Accept {
             offer_ids: vec![offer.id.clone()],
-            operations: vec![operation],
+            operations,
             filters: Some(Filters { refuse_seconds: Some(refuse) }),
         };
         Call { accept: Some(accept), ..self.call(CallType::Accept) }
@@ -189,6 +202,11 @@ impl World {
                     self.updated(framework, &update.status)?;
                 }
             }
+            Type::UpdateOperationStatus => {
+                if let Some(update) = event.update_operation_status {
+                    self.operation_updated(framework, &update.status)?;
+                }
+            }
             Type::Error => {
                 self.frameworks[framework].dead = true;
                 self.frameworks[framework].stream = None;
@@ -205,16 +223,68 @@ impl World {
             false => self.frameworks[framework].tasks_for(offer, &mut self.random),
         };
         let refuse = self.random.between(0, 20) as f64;
+        if self.stormy()
+            && self.random.chance(300)
+            && let Some(call) = self.work_on_volumes(framework, offer, refuse)
+        {
+            self.send(framework, call);
+            return;
+        }
         let call = if tasks.is_empty() {
             self.frameworks[framework].decline(offer, refuse)
         } else {
-            self.frameworks[framework].accept(offer, tasks, refuse)
+            self.frameworks[framework].accept(offer, Vec::new(), tasks, refuse)
         };
         if self.random.chance(50) {
             // A client that got no answer says it again.
             self.send(framework, call.clone());
         }
         self.send(framework, call);
+    }
+
+    /// Reserves, creates, destroys, and starts tasks on volumes.
+    fn work_on_volumes(&mut self, framework: usize, offer: &Offer, refuse: f64) -> Option<Call> {
+        let offered = Resources::from_mesos(&offer.resources).ok()?.unallocate();
+        let principal = format!("framework-{framework}");
+        let this = &mut self.frameworks[framework];
+        let plan = self.deeds.plan(&offered, (&this.role(), &principal), &mut self.random)?;
+        let tasks = plan.task.map(|volume| {
+            this.next += 1;
+            let id = format!("task-{}-{}", this.number, this.next);
+            this.tasks.insert(id.clone(), TaskState::TaskStaging);
+            let mut resources = Resources::cpus_mem(0.1, 32.0).to_mesos();
+            resources.push(volume);
+            TaskInfo {
+                name: id.clone(),
+                task_id: id.as_str().into(),
+                agent_id: offer.agent_id.clone(),
+                resources,
+                command: Some(CommandInfo { value: Some("true".to_owned()), ..Default::default() }),
+                ..Default::default()
+            }
+        });
+        Some(this.accept(offer, plan.operations, tasks.into_iter().collect(), refuse))
+    }
+
+    fn operation_updated(&mut self, framework: usize, status: &OperationStatus) -> Result<(), Violation> {
+        self.deeds.told(status)?;
+        if self.random.chance(950)
+            && let (Some(uuid), Some(operation_id)) = (&status.uuid, &status.operation_id)
+        {
+            let acknowledge = call::AcknowledgeOperationStatus {
+                agent_id: status.agent_id.clone(),
+                uuid: uuid.value.clone(),
+                operation_id: operation_id.clone(),
+                ..Default::default()
+            };
+            let this = &self.frameworks[framework];
+            let call = Call {
+                acknowledge_operation_status: Some(acknowledge),
+                ..this.call(CallType::AcknowledgeOperationStatus)
+            };
+            self.send(framework, call);
+        }
+        Ok(())
     }
 
     fn updated(&mut self, framework: usize, status: &TaskStatus) -> Result<(), Violation> {

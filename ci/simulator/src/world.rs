@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use plenum_api::internal::{AgentMessage, MasterFrame};
+use plenum_api::mesos::Resource;
 use plenum_api::scheduler;
 use plenum_api::{Millis, Now};
 
@@ -13,6 +14,7 @@ use crate::node::Node;
 use crate::random::Random;
 use crate::scheduler::Framework;
 use crate::store::Store;
+use crate::volumes::Deeds;
 
 /// A bug that a test switches on.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Happens {
     Stored { master: usize, life: u64, token: u64 },
     /// An agent's disk has written.
     Written { agent: usize, life: u64, token: u64 },
+    /// An agent's disk has made and removed volumes.
+    VolumesDone { agent: usize, life: u64, token: u64, make: Vec<Resource>, remove: Vec<Resource> },
     /// A container's program starts, or cannot.
     Starts { agent: usize, container: String },
     /// A container ends.
@@ -97,6 +101,10 @@ pub struct Totals {
     pub stops: u64,
     /// Drains that were ordered.
     pub drains: u64,
+    /// Persistent volumes that were made.
+    pub volumes: u64,
+    /// Persistent volumes that a task found data in.
+    pub found: u64,
 }
 
 impl Totals {
@@ -109,16 +117,18 @@ impl Totals {
         self.leaders += other.leaders;
         self.stops += other.stops;
         self.drains += other.drains;
+        self.volumes += other.volumes;
+        self.found += other.found;
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { steps, tasks, crashes, cuts, leaders, stops, drains } = self;
+        let Self { steps, tasks, crashes, cuts, leaders, stops, drains, volumes, found } = self;
         write!(
             f,
             "{steps} steps, {tasks} tasks started, {crashes} processes killed, {cuts} connections cut, {leaders} leaders, {stops} masters \
-             stopped, {drains} drains"
+             stopped, {drains} drains, {volumes} volumes made, data found in one {found} times"
         )
     }
 }
@@ -146,6 +156,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub frameworks: Vec<Framework>,
     pub seen: Seen,
+    pub deeds: Deeds,
     pub totals: Totals,
     trace: bool,
 }
@@ -171,6 +182,7 @@ impl World {
             nodes: (0..agents).map(|_| Node::new(&mut random)).collect(),
             frameworks: (0..frameworks).map(|_| Framework::new(&mut random)).collect(),
             seen: Seen::default(),
+            deeds: Deeds::default(),
             totals: Totals::default(),
             trace,
             random,
@@ -239,6 +251,8 @@ impl World {
         }
         let living: BTreeSet<String> = self.frameworks.iter().filter_map(Framework::living).collect();
         self.seen.settled(&living)?;
+        self.volumes_settled()?;
+        (self.totals.volumes, self.totals.found) = (self.deeds.made, self.deeds.found);
         self.totals.tasks = self.seen.count();
         Ok(self.totals)
     }
@@ -267,6 +281,9 @@ impl World {
             Happens::AtAgent { conn, frame } => self.at_agent(conn, *frame),
             Happens::CutAtAgent { agent, conn } => self.cut_at_agent(agent, conn),
             Happens::Written { agent, life, token } => self.written(agent, life, token),
+            Happens::VolumesDone { agent, life, token, make, remove } => {
+                self.volumes_done(agent, life, token, (&make, &remove))
+            }
             Happens::Starts { agent, container } => self.container_starts(agent, &container),
             Happens::Ends { agent, container, code } => self.container_ends(agent, &container, code),
             Happens::Collected { agent, life, container } => self.collected(agent, life, container),
