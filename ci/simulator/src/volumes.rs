@@ -146,6 +146,10 @@ impl World {
         } else {
             (make, remove)
         };
+        if self.stormy() && self.random.chance(100) {
+            // In the middle of it: seldom by chance, and the worst moment.
+            self.later(0, Happens::AgentDies { agent, life });
+        }
         self.soon(Happens::VolumesDone { agent, life, token, make, remove });
         Ok(())
     }

@@ -50,6 +50,8 @@ pub enum Happens {
     Written { agent: usize, life: u64, token: u64 },
     /// An agent's disk has made and removed volumes.
     VolumesDone { agent: usize, life: u64, token: u64, make: Vec<Resource>, remove: Vec<Resource> },
+    /// An agent dies just now.
+    AgentDies { agent: usize, life: u64 },
     /// A container's program starts, or cannot.
     Starts { agent: usize, container: String },
     /// A container ends.
@@ -281,6 +283,12 @@ impl World {
             Happens::AtAgent { conn, frame } => self.at_agent(conn, *frame),
             Happens::CutAtAgent { agent, conn } => self.cut_at_agent(agent, conn),
             Happens::Written { agent, life, token } => self.written(agent, life, token),
+            Happens::AgentDies { agent, life } => {
+                if self.nodes[agent].lives(life) {
+                    self.kill_agent(agent);
+                }
+                Ok(())
+            }
             Happens::VolumesDone { agent, life, token, make, remove } => {
                 self.volumes_done(agent, life, token, (&make, &remove))
             }
