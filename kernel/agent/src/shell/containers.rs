@@ -218,11 +218,9 @@ impl Inner {
         spec.user = spec.user.filter(|_| self.privileged && wanted.image.is_none());
         let owner = {
             let _turn = self.launches.acquire().await;
-            let (directory, user) = (PathBuf::from(&launch.directory), spec.user.clone());
-            tokio::task::spawn_blocking(move || make_sandbox(&directory, user.as_deref()))
-                .await
-                .map_err(|error| start(error.to_string()))?
-                .map_err(start)?
+            let (directory, user) = (Path::new(&launch.directory), spec.user.as_deref());
+            // A few calls, done where we are: to wake a thread for them takes longer. The agent's runtime has threads to spare.
+            tokio::task::block_in_place(|| make_sandbox(directory, user)).map_err(start)?
         };
         let long = async {
             self.fetch(launch, owner).await?;

@@ -43,6 +43,10 @@ impl Inbox {
         let Some(payload) = self.buffer.get(4..4 + len) else { return Ok(None) };
         let reply = wire::decode(payload).map_err(bad)?;
         self.buffer.drain(..4 + len);
+        if self.buffer.is_empty() {
+            // A thousand of these wait for a word, most of them for days.
+            self.buffer = Vec::new();
+        }
         Ok(Some(reply))
     }
 }

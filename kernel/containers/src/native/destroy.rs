@@ -49,6 +49,23 @@ pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError>
     Ok(exit)
 }
 
+/// Kills at once, in turn with others: each has its place until the container has ended, or for a moment. Answers when the shim has.
+pub async fn kill(inner: Arc<Inner>, id: String, request: Request) -> Result<(), RuntimeError> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A task of its own keeps the place after the answer.
+    tokio::spawn(async move {
+        let turn = tokio::time::timeout(inner.config.request_deadline, inner.ending.acquire()).await;
+        let asked = inner.ask(&id, request).await;
+        let dies = asked.is_ok();
+        let _gave_up = tell.send(asked);
+        if dies && let Ok(handle) = inner.known(&id) {
+            let _or_it_takes_long = tokio::time::timeout(TURN, handle.wait()).await;
+        }
+        drop(turn);
+    });
+    told.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))?
+}
+
 /// A folder that is not in the table is only removed if it is known to have ended.
 fn forget_folder(inner: &Inner, id: &str, error: RuntimeError) -> Result<Exit, RuntimeError> {
     let launching = matches!(inner.table.lock().get(id), Some(Slot::Launching));

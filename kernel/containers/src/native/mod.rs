@@ -79,6 +79,8 @@ struct Inner {
     config: RuntimeConfig,
     machine: Machine,
     table: Mutex<BTreeMap<String, Slot>>,
+    /// Turns of those who start.
+    starting: Semaphore,
     /// Turns of those who kill.
     ending: Semaphore,
 }
@@ -111,6 +113,7 @@ impl NativeRuntime {
                 config,
                 machine,
                 table: Mutex::default(),
+                starting: Semaphore::new(launch::at_once()),
                 ending: Semaphore::new(destroy::AT_ONCE),
             }),
         })
@@ -178,7 +181,12 @@ impl Runtime for NativeRuntime {
 
     async fn kill(&self, id: &str, signal: i32, grace: Duration) -> Result<(), RuntimeError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self.inner.ask(id, Request::Kill { signal, grace_ms }).await
+        let request = Request::Kill { signal, grace_ms };
+        if signal != libc::SIGKILL {
+            return self.inner.ask(id, request).await;
+        }
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        destroy::kill(inner, id, request).await
     }
 
     async fn destroy(&self, id: &str) -> Result<Exit, RuntimeError> {
