@@ -175,12 +175,14 @@ pub struct Check {
 }
 
 /// The pod that a container is part of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pod {
     /// Its container's id: what the tasks share is kept under it until [`Effect::Release`] of it.
     pub container: String,
     /// Its sandbox.
     pub directory: String,
+    /// Persistent volumes of its own and of its tasks: they can be seen in its sandbox.
+    pub volumes: Vec<Resource>,
 }
 
 /// A container to start.

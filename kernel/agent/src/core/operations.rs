@@ -13,7 +13,7 @@ use plenum_api::mesos::resource::disk_info::source::Type as Source;
 use plenum_api::mesos::{self, ExecutorInfo, OperationState, OperationStatus, Resource, TaskInfo};
 use plenum_api::resources::{Item, Resources, unallocated};
 
-use super::event::{Effect, Level, RecordWrite};
+use super::event::{Effect, Level, RecordWrite, TaskKey};
 use super::model::{Mark, Phase};
 use super::records::{self, OperationRecord, RECORD, ResourcesRecord};
 use super::register::Link;
@@ -305,6 +305,17 @@ impl Agent {
             used += Resources::from_mesos([resource]).unwrap_or_default();
         }
         used.unallocate()
+    }
+
+    /// Persistent volumes of the pod that a task is part of.
+    pub(super) fn volumes_of_pod(&self, key: &TaskKey) -> Vec<Resource> {
+        let Some(pod) = self.pod_of(key) else { return Vec::new() };
+        let own = self.executors.get(&pod).into_iter().flat_map(|executor| &executor.info.resources);
+        let tasks = self.tasks.iter().filter(|(one, task)| {
+            one.framework == pod.framework && task.pod && task.executor.as_ref() == Some(&pod.executor)
+        });
+        let all = own.chain(tasks.flat_map(|(_, task)| &task.info.resources));
+        all.filter(|one| one.disk.as_ref().is_some_and(|disk| disk.persistence.is_some())).cloned().collect()
     }
 
     /// The persistent volume that a task wants and this agent does not have, in words.

@@ -337,7 +337,11 @@ impl Agent {
             executor: task.executor_id().to_owned(),
             user: user(&command, framework),
             user_named: command.user.is_some(),
-            pod: pod.map(|pod| Pod { container: pod.container.clone(), directory: pod.directory.clone() }),
+            pod: pod.map(|pod| Pod {
+                container: pod.container.clone(),
+                directory: pod.directory.clone(),
+                volumes: self.volumes_of_pod(key),
+            }),
             command,
             container_info: match pod {
                 Some(pod) => container_info(task.info.container.as_ref(), &pod.info),

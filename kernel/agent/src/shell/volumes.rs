@@ -86,6 +86,32 @@ pub(crate) fn mounts(resources: &[Resource], work_dir: &Path) -> Result<Vec<Moun
     Ok(mounts_of(resources, work_dir)?.into_iter().map(mount).collect())
 }
 
+/// The persistent volume that a path of the sandbox leads into, its folder on the machine, and the rest of the path. As several may use it,
+/// it is the first user's.
+///
+/// # Errors
+/// As [`mounts_of`].
+pub(crate) fn within(
+    resources: &[Resource],
+    work_dir: &Path,
+    path: &Path,
+) -> Result<Option<(Resource, PathBuf, PathBuf)>, String> {
+    let plain = |path: &Path| -> PathBuf {
+        path.components().filter(|part| *part != std::path::Component::CurDir).collect()
+    };
+    let path = plain(path);
+    for resource in volumes_of(resources) {
+        let volume = resource.disk.as_ref().and_then(|disk| disk.volume.as_ref());
+        let shown = volume.map(|volume| plain(Path::new(&volume.container_path))).unwrap_or_default();
+        if let (false, Ok(rest)) = (shown.as_os_str().is_empty(), path.strip_prefix(&shown)) {
+            let resource = Resource { shared: Some(Default::default()), ..resource.clone() };
+            let folder = place(&resource, work_dir)?.path();
+            return Ok(Some((resource, folder, rest.to_owned())));
+        }
+    }
+    Ok(None)
+}
+
 /// Gives the volumes among a container's resources to its user, but not what is in them; a shared one only until somebody has it. Says
 /// which volume is missing. Blocks.
 ///
@@ -354,6 +380,22 @@ mod tests {
         assert!(mounts_of(&twice, Path::new("/w")).unwrap_err().contains("two"));
         let plain: Vec<Resource> = Resources::parse("cpus:1;disk:5", "*").unwrap().to_mesos();
         assert_eq!(mounts_of(&plain, Path::new("/w")), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_path_of_the_sandbox_leads_into_a_volume() {
+        let volumes = [resource("v", "web", "")];
+        let at = |rest: &str| Some((PathBuf::from("/w/volumes/roles/web/v"), PathBuf::from(rest)));
+        for (path, expect) in [
+            ("data", at("")),
+            ("./data/.", at("")),
+            ("data/sub", at("sub")),
+            ("datax", None),
+            ("x/data", None),
+        ] {
+            let found = within(&volumes, Path::new("/w"), Path::new(path)).unwrap();
+            assert_eq!(found.map(|(_, folder, rest)| (folder, rest)), expect, "{path}");
+        }
     }
 
     #[test]

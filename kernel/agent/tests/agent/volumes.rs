@@ -402,21 +402,13 @@ async fn operators(master: &Master, offer: &Value, folder: &Path) {
     master.agent(|agent| agent["reserved_resources_full"] == json!({})).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_has_less_than_is_reserved_does_not_start() {
-    if !is_root() {
-        return;
-    }
-    let mut world = World::new().await;
-    world.master.register().await;
-    let read = |value: Value| -> mesos::offer::Operation {
-        plenum_api::codec::decode(plenum_api::codec::Encoding::Json, value.to_string().as_bytes()).unwrap()
-    };
-    let orders = [
-        operation("RESERVE", "resources", json!([disk(900)])),
-        operation("CREATE", "volumes", json!([volume(900, "x")])),
-    ];
-    for (number, info) in orders.into_iter().enumerate() {
+fn read<M: plenum_api::codec::Message>(value: &Value) -> M {
+    plenum_api::codec::decode(plenum_api::codec::Encoding::Json, value.to_string().as_bytes()).unwrap()
+}
+
+/// Orders of a master that decides nothing, carried out one by one.
+async fn carry_out(world: &mut World, orders: &[Value]) {
+    for (number, info) in orders.iter().enumerate() {
         let uuid = mesos::Uuid { value: vec![u8::try_from(number).unwrap(); 16].into() };
         let operation = mesos::Operation { info: read(info), uuid, ..Default::default() };
         world.master.order(Order::ApplyOperation(internal::ApplyOperation { framework_id: None, operation }));
@@ -431,6 +423,68 @@ async fn an_agent_that_has_less_than_is_reserved_does_not_start() {
             status_uuid: update.status.uuid.unwrap(),
         }));
     }
+}
+
+/// Tasks of a pod see its persistent volume through its sandbox, as Marathon's pods ask for it; so does a task its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_seen_through_the_sandbox() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new().await;
+    world.master.register().await;
+    carry_out(
+        &mut world,
+        &[
+            operation("RESERVE", "resources", json!([disk(64)])),
+            operation("CREATE", "volumes", json!([volume(48, "kept")])),
+        ],
+    )
+    .await;
+    let place = world.folder.path().join("work/volumes/roles/data/kept-1");
+    let through = |kind: &str, path: &str| {
+        json!({"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "mine",
+               "source": {"type": "SANDBOX_PATH", "sandbox_path": {"type": kind, "path": path}}}]})
+    };
+    let mut executor: mesos::ExecutorInfo =
+        read(&json!({"executor_id": {"value": "pod"}, "type": "DEFAULT"}));
+    executor.resources.push(read(&volume(48, "kept")));
+    let mut task = crate::master::task("first", "echo pod > mine/file");
+    task.container = Some(read(&through("PARENT", "kept")));
+    let framework = mesos::FrameworkInfo { id: Some("F1".into()), user: "root".into(), ..Default::default() };
+    world.master.order(Order::RunTasks(internal::RunTasks {
+        framework_info: framework,
+        executor: Some(executor),
+        tasks: vec![task],
+        is_group: Some(true),
+        launch_id: bytes::Bytes::from_static(b"group"),
+    }));
+    world.master.expect("first", mesos::TaskState::TaskStarting).await;
+    world.master.expect("first", mesos::TaskState::TaskRunning).await;
+    world.master.expect("first", mesos::TaskState::TaskFinished).await;
+    assert_eq!(std::fs::read_to_string(place.join("file")).unwrap(), "pod\n");
+    let mut task =
+        crate::master::task("second", "cat kept/file && echo own > mine/deep && cat kept/sub/deep");
+    task.resources.push(read(&volume(48, "kept")));
+    task.container = Some(read(&through("SELF", "kept/sub")));
+    world.master.run(task);
+    world.master.expect("second", mesos::TaskState::TaskRunning).await;
+    let end = world.master.expect("second", mesos::TaskState::TaskFinished).await;
+    assert_eq!(std::fs::read_to_string(place.join("sub/deep")).unwrap(), "own\n", "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_has_less_than_is_reserved_does_not_start() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new().await;
+    world.master.register().await;
+    let orders = [
+        operation("RESERVE", "resources", json!([disk(900)])),
+        operation("CREATE", "volumes", json!([volume(900, "x")])),
+    ];
+    carry_out(&mut world, &orders).await;
     let place = world.folder.path().join("work/volumes/roles/data/kept-1");
     assert!(place.is_dir());
     world.crash();

@@ -38,8 +38,7 @@ impl Provisioner {
                 None => Kind::Bridge,
                 Some(name) => Kind::Cni(name.clone()),
             };
-            let wish =
-                Wish { ports: own.ports.clone(), labels: own.labels.clone(), ..Wish::new(network) };
+            let wish = Wish { ports: own.ports.clone(), labels: own.labels.clone(), ..Wish::new(network) };
             networks.attach(holder, &wish).await.map_err(|error| (LaunchStage::Network, error.to_string()))?
         };
         spec.network = Network::Join(attached.netns.clone());

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use plenum_api::mesos::Resource;
 use plenum_containers::{ContainerSpec, Mount, Source};
 
 use super::{Failure, Provisioner, blocking};
@@ -32,12 +33,14 @@ impl Provisioner {
         for (number, volume) in wanted.volumes.iter().enumerate() {
             let source = match &volume.source {
                 VolumeSource::Host(path) => allowed(&self.config.host_paths, path).map_err(refused)?,
-                VolumeSource::Sandbox(path) => made(Path::new(&launch.directory), path, owner).await?,
+                VolumeSource::Sandbox(path) => {
+                    self.seen_in(&launch.directory, &launch.resources, path, owner).await?
+                }
                 VolumeSource::Pod(path) => {
                     let pod = launch.pod.as_ref().ok_or_else(|| {
                         refused("a SANDBOX_PATH of the type PARENT needs a task group".to_owned())
                     })?;
-                    made(Path::new(&pod.directory), path, owner).await?
+                    self.seen_in(&pod.directory, &pod.volumes, path, owner).await?
                 }
                 VolumeSource::Secret(content) => {
                     self.secret(&launch.container, number, content.clone(), owner).await?
@@ -46,6 +49,33 @@ impl Provisioner {
             spec.mounts.push(mount(volume, source));
         }
         Ok(())
+    }
+
+    /// A folder of a sandbox: of a persistent volume that is to be seen there, or one of the sandbox's own.
+    async fn seen_in(
+        &self,
+        sandbox: &str,
+        volumes: &[Resource],
+        path: &Path,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Source, Failure> {
+        let refused = |reason: String| (LaunchStage::Volume, reason);
+        let work_dir = &self.config.work_dir;
+        match persistent::within(volumes, work_dir, path).map_err(refused)? {
+            None => made(Path::new(sandbox), path, owner).await,
+            Some((volume, folder, rest)) => {
+                let base = work_dir.clone();
+                let folder = blocking(LaunchStage::Volume, move || {
+                    persistent::give(&[volume], &base, owner)?;
+                    folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))
+                });
+                let folder = folder.await?;
+                match rest.as_os_str().is_empty() {
+                    true => Ok(Source::Path(folder)),
+                    false => made(&folder, &rest, owner).await,
+                }
+            }
+        }
     }
 
     /// Persistent volumes among the container's resources; they become its user's.
