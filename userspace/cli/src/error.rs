@@ -51,13 +51,19 @@ pub enum CliError {
     /// What was asked for was accepted, and has not come about.
     #[error("{0}")]
     Unfinished(String),
+    /// A program that is not there, or may not be run, and the code that shells have for it.
+    #[error("{0}")]
+    NoProgram(String, u8),
+    /// A command inside a task ended so; there is nothing to say about it.
+    #[error("the command ended with code {0}")]
+    Exited(u8),
     /// Who reads our output has gone.
     #[error("the output was closed")]
     Closed,
 }
 
 impl CliError {
-    /// 0 ok, 1 refused or failed, 2 usage, 3 unreachable, 4 not logged in.
+    /// 0 ok, 1 refused or failed, 2 usage, 3 unreachable, 4 not logged in; a command inside a task has its own.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -65,6 +71,7 @@ impl CliError {
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
             Self::NotLoggedIn(_) => 4,
+            Self::NoProgram(_, code) | Self::Exited(code) => *code,
             Self::Refused { .. } | Self::Answer { .. } | Self::Local(_) | Self::Unfinished(_) => 1,
         }
     }

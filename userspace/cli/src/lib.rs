@@ -141,7 +141,7 @@ pub fn run(verb: &Verb, whole: fn() -> clap::Command) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !matches!(error, CliError::Closed) {
+            if !matches!(error, CliError::Closed | CliError::Exited(_)) {
                 // Where nobody can be told, the code tells.
                 let _ = screen.note(&format!("plenum: {error}"));
             }

@@ -28,7 +28,7 @@ pub struct Screen {
     pub out: Box<dyn Write>,
     /// Progress and errors.
     pub err: Box<dyn Write>,
-    input: BufReader<Box<dyn Read>>,
+    input: BufReader<Box<dyn Read + Send>>,
     /// The width of the terminal that results go to, if it is one.
     pub width: Option<usize>,
     /// Colours in results.
@@ -63,7 +63,7 @@ impl Screen {
 
     /// Streams that are no terminals.
     #[must_use]
-    pub fn new(out: Box<dyn Write>, err: Box<dyn Write>, input: Box<dyn Read>) -> Self {
+    pub fn new(out: Box<dyn Write>, err: Box<dyn Write>, input: Box<dyn Read + Send>) -> Self {
         let input = BufReader::new(input);
         Self { out, err, input, width: None, colour: false, live: false, asks: false, drawn: false }
     }
@@ -160,6 +160,12 @@ impl Screen {
             self.out.write_all(b"\x1b[H\x1b[2J")?;
         }
         Ok(())
+    }
+
+    /// Gives the standard input away, for somebody who passes it on; what is read here afterwards is empty.
+    #[must_use]
+    pub fn take_input(&mut self) -> Box<dyn Read + Send> {
+        Box::new(std::mem::replace(&mut self.input, BufReader::new(Box::new(std::io::empty()))))
     }
 
     /// Everything on the standard input, at most 16 MiB.

@@ -1,7 +1,9 @@
 //! The typed client of a cluster: one session with its address, authority and token. Apps and deployments are in [`apps`], packages in
-//! [`packages`], tasks, nodes and their files in [`nodes`].
+//! [`packages`], tasks, nodes and their files in [`nodes`], commands inside
+//! of tasks in [`exec`].
 
 pub mod apps;
+pub mod exec;
 pub mod nodes;
 pub mod packages;
 

@@ -1,5 +1,8 @@
 //! Nodes, the tasks of all frameworks, and the files in tasks' sandboxes: `/mesos` and `/agent/<id>`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -7,6 +10,9 @@ use serde_json::{Map, Value};
 use super::{Session, or_default, quantity};
 use crate::error::{CliError, Result};
 use crate::text::{clean, encode};
+
+/// How long a download may pause.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Amounts of resources.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -145,9 +151,12 @@ pub struct ClusterTask {
     /// The node's id.
     #[serde(default, deserialize_with = "or_default")]
     pub slave_id: String,
-    /// The node's name; this client fills it in.
+    /// The name or address of the node's host; this client fills it in.
     #[serde(default, deserialize_with = "or_default")]
     pub hostname: String,
+    /// The node's name, where it says more than its address; this client fills it in.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
     /// `TASK_RUNNING` and the like.
     #[serde(default, deserialize_with = "or_default")]
     pub state: String,
@@ -163,6 +172,29 @@ pub struct ClusterTask {
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+impl ClusterTask {
+    /// What people call its node: its name, else its host, else its id.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        let words = [&self.node_name, &self.hostname, &self.slave_id];
+        words.into_iter().find(|word| !word.is_empty()).map_or("", String::as_str)
+    }
+
+    /// Its container's id in one word, its pod's before it.
+    #[must_use]
+    pub fn container(&self) -> Option<String> {
+        fn word(id: &Value) -> Option<String> {
+            let own = id.get("value")?.as_str()?;
+            Some(match id.get("parent").and_then(word) {
+                Some(parent) => format!("{parent}.{own}"),
+                None => own.to_owned(),
+            })
+        }
+        let known = self.statuses.iter().rev();
+        known.filter_map(|status| status.other.get("container_status")?.get("container_id")).find_map(word)
+    }
 }
 
 /// What was said of a task once.
@@ -222,6 +254,8 @@ struct AgentFramework {
 struct Executor {
     #[serde(default, deserialize_with = "or_default")]
     id: String,
+    #[serde(default, rename = "type", deserialize_with = "or_default")]
+    kind: String,
     #[serde(default, deserialize_with = "or_default")]
     directory: String,
     #[serde(default)]
@@ -242,6 +276,42 @@ impl Executor {
     fn has(&self, task: &str) -> bool {
         let all = self.tasks.iter().chain(&self.queued_tasks).chain(&self.completed_tasks);
         all.map(|named| named.id.as_str()).chain([self.id.as_str()]).any(|id| id == task)
+    }
+}
+
+/// What is in a folder of a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its path as the agent names it.
+    pub path: String,
+    /// Bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// Seconds since 1970.
+    #[serde(default, with = "quantity")]
+    pub mtime: f64,
+    /// Kind and permissions as `ls` shows them.
+    #[serde(default, deserialize_with = "or_default")]
+    pub mode: String,
+    /// Owner.
+    #[serde(default, deserialize_with = "or_default")]
+    pub uid: String,
+    /// Group.
+    #[serde(default, deserialize_with = "or_default")]
+    pub gid: String,
+}
+
+impl Entry {
+    /// The last part of its path.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Whether it is a folder.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.mode.starts_with('d')
     }
 }
 
@@ -303,14 +373,16 @@ impl Session {
     /// [`CliError`].
     pub async fn tasks(&self) -> Result<Vec<ClusterTask>> {
         let state: State = self.get("/mesos/state").await?;
-        let host =
-            |id: &str| state.slaves.iter().find(|node| node.id == id).map(|node| node.hostname.clone());
+        let nodes: BTreeMap<&str, &Node> = state.slaves.iter().map(|node| (node.id.as_str(), node)).collect();
         let mut all = Vec::new();
         for framework in state.frameworks.into_iter().chain(state.completed_frameworks) {
             let ended = framework.completed_tasks.into_iter().map(|task| (task, true));
             for (mut task, completed) in framework.tasks.into_iter().map(|task| (task, false)).chain(ended) {
                 task.framework_name.clone_from(&framework.name);
-                task.hostname = host(&task.slave_id).unwrap_or_default();
+                if let Some(node) = nodes.get(task.slave_id.as_str()) {
+                    task.hostname.clone_from(&node.hostname);
+                    task.node_name = node.title().to_owned();
+                }
                 task.completed = completed;
                 all.push(task);
             }
@@ -326,9 +398,13 @@ impl Session {
         let state: AgentState = self.get(&format!("/agent/{}/state", encode(agent, false))).await?;
         let frameworks = state.frameworks.iter().chain(&state.completed_frameworks);
         let mut executors = frameworks.flat_map(|f| f.executors.iter().chain(&f.completed_executors));
-        Ok(executors
-            .find(|executor| executor.has(task) && !executor.directory.is_empty())
-            .map(|executor| executor.directory.clone()))
+        Ok(executors.find(|executor| executor.has(task) && !executor.directory.is_empty()).map(|executor| {
+            match executor.kind.as_str() {
+                // A pod's tasks have folders of their own in its sandbox.
+                "DEFAULT" if executor.id != task => format!("{}/tasks/{task}", executor.directory),
+                _ => executor.directory.clone(),
+            }
+        }))
     }
 
     /// How long a file is.
@@ -352,13 +428,48 @@ impl Session {
     /// # Errors
     /// [`CliError`].
     pub async fn folder(&self, agent: &str, path: &str) -> Result<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Entry {
-            path: String,
-        }
+        Ok(self.entries(agent, path).await?.into_iter().map(|entry| entry.path).collect())
+    }
+
+    /// What is in a folder of a node.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn entries(&self, agent: &str, path: &str) -> Result<Vec<Entry>> {
         let at = format!("/agent/{}/files/browse?path={}", encode(agent, false), encode(path, true));
-        let entries: Vec<Entry> = self.get(&at).await?;
-        Ok(entries.into_iter().map(|entry| entry.path).collect())
+        self.get(&at).await
+    }
+
+    /// Hands a whole file to `sink`, piece by piece; gives its length.
+    ///
+    /// # Errors
+    /// [`CliError`], and what `sink` says.
+    pub async fn download(&self, file: &Place, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+        let (agent, path) = (encode(&file.agent, false), encode(&file.path, true));
+        let call = self.call(Method::GET, &format!("/agent/{agent}/files/download?path={path}"));
+        let mut stream = self.send(call).await?.stream();
+        let mut count = 0;
+        while let Some(piece) = stream.next_within(SILENCE).await? {
+            sink(&piece)?;
+            count += u64::try_from(piece.len()).unwrap_or(0);
+        }
+        Ok(count)
+    }
+
+    /// What the containers of a node use, by their ids in one word.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn statistics(&self, agent: &str) -> Result<BTreeMap<String, Map<String, Value>>> {
+        #[derive(Deserialize)]
+        struct One {
+            container_id: String,
+            #[serde(default, deserialize_with = "or_default")]
+            statistics: Map<String, Value>,
+        }
+        let at = format!("/agent/{}/containers?show_nested=true", encode(agent, false));
+        let all: Vec<One> = self.get(&at).await?;
+        Ok(all.into_iter().map(|one| (one.container_id, one.statistics)).collect())
     }
 
     async fn read(&self, file: &Place, query: &str) -> Result<Piece> {

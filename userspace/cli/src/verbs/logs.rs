@@ -37,6 +37,15 @@ pub struct Logs {
     /// The file in the sandbox
     #[arg(long, default_value = "stdout", value_name = "NAME")]
     pub file: String,
+    /// What was written to standard error: the same as --file stderr
+    #[arg(long, conflicts_with = "file")]
+    pub stderr: bool,
+}
+
+impl Logs {
+    fn name(&self) -> &str {
+        if self.stderr { "stderr" } else { &self.file }
+    }
 }
 
 /// A file that is being read.
@@ -141,7 +150,7 @@ fn patient<T>(result: Result<T>) -> Result<Option<T>> {
 }
 
 /// The task that was meant: by its id, the beginning of one, or a name. Those alive come first.
-fn find(tasks: &[ClusterTask], wanted: &str) -> Result<ClusterTask> {
+pub(crate) fn find(tasks: &[ClusterTask], wanted: &str) -> Result<ClusterTask> {
     if let Some(task) = tasks.iter().find(|task| task.id == wanted) {
         return Ok(task.clone());
     }
@@ -185,7 +194,7 @@ async fn begin(
         Err(error) if logs.follow => return patient(Err(error)).map(|_: Option<()>| ()),
         Err(error) => return Err(error),
     };
-    let place = Place { agent: agent.clone(), path: format!("{folder}/{}", logs.file) };
+    let place = Place { agent: agent.clone(), path: format!("{folder}/{}", logs.name()) };
     let size = match session.file_size(&place).await {
         Ok(size) => size,
         Err(error) if error.status() == Some(404) && logs.follow => return Ok(()),

@@ -4,6 +4,7 @@
 
 mod apps;
 mod errors;
+mod inside;
 mod login;
 mod logs;
 mod nodes;
