@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use plenum_testkit::process::cpu_time;
 
 use crate::figures::Figures;
-use crate::node::{Node, own_network, task};
+use crate::node::{Node, or_interrupted, own_network, task};
 use launches::Launcher;
 use peers::{Peer, Peers};
 use spread::Spread;
@@ -71,7 +71,7 @@ pub fn run(quick: bool, running: Option<u32>) -> Result<Figures> {
     let program = task::compile(&root)?;
     let peers = Peers::start(folder.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(async {
+    runtime.block_on(or_interrupted(async {
         registry::serve(&root).await?;
         // However full the disk is, sandboxes stay while this measures.
         let images = format!("gc_interval = 86400\n[agent.images]\ninsecure = [\"{}\"]\n", registry::HOST);
@@ -80,14 +80,14 @@ pub fn run(quick: bool, running: Option<u32>) -> Result<Figures> {
         let size = if quick { QUICK } else { FULL };
         let running = running.map_or(size.running, |running| running as usize);
         measure(launcher, peers, &Size { running, ..size }).await
-    })
+    }))
 }
 
 async fn measure(mut launcher: Launcher, mut peers: Peers, size: &Size) -> Result<Figures> {
     let mut figures = Figures::new("containers");
     let alone = rounds(&mut launcher, &mut peers, size).await?;
     alone.report(&mut figures);
-    crowd(&mut launcher, size, &alone.host, &mut figures).await?;
+    crowd(&mut launcher, &mut peers, size, &mut figures).await?;
     launcher.node.stop_agent()?;
     Ok(figures)
 }
@@ -154,67 +154,84 @@ impl Rounds {
 }
 
 /// Many at once: how fast they come and go, what they cost while they are there, and what one more costs then.
-async fn crowd(launcher: &mut Launcher, size: &Size, first: &Spread, figures: &mut Figures) -> Result<()> {
+async fn crowd(launcher: &mut Launcher, peers: &mut Peers, size: &Size, figures: &mut Figures) -> Result<()> {
     let agent = launcher.node.agent();
+    let mut empty = singles(launcher, peers, size.more).await?;
     tokio::time::sleep(SETTLE).await;
     let before = memory::resident(agent)?;
     let cpu = cpu_time(agent)?;
     let (ids, took) = launcher.many(size.running).await?;
     let rate = ids.len() as f64 / took.as_secs_f64();
     figures.at_least(format!("launches a second, {} at once", ids.len()), rate, "1/s", RATE);
-    figures.note(
-        "agent's processor time for a launch",
-        each(cpu_time(agent)?.saturating_sub(cpu), ids.len()),
-        "ms",
-    );
+    let spent = cpu_time(agent)?.saturating_sub(cpu);
+    figures.note("agent's processor time for a launch", each(spent, ids.len()), "ms");
     tokio::time::sleep(SETTLE).await;
+    rest(launcher, size, before, ids.len(), figures).await?;
 
+    let full = singles(launcher, peers, size.more).await?;
+    let cpu = cpu_time(agent)?;
+    let took = launcher.end(&ids).await?;
+    let rate = ids.len() as f64 / took.as_secs_f64();
+    figures.at_least("ends a second, until nothing is left", rate, "1/s", RATE);
+    let spent = cpu_time(agent)?.saturating_sub(cpu);
+    figures.note("agent's processor time for an end", each(spent, ids.len()), "ms");
+    // The empty node is measured before and after, with `unshare` beside it as with the full one: what else the machine did in those
+    // seconds is not to count.
+    let again = singles(launcher, peers, size.more).await?;
+    empty = Singles { ours: empty.ours.join(&again.ours), unshare: empty.unshare.join(&again.unshare) };
+    for (singles, running) in [(&empty, 0), (&full, ids.len())] {
+        figures.note(format!("a launch while {running} run: median"), singles.ours.median(), "ms");
+        figures.note(format!("unshare + fsync while {running} run: median"), singles.unshare.median(), "ms");
+    }
+    let more = full.ours.median() / empty.ours.median();
+    let unshare = full.unshare.median() / empty.unshare.median();
+    figures.note(format!("one more than {} against the first", ids.len()), more, "x");
+    let name = format!("one more than {} against the first, both beside unshare", ids.len());
+    figures.at_most(name, more / unshare, "x", LAST);
+    figures.note("agent's memory at the end", memory::resident(agent)? / 1024.0, "MiB");
+    Ok(())
+}
+
+/// What they cost by being there.
+async fn rest(
+    launcher: &Launcher,
+    size: &Size,
+    before: f64,
+    running: usize,
+    figures: &mut Figures,
+) -> Result<()> {
+    let agent = launcher.node.agent();
     let (cost, counted) = memory::mean(&launcher.node.path(""))?;
-    anyhow::ensure!(counted == ids.len(), "{counted} of {} containers have a supervisor", ids.len());
+    anyhow::ensure!(counted == running, "{counted} of {running} containers have a supervisor");
     let after = memory::resident(agent)?;
-    let growth = (after - before).max(0.0) / counted as f64;
+    let growth = (after - before).max(0.0) / running as f64;
     figures.note("a container: anonymous pages of supervisor and init", cost.anonymous, "KiB");
     figures.note("a container: files' pages of their own", cost.files, "KiB");
     figures.note("a container: page tables", cost.tables, "KiB");
     figures.note("a container: growth of the agent", growth, "KiB");
     figures.at_most("a container: memory of ours", cost.sum() + growth, "KiB", CONTAINER);
     figures.note("agent's memory, nothing running", before / 1024.0, "MiB");
-    figures.at_most(format!("agent's memory, {counted} running"), after / 1024.0, "MiB", AGENT);
+    figures.at_most(format!("agent's memory, {running} running"), after / 1024.0, "MiB", AGENT);
     let cpu = cpu_time(agent)?;
     tokio::time::sleep(size.idle).await;
     let idle = cpu_time(agent)?.saturating_sub(cpu).as_secs_f64() / size.idle.as_secs_f64() * 100.0;
-    figures.at_most(format!("agent at rest, {counted} running, of a core"), idle, "%", IDLE);
-
-    let full = singles(launcher, size.more).await?;
-    let cpu = cpu_time(agent)?;
-    let took = launcher.end(&ids).await?;
-    let rate = ids.len() as f64 / took.as_secs_f64();
-    figures.at_least("ends a second, until nothing is left", rate, "1/s", RATE);
-    figures.note(
-        "agent's processor time for an end",
-        each(cpu_time(agent)?.saturating_sub(cpu), ids.len()),
-        "ms",
-    );
-    // What the machine did meanwhile is not to count: the empty node is measured before and after.
-    let empty = singles(launcher, size.more).await?.join(first);
-    figures.note(format!("a launch while {counted} run: median"), full.median(), "ms");
-    figures.note("a launch while none run: median", empty.median(), "ms");
-    figures.at_most(
-        format!("one more than {counted} against the first"),
-        full.median() / empty.median(),
-        "x",
-        LAST,
-    );
-    figures.note("agent's memory at the end", memory::resident(agent)? / 1024.0, "MiB");
+    figures.at_most(format!("agent at rest, {running} running, of a core"), idle, "%", IDLE);
     Ok(())
 }
 
-async fn singles(launcher: &mut Launcher, count: usize) -> Result<Spread> {
-    let mut spread = Spread::default();
+/// Single launches, each beside one of the same minute that nothing of ours has a part in.
+struct Singles {
+    ours: Spread,
+    unshare: Spread,
+}
+
+async fn singles(launcher: &mut Launcher, peers: &mut Peers, count: usize) -> Result<Singles> {
+    let mut both = Singles { ours: Spread::default(), unshare: Spread::default() };
     for _ in 0..count {
-        spread.push(launcher.one(None).await?);
+        both.ours.push(launcher.one(None).await?);
+        both.unshare.push(peers.launch(Peer::Unshare)?);
     }
-    Ok(spread)
+    Ok(both)
 }
 
 fn each(time: Duration, count: usize) -> f64 {

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::containers::registry;
 use crate::figures::Figures;
-use crate::node::{Node, own_network, task};
+use crate::node::{Node, or_interrupted, own_network, task};
 use counts::Count;
 use deeds::{Deeds, Random};
 
@@ -35,12 +35,12 @@ pub fn run(count: u32) -> Result<Figures> {
     std::fs::create_dir(&root)?;
     task::compile(&root)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(async {
+    runtime.block_on(or_interrupted(async {
         registry::serve(&root).await?;
         let images = format!("{SETTINGS}[agent.images]\ninsecure = [\"{}\"]\n", registry::HOST);
         let node = Node::start("leak", &images).await?;
         measure(Deeds::new(node, Random::new(seed), registry::IMAGE), count).await
-    })
+    }))
 }
 
 async fn measure(mut deeds: Deeds, count: u32) -> Result<Figures> {

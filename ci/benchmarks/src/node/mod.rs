@@ -63,6 +63,20 @@ pub fn own_network() -> Result<()> {
     Ok(())
 }
 
+/// Ends `work` when this process is asked to end, so that the node is tidied up.
+///
+/// # Errors
+/// What `work` says, or that it was interrupted.
+pub async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("interrupted"),
+    }
+}
+
 impl Node {
     /// Starts master and agent. `more` are lines of the agent's own settings.
     ///
