@@ -37,7 +37,7 @@ pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError>
 }
 
 /// Whether the engine has a container of this name that this agent made.
-async fn is_ours(inner: &Inner, id: &str) -> Result<bool, RuntimeError> {
+async fn is_ours(inner: &Inner, id: &str) -> Result<bool, EngineError> {
     let found = inspect(&inner.engine, &container_name(id), inner.config.call).await?;
     let labels = found.and_then(|found| found.config).and_then(|config| config.labels).unwrap_or_default();
     Ok(labels.get(crate::body::LABEL_INSTANCE) == Some(&inner.config.instance))
@@ -58,9 +58,12 @@ async fn end(inner: &Arc<Inner>, container: &Arc<Container>) -> Exit {
     }
 }
 
-/// Removes the engine's container of this id with its unnamed volumes; none is as good.
+/// Removes the engine's container of this id with its unnamed volumes; none is as good, and somebody else's stays.
 async fn remove(inner: &Inner, id: &str) -> Result<(), EngineError> {
     let name = container_name(id);
+    if !is_ours(inner, id).await? {
+        return Ok(());
+    }
     let until = tokio::time::Instant::now() + inner.config.call;
     loop {
         let options = RemoveContainerOptions { v: true, force: true, link: false };

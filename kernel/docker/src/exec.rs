@@ -131,12 +131,21 @@ async fn ending(inner: &Inner, exec: &str) -> Result<ExitStatus, RuntimeError> {
     }
 }
 
-/// The process of a command on the host; `None` if it has ended or never began.
+/// The process of a command on the host; `None` if it has ended. The engine answers a start before there is a process,
+/// so a command that has neither process nor end is about to begin.
 async fn process(inner: &Inner, exec: &str) -> Option<i32> {
-    let ask = |docker: bollard::Docker| async move { docker.inspect_exec(exec).await };
-    let found = inner.engine.call("describe a command", inner.config.call, ask).await.ok()?;
-    let pid = i32::try_from(found.pid?).ok().filter(|pid| *pid > 1)?;
-    found.running.unwrap_or(false).then_some(pid)
+    let until = tokio::time::Instant::now() + SETTLE;
+    loop {
+        let ask = |docker: bollard::Docker| async move { docker.inspect_exec(exec).await };
+        let found = inner.engine.call("describe a command", inner.config.call, ask).await.ok()?;
+        let pid = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
+        match (found.running.unwrap_or(false), pid) {
+            (true, Some(pid)) => return Some(pid),
+            (false, _) if found.exit_code.is_some() => return None,
+            _ if tokio::time::Instant::now() > until => return None,
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 /// Kills a command with what it started. The engine has no call for it.

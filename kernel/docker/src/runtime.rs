@@ -86,6 +86,13 @@ impl DockerRuntime {
     }
 }
 
+impl Drop for DockerRuntime {
+    /// Nobody watches any more; containers go on.
+    fn drop(&mut self) {
+        self.inner.table.lock().clear();
+    }
+}
+
 #[async_trait]
 impl Runtime for DockerRuntime {
     /// What the container is to be comes from [`DockerRuntime::announce`]; of `spec` only the id counts.

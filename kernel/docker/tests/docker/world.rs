@@ -250,6 +250,19 @@ impl World {
     }
 }
 
+/// Asserts that a file holds just these lines, and shows where it does not.
+pub fn assert_lines(what: &str, found: &str, want: &str) {
+    let lines = |text: &str| text.split_inclusive('\n').map(str::to_owned).collect::<Vec<_>>();
+    let (found, want) = (lines(found), lines(want));
+    let at = found.iter().zip(&want).position(|(found, want)| found != want);
+    let at = at.unwrap_or(found.len().min(want.len()));
+    if found != want {
+        let near = |lines: &[String]| lines.iter().skip(at.saturating_sub(2)).take(6).cloned().collect::<Vec<_>>();
+        let (there, here) = (near(&want), near(&found));
+        panic!("{what}: {} lines instead of {}; from {at} on {here:?} instead of {there:?}", found.len(), want.len());
+    }
+}
+
 /// Waits for the end of a container, but not for ever.
 pub async fn end(runtime: &dyn Runtime, id: &str) -> Exit {
     tokio::time::timeout(PATIENCE, runtime.wait(id))

@@ -1,0 +1,74 @@
+//! Output: complete and in order, whatever is restarted meanwhile.
+
+use crate::world::{assert_lines, end, eventually, world};
+use plenum_containers::Runtime;
+use std::time::Duration;
+
+fn numbered(count: u32) -> String {
+    (1..=count).map(|number| format!("{number}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_when_the_agent_restarts() {
+    let Some(world) = world().await else { return };
+    let mut runtime = Some(world.runtime().await);
+    let text = "i=0; while [ $i -lt 6000 ]; do i=$((i+1)); echo $i; echo $i >&2; [ $((i % 100)) -ne 0 ] || sleep 0.03; done";
+    runtime.as_ref().unwrap().start(world.spec("talks", text)).await.unwrap();
+    for round in 1..=4_usize {
+        let some = async || (world.read("talks", "stdout").len() > round * 3000).then_some(());
+        eventually("output", some).await;
+        // As a kill does: nothing is closed or noted in order.
+        drop(runtime.take());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let next = world.runtime().await;
+        assert_eq!(next.recover().await.unwrap().len(), 1);
+        runtime = Some(next);
+    }
+    let runtime = runtime.unwrap();
+    end(&runtime, "talks").await;
+    assert_lines("stdout", &world.read("talks", "stdout"), &numbered(6000));
+    assert_lines("stderr", &world.read("talks", "stderr"), &numbered(6000));
+    runtime.destroy("talks").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_a_container_that_ended_while_no_agent_ran() {
+    let Some(world) = world().await else { return };
+    let runtime = world.runtime().await;
+    runtime.start(world.spec("late", "echo first; sleep 1; seq 1 3000; exit 5")).await.unwrap();
+    eventually("output", async || (world.read("late", "stdout") == "first\n").then_some(())).await;
+    drop(runtime);
+    let docker = world.client().await;
+    eventually("the end", async || {
+        let found = docker.inspect_container("mesos-late", None).await.unwrap();
+        (!found.state.unwrap().running.unwrap()).then_some(())
+    })
+    .await;
+    let runtime = world.runtime().await;
+    let found = runtime.recover().await.unwrap();
+    let plenum_containers::RecoveredState::Finished(exit) = &found[0].state else { panic!("{found:?}") };
+    assert_eq!(exit.status, plenum_containers::ExitStatus::Code(5));
+    assert_eq!(end(&runtime, "late").await.status, exit.status);
+    assert_lines("stdout", &world.read("late", "stdout"), &format!("first\n{}", numbered(3000)));
+    runtime.destroy("late").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_lines_bytes_and_terminals() {
+    let Some(world) = world().await else { return };
+    let runtime = world.runtime().await;
+    let long =
+        "head -c 50000 /dev/zero | tr '\\0' x; echo; head -c 20000 /dev/zero | tr '\\0' y; echo end >&2";
+    let mut tty = world.spec("tty", &format!("stty -onlcr; {long}"));
+    tty.tty = true;
+    runtime.start(tty).await.unwrap();
+    runtime.start(world.spec("long", long)).await.unwrap();
+    let lines = format!("{}\n{}", "x".repeat(50_000), "y".repeat(20_000));
+    for (id, stdout, stderr) in [("long", lines.clone(), "end\n"), ("tty", format!("{lines}end\n"), "")] {
+        end(&runtime, id).await;
+        let found = world.read(id, "stdout");
+        assert!(found == stdout, "{id}: {} bytes, {:?}...", found.len(), found.get(..80));
+        assert_eq!(world.read(id, "stderr"), stderr, "{id}");
+        runtime.destroy(id).await.unwrap();
+    }
+}
