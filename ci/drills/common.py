@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import struct
@@ -64,6 +65,20 @@ class Instance:
     def pids(self):
         """Process ids by component."""
         return {role["role"]: role.get("pid") for role in self.status()["roles"]}
+
+    def settings(self, line, instead):
+        """Changes a line of the agent's file and has it read."""
+        path = f"{self.state}/config/agent.toml"
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        if text.count(f"\n{line}\n") != 1:
+            raise RuntimeError(f"{path} has not one line {line}")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text.replace(f"\n{line}\n", f"\n{instead}\n"))
+        before = self.pids()["agent"]
+        os.kill(before, signal.SIGKILL)
+        until("the agent restarted", lambda: self.pids()["agent"] not in (None, before), 30)
+        until("the agent serving", lambda: request(self.node, 5051, "GET", "/health")[0] == 200, 30)
 
     def login(self):
         """A token of the first account."""

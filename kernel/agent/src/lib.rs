@@ -12,4 +12,5 @@ mod shell;
 
 pub use config::{Config, ImagesConfig, Parts, TASK_PATH};
 pub use domain::DomainError;
+pub use plenum_networks::Settings as NetworksConfig;
 pub use shell::{StartError, run};

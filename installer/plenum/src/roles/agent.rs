@@ -43,6 +43,10 @@ impl AgentFile {
             dns: if places.root { vec![places.dns().ip().to_string()] } else { Vec::new() },
             task_path: task_path(),
             require_executor_token: !choices.open,
+            networks: plenum_agent::NetworksConfig {
+                instance: places.instance.as_str().to_owned(),
+                ..Default::default()
+            },
             ..Default::default()
         };
         Self { cgroup: None, component, agent }

@@ -1,0 +1,92 @@
+"""A framework by hand: the v1 scheduler API in JSON, one stream of events and calls beside it."""
+
+import http.client
+import json
+import queue
+import threading
+import time
+
+
+class Framework:
+    """Subscribes; gives offers and statuses in turn and acknowledges statuses."""
+
+    def __init__(self, host, token, name="drill"):
+        self.host, self.token, self.events, self.statuses = host, token, queue.Queue(), []
+        self.connection = http.client.HTTPConnection(host, 5050, timeout=60)
+        info = {"user": "root", "name": name, "roles": ["*"], "failover_timeout": 60,
+                "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}]}
+        body = json.dumps({"type": "SUBSCRIBE", "subscribe": {"framework_info": info}})
+        self.connection.request("POST", "/api/v1/scheduler", body, self.headers())
+        self.answer = self.connection.getresponse()
+        if self.answer.status != 200:
+            raise RuntimeError(f"SUBSCRIBE: {self.answer.status} {self.answer.read()}")
+        self.stream = self.answer.getheader("Mesos-Stream-Id")
+        threading.Thread(target=self.listen, daemon=True).start()
+        self.id = self.next("SUBSCRIBED")["subscribed"]["framework_id"]
+
+    def headers(self):
+        """Of every call."""
+        return {"Content-Type": "application/json", "Accept": "application/json", "Authorization": f"token={self.token}"}
+
+    def listen(self):
+        """Reads the stream, record by record."""
+        try:
+            while True:
+                length = b""
+                while not length.endswith(b"\n"):
+                    byte = self.answer.read(1)
+                    if not byte:
+                        return
+                    length += byte
+                record = b""
+                while len(record) < int(length):
+                    record += self.answer.read(int(length) - len(record))
+                self.take(json.loads(record))
+        except (OSError, ValueError, http.client.HTTPException):
+            return
+
+    def take(self, event):
+        """Keeps an event; a status is acknowledged at once."""
+        if event["type"] == "UPDATE":
+            status = event["update"]["status"]
+            self.statuses.append(status)
+            if "uuid" in status:
+                self.call("ACKNOWLEDGE", {"agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"]})
+        elif event["type"] != "HEARTBEAT":
+            self.events.put(event)
+
+    def next(self, kind, seconds=20):
+        """The next event of a kind; others are dropped."""
+        end = time.monotonic() + seconds
+        while True:
+            event = self.events.get(timeout=max(0.01, end - time.monotonic()))
+            if event["type"] == kind:
+                return event
+
+    def call(self, kind, body):
+        """One call beside the stream."""
+        connection = http.client.HTTPConnection(self.host, 5050, timeout=10)
+        try:
+            message = {"type": kind, "framework_id": self.id, kind.lower(): body}
+            connection.request("POST", "/api/v1/scheduler", json.dumps(message), {**self.headers(), "Mesos-Stream-Id": self.stream})
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status != 202:
+                raise RuntimeError(f"{kind}: {answer.status} {text}")
+        finally:
+            connection.close()
+
+    def accept(self, make):
+        """Takes the next offer with the operations that `make` gives for it."""
+        offer = self.next("OFFERS")["offers"]["offers"][0]
+        self.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": make(offer), "filters": {"refuse_seconds": 0}})
+        return offer
+
+    def states(self, task):
+        """The states of a task so far."""
+        return [status["state"] for status in self.statuses if status["task_id"]["value"] == task]
+
+    def last(self, task):
+        """The newest status of a task."""
+        found = [status for status in self.statuses if status["task_id"]["value"] == task]
+        return found[-1] if found else {}
