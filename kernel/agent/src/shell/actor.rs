@@ -144,9 +144,13 @@ impl Actor {
     fn change_volumes(&self, token: u64, make: Vec<Resource>, remove: Vec<Resource>) {
         let (work_dir, inbox) = (self.work_dir.clone(), self.inbox.clone());
         tokio::task::spawn_blocking(move || {
-            let done = volumes::make(&make, &work_dir).and_then(|()| volumes::remove(&remove, &work_dir));
-            let (result, rubbish) =
-                done.map_or_else(|error| (Err(error), Vec::new()), |rubbish| (Ok(()), rubbish));
+            // After a restart both are asked for; one that fails does not keep the other back.
+            let made = volumes::make(&make, &work_dir);
+            let (removed, rubbish) = match volumes::remove(&remove, &work_dir) {
+                Ok(rubbish) => (Ok(()), rubbish),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            let result = made.and(removed);
             let _ = inbox.blocking_send(Input::Event(Event::VolumesDone { token, result }));
             volumes::clean(&rubbish);
         });

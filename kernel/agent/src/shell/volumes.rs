@@ -134,25 +134,25 @@ pub(crate) fn give(resources: &[Resource], work_dir: &Path, owner: Option<(u32, 
     Ok(())
 }
 
-/// Makes the folders of volumes; those that are there stay as they are. Durable when it returns. Blocks.
+/// Makes the folders of volumes, all that can be made; those that are there stay as they are. Durable when it returns. Blocks.
 ///
 /// # Errors
 /// A sentence about the first that cannot be made.
 pub(crate) fn make(volumes: &[Resource], work_dir: &Path) -> Result<(), String> {
-    for volume in volumes {
-        let place = place(volume, work_dir)?;
-        let step = |error: io::Error| {
-            format!("the persistent volume cannot be made at {}: {error}", place.path().display())
-        };
-        if place.steps.is_empty() && holds_destroyed(&place).map_err(step)? {
-            return Err(format!(
-                "what was on {} is still being removed; try again in a moment",
-                place.base.display()
-            ));
-        }
-        open_place(&place, true).map_err(step)?;
+    let results: Vec<Result<(), String>> = volumes.iter().map(|volume| make_one(volume, work_dir)).collect();
+    results.into_iter().collect()
+}
+
+fn make_one(volume: &Resource, work_dir: &Path) -> Result<(), String> {
+    let place = place(volume, work_dir)?;
+    let step = |error: io::Error| {
+        format!("the persistent volume cannot be made at {}: {error}", place.path().display())
+    };
+    if place.steps.is_empty() && holds_destroyed(&place).map_err(step)? {
+        let base = place.base.display();
+        return Err(format!("what was on {base} is still being removed; try again in a moment"));
     }
-    Ok(())
+    open_place(&place, true).map(drop).map_err(step)
 }
 
 /// Takes volumes away: from here on they are out of reach; what was in them is removed by [`clean`]. One that is not there is no error.
@@ -261,7 +261,27 @@ fn open_base(base: &Path) -> nix::Result<OwnedFd> {
 }
 
 fn open_place(place: &Place, make: bool) -> io::Result<OwnedFd> {
+    check_mounted(place)?;
     open_steps(open_base(&place.base)?, &place.steps, make)
+}
+
+/// A MOUNT disk that is not mounted is a folder of another disk: nothing may be written there, and nothing of it be taken for the volume.
+fn check_mounted(place: &Place) -> io::Result<()> {
+    if !place.steps.is_empty() {
+        return Ok(());
+    }
+    let base = place.base.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let plain = |field: &str| {
+        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+            .iter()
+            .fold(field.to_owned(), |text, (escaped, letter)| text.replace(escaped, letter))
+    };
+    let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    if points.any(|point| Path::new(&plain(point)) == base) {
+        return Ok(());
+    }
+    Err(io::Error::other("the disk is not mounted there"))
 }
 
 fn open_steps(mut here: OwnedFd, steps: &[String], make: bool) -> io::Result<OwnedFd> {
@@ -293,6 +313,7 @@ fn holds_destroyed(place: &Place) -> io::Result<bool> {
 
 /// Moves a volume (of a MOUNT disk: what is in it) to where it waits for its end.
 fn move_aside(place: &Place) -> io::Result<Option<PathBuf>> {
+    check_mounted(place)?;
     let base = match open_base(&place.base) {
         Ok(base) => base,
         Err(Errno::ENOENT) if !place.steps.is_empty() => return Ok(None),
@@ -405,11 +426,13 @@ mod tests {
         std::fs::create_dir_all(&work).unwrap();
         std::fs::create_dir_all(disk.join("lost+found")).unwrap();
         let root = disk.to_str().unwrap().to_owned();
-        for volume in [
-            resource("v", "a/b", ""),
-            resource("v", "web", &path_disk(&root)),
-            resource("v", "web", &mount_disk(&root)),
-        ] {
+        let mount = [resource("v", "web", &mount_disk(&root))];
+        for refused in [make(&mount, &work), give(&mount, &work, None), remove(&mount, &work).map(drop)] {
+            assert!(refused.unwrap_err().contains("not mounted"));
+        }
+        let mounted = nix::unistd::geteuid().is_root().then(|| Mounted::on(&disk));
+        let kinds = [resource("v", "a/b", ""), resource("v", "web", &path_disk(&root))];
+        for volume in kinds.into_iter().chain(mount.into_iter().filter(|_| mounted.is_some())) {
             let volume = [volume];
             let path = mounts_of(&volume, &work).unwrap().remove(0).0;
             make(&volume, &work).unwrap();
@@ -436,6 +459,23 @@ mod tests {
             assert_eq!(rubbish(&volume, &work), Vec::<PathBuf>::new());
         }
         assert!(disk.join("lost+found").exists());
+    }
+
+    /// A folder mounted on itself.
+    struct Mounted(PathBuf);
+
+    impl Mounted {
+        fn on(folder: &Path) -> Self {
+            use nix::mount::{MsFlags, mount};
+            mount(Some(folder), folder, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            Self(folder.to_owned())
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount(&self.0);
+        }
     }
 
     #[test]

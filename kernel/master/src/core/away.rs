@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use plenum_api::internal::{self, goodbye::Code, master_message::Kind};
-use plenum_api::mesos::{self, TaskState, task_status::Reason};
+use plenum_api::mesos::{self, OperationState, TaskState, task_status::Reason};
 use plenum_api::{Millis, scheduler};
 
 use super::agents::Stage;
@@ -282,6 +282,11 @@ impl Master {
         for task in &agent.tasks {
             self.remove_task_of_agent(t, *task, why);
         }
+        let lost = match why {
+            Removal::Unreachable => OperationState::OperationUnreachable,
+            Removal::Gone | Removal::Left => OperationState::OperationGoneByOperator,
+        };
+        self.lose_operations(t, &agent, lost);
         self.ledger.remove_agent(&agent.id);
         self.agents.remove(key);
         self.agent_keys.remove(&agent.id);

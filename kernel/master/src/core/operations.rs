@@ -17,7 +17,7 @@ use super::accept::Basket;
 use super::conversions::{self, Asker, Stock};
 use super::event::{Answer, ReplyId};
 use super::lookup::{agent_id, event, framework_id};
-use super::state::{AgentKey, FrameworkKey};
+use super::state::{Agent, AgentKey, FrameworkKey};
 use super::{Master, Turn};
 
 impl Master {
@@ -242,6 +242,27 @@ impl Master {
         }
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.operations = told;
+        }
+    }
+
+    /// An agent is given up with what it was told to do.
+    pub(super) fn lose_operations(&self, t: &mut Turn<'_>, agent: &Agent, state: OperationState) {
+        for operation in agent.operations.values().filter(|one| one.info.id.is_some()) {
+            let pending = operation.latest_status.state == OperationState::OperationPending as i32;
+            let framework = operation.framework_id.as_ref().and_then(|id| self.framework_key(&id.value));
+            if let Some(framework) = framework.filter(|_| pending) {
+                let message = Some(format!(
+                    "agent {} is {}",
+                    agent.id,
+                    match state {
+                        OperationState::OperationUnreachable => "unreachable",
+                        _ => "gone",
+                    }
+                ));
+                let mut status = operation_status(&operation.info, state, message);
+                status.agent_id = Some(agent_id(&agent.id));
+                self.send_operation(t, framework, status);
+            }
         }
     }
 

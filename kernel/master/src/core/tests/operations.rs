@@ -465,3 +465,23 @@ fn operators_change_what_nobody_uses() {
         matches!(stage.rig.operate(late), Some(Answer::Refused(409, words)) if words.contains("not connected"))
     );
 }
+
+#[test]
+fn what_an_agent_was_told_is_lost_with_it() {
+    for (gone, expect) in
+        [(false, OperationState::OperationUnreachable), (true, OperationState::OperationGoneByOperator)]
+    {
+        let mut stage = Stage::new();
+        stage.accept(vec![operation("RESERVE", vec![reserved("disk", 40)])]);
+        if gone {
+            let agent = stage.agent.clone();
+            let call = json!({"type": "MARK_AGENT_GONE", "mark_agent_gone": {"agent_id": {"value": agent}}});
+            assert_eq!(stage.rig.operate(read(call)), Some(Answer::Done));
+        } else {
+            stage.rig.mute = true;
+            stage.rig.pass(600_000);
+        }
+        let states: Vec<OperationState> = stage.statuses().iter().map(|status| status.state()).collect();
+        assert_eq!(states, [expect]);
+    }
+}
