@@ -36,7 +36,7 @@ impl Provisioner {
             self.note(holder, |kept| kept.network = true);
             let network = match &own.name {
                 None => Kind::Bridge,
-                Some(name) => Kind::Cni(name.clone()),
+                Some(name) => Kind::Named(name.clone()),
             };
             let wish = Wish { ports: own.ports.clone(), labels: own.labels.clone(), ..Wish::new(network) };
             networks.attach(holder, &wish).await.map_err(|error| (LaunchStage::Network, error.to_string()))?
