@@ -130,8 +130,22 @@ impl Engine {
         self.health.subscribe()
     }
 
-    /// Carries a call out. A silent or absent engine is degraded from then on; a refusal says that it is well.
+    /// Carries a call out. A silent or absent engine is degraded from then on; a refusal says that it is well. One that is
+    /// degraded already gets a moment to come back.
     pub async fn call<T, F>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        call: impl FnOnce(Docker) -> F,
+    ) -> Result<T, EngineError>
+    where
+        F: Future<Output = Result<T, bollard::errors::Error>>,
+    {
+        self.ready(what, deadline.min(self.config.patience)).await?;
+        self.call_anyway(what, deadline, call).await
+    }
+
+    async fn call_anyway<T, F>(
         &self,
         what: &str,
         deadline: Duration,

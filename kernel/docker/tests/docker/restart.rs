@@ -77,3 +77,52 @@ async fn what_was_removed_behind_the_agents_back_is_lost() {
         runtime.destroy(id).await.unwrap();
     }
 }
+
+/// An agent that is killed leaves one of these behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_of_a_launch_is_found_again() {
+    let Some(world) = world().await else { return };
+    let runtime = world.runtime().await;
+    for id in ["started", "removing"] {
+        runtime.start(world.spec(id, "echo up; sleep 1000")).await.unwrap();
+    }
+    drop(runtime);
+    let record = |id: &str, more: &str| {
+        let dir = world.at(&format!("run-one/{id}"));
+        let sandbox = world.spec(id, "").sandbox;
+        std::fs::create_dir_all(&dir).unwrap();
+        let text =
+            format!(r#"{{"id":"{id}","sandbox":{sandbox:?},"stdout":"stdout","stderr":"stderr"{more}}}"#);
+        std::fs::write(format!("{dir}/record.json"), text).unwrap();
+    };
+    // Written down, and the engine never asked.
+    record("intended", "");
+    // Created and not started.
+    record("created", "");
+    let docker = world.client().await;
+    let options = bollard::query_parameters::CreateContainerOptions {
+        name: Some("mesos-created".into()),
+        ..Default::default()
+    };
+    let body = plenum_docker::body::create(&world.spec("created", "true"), "one", 1 << 20).unwrap();
+    docker.create_container(Some(options), body).await.unwrap();
+    // Started, and its process not noted.
+    record("started", r#","created":true"#);
+    // To be removed, which did not happen.
+    record("removing", r#","created":true,"doomed":true"#);
+    // Not a record at all: cut off while it was written to a folder of an earlier form.
+    std::fs::create_dir_all(world.at("run-one/broken")).unwrap();
+    std::fs::write(world.at("run-one/broken/record.json"), "{").unwrap();
+
+    let runtime = world.runtime().await;
+    let found = runtime.recover().await.unwrap();
+    let states: Vec<_> = found.iter().map(|found| (found.id.as_str(), found.state.clone())).collect();
+    let (lost, running) = (RecoveredState::Lost, RecoveredState::Running);
+    assert_eq!(states, [("created", lost.clone()), ("intended", lost), ("started", running)]);
+    assert!(found[2].launched.as_ref().unwrap().pid > 1);
+    for id in ["created", "intended", "started"] {
+        runtime.destroy(id).await.unwrap();
+    }
+    assert!(world.names().await.is_empty());
+    assert_eq!(world.read("started", "stdout"), "up\n");
+}

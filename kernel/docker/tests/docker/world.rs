@@ -257,9 +257,14 @@ pub fn assert_lines(what: &str, found: &str, want: &str) {
     let at = found.iter().zip(&want).position(|(found, want)| found != want);
     let at = at.unwrap_or(found.len().min(want.len()));
     if found != want {
-        let near = |lines: &[String]| lines.iter().skip(at.saturating_sub(2)).take(6).cloned().collect::<Vec<_>>();
+        let near =
+            |lines: &[String]| lines.iter().skip(at.saturating_sub(2)).take(6).cloned().collect::<Vec<_>>();
         let (there, here) = (near(&want), near(&found));
-        panic!("{what}: {} lines instead of {}; from {at} on {here:?} instead of {there:?}", found.len(), want.len());
+        panic!(
+            "{what}: {} lines instead of {}; from {at} on {here:?} instead of {there:?}",
+            found.len(),
+            want.len()
+        );
     }
 }
 

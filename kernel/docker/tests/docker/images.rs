@@ -1,0 +1,106 @@
+//! Images from a registry that wants credentials, in the engine's own network.
+
+use crate::world::{World, end, eventually, world};
+use futures_util::StreamExt;
+use plenum_containers::{ExitStatus, Runtime};
+use plenum_docker::ImageWish;
+use std::fs;
+
+/// `u` with the password `p?>?>w`, whose base64 has letters that the two alphabets write differently.
+const LOGIN: &str = "u:$2b$05$GfuFZILTAyS8AyadAPqTQeXZRdZLzV/m7HPS9CAUQT5rA8Zm3kAcG\n";
+const NAME: &str = "127.0.0.1:5001/team/app";
+
+fn config(port: u16, auth: &str) -> String {
+    let auth = if auth.is_empty() {
+        String::new()
+    } else {
+        format!("auth:\n  htpasswd:\n    realm: test\n    path: {auth}\n")
+    };
+    format!(
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ROOT\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}"
+    )
+}
+
+/// Two registries over the same images: an open one to push to, a closed one to pull from.
+fn start_registries(world: &mut World) -> bool {
+    if !std::path::Path::new("/usr/bin/docker-registry").exists() {
+        eprintln!("SKIPPED: docker-registry is not installed (Debian: docker-registry)");
+        return false;
+    }
+    fs::write(world.at("htpasswd"), LOGIN).unwrap();
+    for (name, port, auth) in [("open", 5000, String::new()), ("closed", 5001, world.at("htpasswd"))] {
+        let file = world.at(&format!("{name}.yml"));
+        fs::write(&file, config(port, &auth).replace("ROOT", &world.at("registry"))).unwrap();
+        world.daemon("docker-registry", &["serve".into(), file]);
+    }
+    true
+}
+
+/// Puts an image with this text into the registry, and forgets it here.
+async fn publish(world: &World, text: &str) {
+    let docker = world.client().await;
+    let open = "127.0.0.1:5000/team/app";
+    world.import(&format!("{open}:v1"), &[("text", text)]).await;
+    eventually("the push", async || {
+        let options =
+            bollard::query_parameters::PushImageOptions { tag: Some("v1".into()), ..Default::default() };
+        let mut steps = std::pin::pin!(docker.push_image(open, Some(options), None));
+        while let Some(step) = steps.next().await {
+            step.ok().filter(|step| step.error_detail.is_none())?;
+        }
+        Some(())
+    })
+    .await;
+    let options = bollard::query_parameters::RemoveImageOptions { force: true, ..Default::default() };
+    docker.remove_image(&format!("{open}:v1"), Some(options), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulled_with_credentials_once_and_again_when_told() {
+    let Some(mut world) = world().await else { return };
+    if !start_registries(&mut world) {
+        return;
+    }
+    publish(&world, "one\n").await;
+    let runtime = world.runtime().await;
+    let auth = |secret: &str| {
+        use base64::Engine;
+        let packed = base64::engine::general_purpose::STANDARD.encode(format!("u:{secret}"));
+        Some(format!(r#"{{"auths":{{"127.0.0.1:5001":{{"auth":"{packed}"}}}}}}"#))
+    };
+    let good = auth("p?>?>w");
+    let spec = |id: &str, force_pull: bool, credentials: Option<String>| {
+        let mut spec = world.spec(id, "cat /text");
+        spec.image = ImageWish { name: format!("{NAME}:v1"), force_pull, credentials };
+        spec
+    };
+    for (id, credentials) in
+        [("none", None), ("wrong", auth("wrong")), ("other", Some(r#"{"auths":{}}"#.into()))]
+    {
+        let said = runtime.start(spec(id, false, credentials)).await.unwrap_err().to_string();
+        assert!(said.contains(NAME) && !said.contains("wrong"), "{said}");
+    }
+    let run = async |id: &str, force: bool, credentials: Option<String>, want: &str| {
+        runtime.start(spec(id, force, credentials)).await.unwrap();
+        assert_eq!(end(&runtime, id).await.status, ExitStatus::Code(0));
+        assert_eq!(world.read(id, "stdout"), want, "{id}");
+        assert_eq!(runtime.pulling(id), None);
+        runtime.destroy(id).await.unwrap();
+    };
+    run("first", false, good.clone(), "one\n").await;
+    publish(&world, "two\n").await;
+    // What is there is not asked for again, with or without credentials, unless told.
+    run("again", false, None, "one\n").await;
+    run("forced", true, good.clone(), "two\n").await;
+    // By digest.
+    let docker = world.client().await;
+    let found = docker.inspect_image(&format!("{NAME}:v1")).await.unwrap();
+    let digest = found.repo_digests.unwrap().into_iter().find(|name| name.starts_with(NAME)).unwrap();
+    let mut exact = spec("digest", true, good);
+    exact.image.name = digest;
+    runtime.start(exact).await.unwrap();
+    end(&runtime, "digest").await;
+    assert_eq!(world.read("digest", "stdout"), "two\n");
+    runtime.destroy("digest").await.unwrap();
+    assert!(world.names().await.is_empty());
+}
