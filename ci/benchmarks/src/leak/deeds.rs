@@ -101,7 +101,7 @@ impl Deeds {
                 self.node.crash()?;
                 let pause = self.random.below(50) as u64;
                 tokio::time::sleep(Duration::from_millis(pause)).await;
-                self.restart().await?;
+                self.node.start_agent().await?;
                 ("agent killed", true)
             }
         };
@@ -165,11 +165,6 @@ impl Deeds {
         }
         let Some(pid) = self.random.pick(&at) else { return false };
         kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
-    }
-
-    async fn restart(&mut self) -> Result<()> {
-        // `start_agent` waits for the registration; what else was said meanwhile is not lost on the agent's side: it is said again.
-        self.node.start_agent().await
     }
 
     fn listen(&mut self) {

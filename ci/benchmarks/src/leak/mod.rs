@@ -13,9 +13,8 @@ use crate::node::{Node, or_interrupted, own_network, task};
 use counts::Count;
 use deeds::{Deeds, Random};
 
-/// Everything an ended task leaves is collected within a second, and what is said is said again soon.
-const SETTINGS: &str =
-    "gc_delay = 0\ngc_interval = 1\nupdate_retry = 1\nupdate_retry_max = 2\nkill_grace = 1\n";
+/// Everything an ended task leaves is collected within a second, images stay however full the disk is, and what is said is said again soon.
+const SETTINGS: &str = "gc_delay = 0\ngc_interval = 1\ngc_disk_headroom = 0.0\nupdate_retry = 1\nupdate_retry_max = 2\nkill_grace = 1\n";
 /// For the node to be as it was.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Names of things too many that are printed of each kind.

@@ -1,5 +1,6 @@
 //! A stand-in for a master: real TLS and real frames, and it does what the measurement says. It acknowledges every update by itself.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -51,6 +52,8 @@ pub struct Master {
     /// Where agents dial.
     pub address: SocketAddr,
     heard: mpsc::UnboundedReceiver<Heard>,
+    /// Heard while something else was waited for.
+    kept: VecDeque<Heard>,
     orders: Orders,
 }
 
@@ -78,27 +81,35 @@ impl Master {
                 tokio::spawn(listen(reader, send, tell.clone()));
             }
         });
-        Ok(Self { address, heard, orders })
+        Ok(Self { address, heard, kept: VecDeque::new(), orders })
     }
 
     /// The next thing of interest; `None` when nothing is said for `patience`.
     pub async fn hear(&mut self, patience: Duration) -> Option<Heard> {
+        if let Some(kept) = self.kept.pop_front() {
+            return Some(kept);
+        }
+        self.hear_new(patience).await
+    }
+
+    async fn hear_new(&mut self, patience: Duration) -> Option<Heard> {
         tokio::time::timeout(patience, self.heard.recv()).await.ok().flatten()
     }
 
     /// What is there already.
     pub fn heard(&mut self) -> Option<Heard> {
-        self.heard.try_recv().ok()
+        self.kept.pop_front().or_else(|| self.heard.try_recv().ok())
     }
 
-    /// Waits for the agent.
+    /// Waits for the agent to register. What else it says meanwhile is kept.
     ///
     /// # Errors
-    /// When it does not register within `patience`.
+    /// When nothing is said for `patience`.
     pub async fn registered(&mut self, patience: Duration) -> Result<()> {
         loop {
-            if let Heard::Registered = self.hear(patience).await.context("the agent does not register")? {
-                return Ok(());
+            match self.hear_new(patience).await.context("the agent does not register")? {
+                Heard::Registered => return Ok(()),
+                other => self.kept.push_back(other),
             }
         }
     }

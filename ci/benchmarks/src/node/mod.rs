@@ -116,23 +116,35 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts the agent's process and waits for it to register.
+    /// Starts the agent's process and waits for it to register. One that ends at once is started again, as its supervisor does: a shim that
+    /// was being started when the agent before was killed keeps the socket for a moment.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not register.
     pub async fn start_agent(&mut self) -> Result<()> {
+        let until = Instant::now() + START;
+        self.agent = Some(self.spawn_agent()?);
+        while self.master.registered(Duration::from_millis(100)).await.is_err() {
+            if Instant::now() > until {
+                bail!("the agent does not register; its log ends with:\n{}", self.log_end());
+            }
+            if self.agent.as_mut().map(Child::try_wait).transpose()?.flatten().is_some() {
+                self.agent = Some(self.spawn_agent()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_agent(&self) -> Result<Child> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log"))?;
-        let child = Command::new(&self.program)
+        Command::new(&self.program)
             .args(["agent", "--config"])
             .arg(self.path("agent.toml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| self.program.display().to_string())?;
-        self.agent = Some(child);
-        let registered = self.master.registered(START).await;
-        registered.with_context(|| format!("the agent's log ends with:\n{}", self.log_end()))
+            .with_context(|| self.program.display().to_string())
     }
 
     /// The agent's process id.

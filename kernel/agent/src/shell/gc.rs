@@ -66,6 +66,10 @@ pub(crate) fn remove(work_dir: &Path, directory: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    // A link that was to become `latest` when the agent was killed.
+    if let (Some(runs), Some(name)) = (directory.parent(), directory.file_name()) {
+        let _ = std::fs::remove_file(runs.join(format!(".latest-{}", name.to_string_lossy())));
+    }
     let top = work_dir.join("slaves");
     let mut at = directory.parent();
     while let Some(dir) = at.filter(|dir| dir.starts_with(&top) && **dir != *top) {
@@ -127,6 +131,7 @@ mod tests {
         std::fs::write(run.join("stdout"), b"x").unwrap();
         std::os::unix::fs::symlink("/etc", run.join("link")).unwrap();
         std::os::unix::fs::symlink("C", run.parent().unwrap().join("latest")).unwrap();
+        std::os::unix::fs::symlink("C", run.parent().unwrap().join(".latest-C")).unwrap();
         assert_eq!(scan(&work).len(), 1);
         let mut garbage = Garbage::default();
         garbage.add("C".to_owned(), run.clone(), Millis(1000));

@@ -33,7 +33,8 @@ pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError>
         }
         while let Some(looked) = looks.join_next().await {
             let Ok((id, handle, state)) = looked else { continue };
-            found.push(Recovered { id: id.clone(), state, launched: handle.state.as_ref().map(launched) });
+            let begun = handle.state.as_ref().filter(|state| state.task.pid > 0);
+            found.push(Recovered { id: id.clone(), state, launched: begun.map(launched) });
             inner.table.lock().insert(id, Slot::Known(Arc::new(handle)));
         }
     }
@@ -73,10 +74,23 @@ async fn look(inner: &Inner, dir: &Path) -> (Handle, RecoveredState) {
     }
     // Written between the first look and the supervisor's end, perhaps.
     let exit = recorded(dir).unwrap_or_else(Exit::lost);
+    // A launch that was killed half way has no state, but may have made control groups.
+    let state = state.or_else(|| intended(dir));
     if let Some(state) = state.as_ref().filter(|_| exit == Exit::lost()) {
         kill_leftovers(state);
     }
     ended(state, exit)
+}
+
+/// What a launch was about to make, as far as it can outlive its supervisor.
+fn intended(dir: &Path) -> Option<State> {
+    let launch = match connection::read_file::<Request>(&dir.join(LAUNCH)) {
+        Ok(Request::Launch(launch)) => *launch,
+        Ok(Request::Contain(contain)) => contain.launch,
+        _ => return None,
+    };
+    let groups = launch.groups.into_iter().map(|group| group.dir).collect();
+    Some(State { id: launch.id, boot_id: proc::boot_id(), groups, ..State::default() })
 }
 
 fn saved(dir: &Path) -> Option<State> {

@@ -165,6 +165,34 @@ async fn another_boot_and_half_a_launch_are_lost() {
 }
 
 #[tokio::test]
+async fn the_groups_of_half_a_launch_are_taken_away() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    // The supervisor was killed between making the first group and saying what runs, and the agent with it.
+    let run_dir = world.config.run_dir.join("half");
+    let group = std::path::Path::new("/sys/fs/cgroup/memory").join(&world.config.cgroup_parent).join("half");
+    let v1 = group.parent().is_some_and(std::path::Path::is_dir);
+    let group = if v1 { group } else { world.dir.path().join("group") };
+    std::fs::create_dir(&group).unwrap();
+    let mut launch = world.spec("half", "true").describe(&run_dir, None, 0);
+    let dir = group.as_os_str().as_encoded_bytes().to_vec();
+    launch.groups = vec![plenum_shim::wire::Group { dir, ..plenum_shim::wire::Group::default() }];
+    std::fs::create_dir(&run_dir).unwrap();
+    let frame = plenum_shim::wire::encode(&plenum_shim::wire::Request::Launch(Box::new(launch)));
+    std::fs::write(run_dir.join("launch"), frame).unwrap();
+    std::fs::write(run_dir.join("control.sock"), "").unwrap();
+
+    let runtime = world.restarted();
+    let found = runtime.recover().await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].state, &found[0].launched), (&RecoveredState::Lost, &None));
+    runtime.destroy("half").await.unwrap();
+    assert!(!group.exists() && !run_dir.exists());
+}
+
+#[tokio::test]
 async fn a_supervisor_that_is_slow_keeps_its_container() {
     if skip() {
         return;
