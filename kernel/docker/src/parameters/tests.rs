@@ -115,6 +115,13 @@ fn the_table_above_forgets_no_option() {
 }
 
 #[test]
+fn the_manual_names_every_option() {
+    let manual = include_str!("../../../../docs/docker.md");
+    let given = manual.split("Given: `").nth(1).and_then(|text| text.split('`').next()).unwrap();
+    assert_eq!(given.split_whitespace().collect::<Vec<_>>(), supported().collect::<Vec<_>>());
+}
+
+#[test]
 fn mounts_in_full() {
     let at = |value: &str, path: &str| made("mount", value, path);
     assert_eq!(at("type=tmpfs,target=/t,tmpfs-size=1m", "/host/Mounts/0/TmpfsOptions/SizeBytes"), 1 << 20);
