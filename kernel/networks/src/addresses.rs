@@ -13,6 +13,7 @@ const FIRST: u32 = 2;
 pub struct Pool {
     network: IpNet,
     taken: BTreeMap<u32, String>,
+    of: BTreeMap<String, u32>,
     next: u32,
 }
 
@@ -20,7 +21,7 @@ impl Pool {
     /// All addresses of an IPv4 network of /8 to /29 are free.
     #[must_use]
     pub fn new(network: IpNet) -> Self {
-        Self { network: network.network(), taken: BTreeMap::new(), next: FIRST }
+        Self { network: network.network(), taken: BTreeMap::new(), of: BTreeMap::new(), next: FIRST }
     }
 
     /// One past the last number that can be given.
@@ -37,13 +38,14 @@ impl Pool {
 
     /// The number of an address for the container: the one it has, or a free one. `None` when all are taken.
     pub fn take(&mut self, container: &str) -> Option<u32> {
-        if let Some((number, _)) = self.taken.iter().find(|(_, who)| *who == container) {
+        if let Some(number) = self.of.get(container) {
             return Some(*number);
         }
         let end = self.end();
         let number =
             (self.next..end).chain(FIRST..self.next.min(end)).find(|at| !self.taken.contains_key(at))?;
         self.taken.insert(number, container.to_owned());
+        self.of.insert(container.to_owned(), number);
         self.next = number + 1;
         Some(number)
     }
@@ -53,6 +55,9 @@ impl Pool {
         let free = self.taken.get(&number).is_none_or(|who| who == container);
         let good = free && (FIRST..self.end()).contains(&number);
         if good {
+            if let Some(old) = self.of.insert(container.to_owned(), number) {
+                self.taken.remove(&old);
+            }
             self.taken.insert(number, container.to_owned());
             self.next = self.next.max(number + 1);
         }
@@ -61,7 +66,9 @@ impl Pool {
 
     /// Frees what the container has.
     pub fn free(&mut self, container: &str) {
-        self.taken.retain(|_, who| who != container);
+        if let Some(number) = self.of.remove(container) {
+            self.taken.remove(&number);
+        }
     }
 }
 

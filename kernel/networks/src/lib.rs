@@ -21,6 +21,6 @@ mod tool;
 mod types;
 
 pub use ports::{Port, Protocol};
-pub use settings::{Cni, Overlay, Peer, Settings};
+pub use settings::{Cni, OtherNode, Overlay, Peer, Settings};
 pub use shell::Networks;
 pub use types::{Attached, IpNet, Network, NetworkError, Wish, host_files};

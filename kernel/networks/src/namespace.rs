@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::statfs;
 
 use crate::netlink::socket::Socket;
+use crate::netlink::turn;
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS: u64 = 0x6e73_6673;
@@ -31,11 +32,39 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'stati
 /// # Errors
 /// What the system says.
 pub fn make(path: &Path) -> io::Result<()> {
-    open(path).map(drop)
+    open(path, Six::Usual).map(drop)
+}
+
+/// What links that are made in a new namespace do with IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Six {
+    /// What they usually do.
+    Usual,
+    /// They have the addresses that they are given, and believe no router's advertisements, which any neighbour can make.
+    Given,
+    /// They have none.
+    Off,
+}
+
+impl Six {
+    /// For the namespace of this thread.
+    fn set(self) -> io::Result<()> {
+        let name = match self {
+            Self::Usual => return Ok(()),
+            Self::Given => ("accept_ra", "0"),
+            Self::Off => ("disable_ipv6", "1"),
+        };
+        let _turn = turn();
+        match fs::write(Path::new("/proc/sys/net/ipv6/conf/default").join(name.0), name.1) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A socket for links in the namespace at `path`, which is made if it is not there; and whether it was.
-pub(crate) fn open(path: &Path) -> io::Result<(Socket, bool)> {
+pub(crate) fn open(path: &Path, six: Six) -> io::Result<(Socket, bool)> {
     if is_there(path) {
         let namespace = File::open(path)?;
         let socket = apart(move || {
@@ -48,6 +77,7 @@ pub(crate) fn open(path: &Path) -> io::Result<(Socket, bool)> {
     let target = path.to_owned();
     let socket = apart(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
+        six.set()?;
         let socket = Socket::route()?;
         let none: Option<&str> = None;
         mount(Some("/proc/thread-self/ns/net"), &target, none, MsFlags::MS_BIND, none)?;

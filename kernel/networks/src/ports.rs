@@ -53,8 +53,16 @@ pub struct Target {
     pub v6: Option<Ipv6Addr>,
 }
 
-/// Every mapping of the node.
-pub type Mappings = BTreeMap<(Protocol, u16), Target>;
+/// A port of the host.
+pub type HostPort = (Protocol, u16);
+
+/// Every mapping of the node, and which have changed since somebody asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mappings {
+    held: BTreeMap<HostPort, Target>,
+    of: BTreeMap<String, Vec<HostPort>>,
+    changed: BTreeSet<HostPort>,
+}
 
 /// One of the table's maps, from ports of the host to addresses and ports of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,41 +105,74 @@ pub type Element = ((Map, u16), SocketAddr);
 /// What the maps hold.
 pub type Elements = BTreeMap<(Map, u16), SocketAddr>;
 
-/// The first asked-for port that somebody else holds, or that is asked for twice or is 0.
-#[must_use]
-pub fn conflict(held: &Mappings, container: &str, ports: &[Port]) -> Option<Port> {
-    let mut seen = BTreeSet::new();
-    let mut refused = |port: &Port| {
-        let taken = held.get(&(port.protocol, port.host)).is_some_and(|t| t.container != container);
-        let twice = !seen.insert((port.protocol, port.host));
-        port.host == 0 || port.container == 0 || taken || twice
-    };
-    ports.iter().find(|port| refused(port)).copied()
-}
-
-/// Gives `container` exactly these mappings.
-pub fn set(held: &mut Mappings, container: &str, to: (Option<Ipv4Addr>, Option<Ipv6Addr>), ports: &[Port]) {
-    held.retain(|_, target| target.container != container);
-    for port in ports {
-        let (v4, v6) = to;
-        let target = Target { container: container.to_owned(), port: port.container, v4, v6 };
-        held.insert((port.protocol, port.host), target);
-    }
-}
-
-/// The mappings as the kernel's maps hold them.
-#[must_use]
-pub fn elements(held: &Mappings) -> Elements {
-    let mut out = Elements::new();
-    for ((protocol, port), target) in held {
-        let (four, six) = match protocol {
-            Protocol::Tcp => (Map::Tcp4, Map::Tcp6),
-            Protocol::Udp => (Map::Udp4, Map::Udp6),
+impl Mappings {
+    /// The first asked-for port that somebody else holds, or that is asked for twice or is 0.
+    #[must_use]
+    pub fn conflict(&self, container: &str, ports: &[Port]) -> Option<Port> {
+        let mut seen = BTreeSet::new();
+        let mut refused = |port: &Port| {
+            let key = (port.protocol, port.host);
+            let taken = self.held.get(&key).is_some_and(|target| target.container != container);
+            let twice = !seen.insert(key);
+            port.host == 0 || port.container == 0 || taken || twice
         };
-        out.extend(target.v4.map(|ip| ((four, *port), SocketAddr::new(ip.into(), target.port))));
-        out.extend(target.v6.map(|ip| ((six, *port), SocketAddr::new(ip.into(), target.port))));
+        ports.iter().find(|port| refused(port)).copied()
     }
-    out
+
+    /// Gives `container` exactly these mappings.
+    pub fn set(&mut self, container: &str, to: (Option<Ipv4Addr>, Option<Ipv6Addr>), ports: &[Port]) {
+        let old = self.of.remove(container).unwrap_or_default();
+        for key in old {
+            self.held.remove(&key);
+            self.changed.insert(key);
+        }
+        let (v4, v6) = to;
+        for port in ports {
+            let key = (port.protocol, port.host);
+            let target = Target { container: container.to_owned(), port: port.container, v4, v6 };
+            self.held.insert(key, target);
+            self.changed.insert(key);
+        }
+        if !ports.is_empty() {
+            let keys = ports.iter().map(|port| (port.protocol, port.host)).collect();
+            self.of.insert(container.to_owned(), keys);
+        }
+    }
+
+    /// What the kernel's maps should hold, all of it, or for the keys that have changed since this was last asked; and those keys.
+    pub fn take(&mut self, all: bool) -> (Option<BTreeSet<(Map, u16)>>, Elements) {
+        let changed = std::mem::take(&mut self.changed);
+        let mut out = Elements::new();
+        if all {
+            self.held.iter().for_each(|(key, target)| target.elements(*key, &mut out));
+            return (None, out);
+        }
+        let mut keys = BTreeSet::new();
+        for key in changed {
+            keys.extend(maps(key.0).map(|map| (map, key.1)));
+            if let Some(target) = self.held.get(&key) {
+                target.elements(key, &mut out);
+            }
+        }
+        (Some(keys), out)
+    }
+}
+
+/// The maps of a transport.
+fn maps(protocol: Protocol) -> [Map; 2] {
+    match protocol {
+        Protocol::Tcp => [Map::Tcp4, Map::Tcp6],
+        Protocol::Udp => [Map::Udp4, Map::Udp6],
+    }
+}
+
+impl Target {
+    /// The mapping as the kernel's maps hold it.
+    fn elements(&self, (protocol, port): HostPort, out: &mut Elements) {
+        let [four, six] = maps(protocol);
+        out.extend(self.v4.map(|ip| ((four, port), SocketAddr::new(ip.into(), self.port))));
+        out.extend(self.v6.map(|ip| ((six, port), SocketAddr::new(ip.into(), self.port))));
+    }
 }
 
 /// What must be removed and what must be added to lead from `before` to `after`; one that leads elsewhere is both.
@@ -212,29 +253,33 @@ mod tests {
     fn changes_touch_what_differs_and_ports_have_one_holder() {
         let port = Port { host: 8080, container: 80, protocol: Protocol::Tcp };
         let to = (Some([10, 0, 0, 2].into()), Some("fd00::2".parse().unwrap()));
-        let mut one = Mappings::new();
-        set(&mut one, "a", to, &[port]);
-        let held = elements(&one);
+        let mut one = Mappings::default();
+        one.set("a", to, &[port]);
+        let (keys, held) = one.take(false);
         let expected: [Element; 2] = [
             ((Map::Tcp4, 8080), "10.0.0.2:80".parse().unwrap()),
             ((Map::Tcp6, 8080), "[fd00::2]:80".parse().unwrap()),
         ];
+        assert_eq!(keys, Some(expected.iter().map(|(key, _)| *key).collect()));
+        assert_eq!(one.take(false), (Some(BTreeSet::new()), Elements::new()), "it is asked for once");
+        assert_eq!(one.take(true), (None, held.clone()));
         assert_eq!(change(&Elements::new(), &held), (vec![], expected.to_vec()));
         assert_eq!(change(&held, &held), (vec![], vec![]));
         assert_eq!(change(&held, &Elements::new()), (expected.to_vec(), vec![]));
-        assert_eq!(conflict(&one, "b", &[port]), Some(port));
-        assert_eq!(conflict(&one, "a", &[port]), None);
-        assert_eq!(conflict(&one, "a", &[port, port]), Some(port));
-        assert!(conflict(&one, "b", &[Port { protocol: Protocol::Udp, ..port }]).is_none());
-        assert!(conflict(&one, "b", &[Port { host: 1, container: 0, ..port }]).is_some());
+        assert_eq!(one.conflict("b", &[port]), Some(port));
+        assert_eq!(one.conflict("a", &[port]), None);
+        assert_eq!(one.conflict("a", &[port, port]), Some(port));
+        assert!(one.conflict("b", &[Port { protocol: Protocol::Udp, ..port }]).is_none());
+        assert!(one.conflict("b", &[Port { host: 1, container: 0, ..port }]).is_some());
         let mut moved = one.clone();
-        set(&mut moved, "a", (Some([10, 0, 0, 3].into()), to.1), &[port]);
-        let (gone, new) = change(&held, &elements(&moved));
+        moved.set("a", (Some([10, 0, 0, 3].into()), to.1), &[port]);
+        let (gone, new) = change(&held, &moved.take(false).1);
         assert_eq!((gone, new), (vec![expected[0]], vec![(expected[0].0, "10.0.0.3:80".parse().unwrap())]));
-        set(&mut moved, "a", to, &[]);
-        assert!(moved.is_empty());
-        set(&mut moved, "c", (None, None), &[port]);
-        assert!(elements(&moved).is_empty() && conflict(&moved, "a", &[port]).is_some());
+        moved.set("a", to, &[]);
+        let (keys, left) = moved.take(false);
+        assert_eq!((keys.map(|keys| keys.len()), left.len()), (Some(2), 0));
+        moved.set("c", (None, None), &[port]);
+        assert!(moved.take(true).1.is_empty() && moved.conflict("a", &[port]).is_some());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
 use crate::ports::Port;
@@ -48,6 +49,29 @@ impl Folder {
             fs::create_dir_all(path).map_err(file("create", path))?;
         }
         Ok(out)
+    }
+
+    /// Makes the namespaces' folder a mount of its own that is shared: whoever got copies of its mounts (a container with the machine's files) loses
+    /// them when they are unmounted here, so that a namespace ends with its container.
+    pub fn share(&self) -> Result<(), NetworkError> {
+        let (path, none): (_, Option<&str>) = (&self.namespaces, None);
+        let shared = || mount(none, path, none, MsFlags::MS_SHARED, none);
+        // Said of what is no mount yet, this is refused.
+        let done = shared().or_else(|_| {
+            mount(Some(path), path, none, MsFlags::MS_BIND, none)?;
+            shared()
+        });
+        done.map_err(|error| file("share the mounts of", path)(error.into()))
+    }
+
+    /// Takes that back.
+    pub fn unshare(&self) -> Result<(), NetworkError> {
+        match umount2(&self.namespaces, MntFlags::MNT_DETACH) {
+            Err(error) if !matches!(error, nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {
+                Err(file("unmount", &self.namespaces)(error.into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A container's namespace.

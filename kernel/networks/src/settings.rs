@@ -17,7 +17,7 @@ pub struct Settings {
     pub bridge: String,
     /// The nftables table (family `inet`). Empty: `plenum_`, the instance's tag and `_net`.
     pub table: String,
-    /// The bridge's network; its first address is the bridge's. None: the highest `172.31.<n>.0/24` of which the machine has no address.
+    /// The bridge's network; its first address is the bridge's. None: the highest `172.31.<n>.0/22` of which the machine has no address.
     pub network: Option<IpNet>,
     /// The bridge's IPv6 network, /48 to /96. None: no IPv6.
     pub network6: Option<IpNet>,
@@ -55,6 +55,18 @@ pub struct Overlay {
     pub port: u16,
     /// The containers' MTU. None: that of the interface with the node's address, less the tunnel's headers.
     pub mtu: Option<u32>,
+    /// The other nodes, where they are known beforehand. Empty: [`crate::Networks::set_peers`] names them.
+    pub peers: Vec<OtherNode>,
+}
+
+/// A node of an overlay in the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherNode {
+    /// The number of its slice.
+    pub slice: u32,
+    /// Its address.
+    pub node: IpAddr,
 }
 
 impl Default for Overlay {
@@ -70,6 +82,7 @@ impl Default for Overlay {
             vni: 1024,
             port: 4789,
             mtu: None,
+            peers: Vec::new(),
         }
     }
 }
@@ -84,6 +97,12 @@ impl Overlay {
             None => None,
         };
         Some((slice, slice6))
+    }
+
+    /// The nodes that the settings name; `None` when they name none.
+    pub(crate) fn named(&self) -> Option<std::collections::BTreeSet<Peer>> {
+        let peers = self.peers.iter().filter_map(|other| self.peer(other.slice, other.node));
+        (!self.peers.is_empty()).then(|| peers.collect())
     }
 
     /// The node with this slice and address, as [`crate::Networks::set_peers`] takes it.
@@ -179,11 +198,11 @@ pub(crate) const PAIR: &str = "pv";
 
 /// The bridge's network where none is set: the one it has, or the highest of ours that touches no address of the machine.
 pub(crate) fn choose(own: Option<IpNet>, others: &[IpNet]) -> Option<IpNet> {
-    let candidate = |n: u8| IpNet { address: Ipv4Addr::new(172, 31, n, 0).into(), bits: 24 };
-    let ours = own.map(|net| net.network()).filter(|net| (0..=254).any(|n| candidate(n) == *net));
-    ours.or_else(|| {
-        (0..=254).rev().map(candidate).find(|net| !others.iter().any(|other| other.overlaps(net)))
-    })
+    // A bridge has at most 1,023 links.
+    let candidates =
+        || (0..64u8).rev().map(|n| IpNet { address: Ipv4Addr::new(172, 31, n * 4, 0).into(), bits: 22 });
+    let ours = own.map(|net| net.network()).filter(|net| candidates().any(|one| one == *net));
+    ours.or_else(|| candidates().find(|net| !others.iter().any(|other| other.overlaps(net))))
 }
 
 /// Whether the settings can be used.
@@ -231,6 +250,9 @@ pub(crate) fn check(settings: &Settings) -> Result<(), NetworkError> {
     if overlay.slice(overlay.slice).is_none() {
         return refuse("overlay.slice: the range has no slice of this number and size");
     }
+    if overlay.peers.iter().any(|other| overlay.slice(other.slice).is_none()) {
+        return refuse("overlay.peers: the range has no slice of one of these numbers");
+    }
     if overlay.node.is_unspecified() {
         return refuse("overlay.node: set the address at which other nodes reach this one");
     }
@@ -257,6 +279,10 @@ mod tests {
         assert_eq!(overlay.slice(3), Some((net("9.0.3.0/24"), Some(net("fd01:0:0:3::/64")))));
         assert_eq!(overlay.slice(65_535).map(|s| s.0), Some(net("9.255.255.0/24")));
         assert_eq!(overlay.slice(65_536), None);
+        assert_eq!(overlay.named(), None);
+        let node: IpAddr = [192, 0, 2, 2].into();
+        let named = Overlay { peers: vec![OtherNode { slice: 3, node }], ..overlay.clone() };
+        assert_eq!(named.named(), overlay.peer(3, node).map(|peer| [peer].into()));
         let narrow = Overlay { slice_bits: 7, ..overlay };
         assert_eq!(narrow.slice(0), None);
     }
@@ -281,11 +307,11 @@ mod tests {
 
     #[test]
     fn a_free_network_is_chosen_and_kept() {
-        assert_eq!(choose(None, &[]), Some(net("172.31.254.0/24")));
-        assert_eq!(choose(None, &[net("172.31.254.1/24")]), Some(net("172.31.253.0/24")));
-        assert_eq!(choose(None, &[net("172.31.250.9/20")]), Some(net("172.31.239.0/24")));
-        assert_eq!(choose(Some(net("172.31.9.1/24")), &[]), Some(net("172.31.9.0/24")));
-        assert_eq!(choose(Some(net("10.0.0.1/24")), &[]), Some(net("172.31.254.0/24")));
+        assert_eq!(choose(None, &[]), Some(net("172.31.252.0/22")));
+        assert_eq!(choose(None, &[net("172.31.254.1/24")]), Some(net("172.31.248.0/22")));
+        assert_eq!(choose(None, &[net("172.31.250.9/20")]), Some(net("172.31.236.0/22")));
+        assert_eq!(choose(Some(net("172.31.8.1/22")), &[]), Some(net("172.31.8.0/22")));
+        assert_eq!(choose(Some(net("10.0.0.1/24")), &[]), Some(net("172.31.252.0/22")));
         assert_eq!(choose(None, &[net("172.16.0.0/12")]), None);
     }
 

@@ -205,6 +205,8 @@ fn adjust(out: &mut Vec<Change>, name: &str, wanted: &Link, has: &Link) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn net(text: &str) -> IpNet {
@@ -300,5 +302,114 @@ mod tests {
         };
         assert_eq!(decide(&pair("b", true), &pair("c", true)), change(Some("b")));
         assert_eq!(decide(&pair("b", true), &pair("b", false)), change(None));
+    }
+
+    /// Carries a change out on a state, as the kernel does: what hangs on a link goes with it, and nothing can be done to one that is not there.
+    fn carry_out(state: &mut State, change: Change) {
+        match change {
+            Change::RemoveForward(one) => assert!(state.forwards.remove(&one)),
+            Change::RemoveNeighbour(one) => assert!(state.neighbours.remove(&one)),
+            Change::RemoveRoute(one) => assert!(state.routes.remove(&one)),
+            Change::RemoveLink(name) => {
+                assert!(state.links.remove(&name).is_some());
+                state.forwards.retain(|one| one.link != name);
+                state.neighbours.retain(|one| one.link != name);
+                state.routes.retain(|one| one.link != name);
+            }
+            Change::RemoveAddress(name, net) => {
+                assert!(state.links.get_mut(&name).unwrap().addresses.remove(&net));
+            }
+            Change::MakeLink(name, link) => {
+                let link = Link { addresses: BTreeSet::new(), ..link };
+                assert!(state.links.insert(name, link).is_none());
+            }
+            Change::SetLink { name, mac, mtu, master, up, hairpin } => {
+                let link = state.links.get_mut(&name).unwrap();
+                link.mac = mac.or(link.mac);
+                link.mtu = mtu.or(link.mtu);
+                if master.is_some() {
+                    (link.master, link.hairpin) = (master, false);
+                }
+                link.up |= up;
+                link.hairpin |= hairpin;
+            }
+            Change::AddAddress(name, net) => {
+                assert!(state.links.get_mut(&name).unwrap().addresses.insert(net));
+            }
+            Change::AddNeighbour(one) => {
+                assert!(state.links.contains_key(&one.link) && state.neighbours.insert(one));
+            }
+            Change::AddForward(one) => {
+                assert!(state.links.contains_key(&one.link) && state.forwards.insert(one));
+            }
+            Change::AddRoute(one) => {
+                assert!(state.links.contains_key(&one.link) && state.routes.insert(one));
+            }
+        }
+    }
+
+    fn any_link() -> impl Strategy<Value = Link> {
+        let kinds = prop_oneof![
+            Just(Kind::Bridge),
+            Just(Kind::Pair),
+            (1u32..3).prop_map(|vni| Kind::Tunnel { vni, port: 1, local: [192, 0, 2, 1].into() }),
+        ];
+        let addresses =
+            proptest::collection::btree_set((0u8..4).prop_map(|n| net(&format!("10.0.0.{n}/24"))), 0..3);
+        let bridge = prop_oneof![Just("x".to_owned()), Just("y".to_owned())];
+        let master = proptest::option::of(bridge);
+        (kinds, any::<bool>(), master, 1400u32..1402, 0u8..2, any::<bool>(), addresses).prop_map(
+            |(kind, up, master, mtu, mac, hairpin, addresses)| Link {
+                kind,
+                up,
+                master,
+                mtu: Some(mtu),
+                mac: Some([mac; 6]),
+                hairpin,
+                addresses,
+            },
+        )
+    }
+
+    fn any_state() -> impl Strategy<Value = State> {
+        let links = proptest::collection::btree_map("[a-c]", any_link(), 0..4);
+        (links, proptest::collection::btree_set((0usize..3, 0u8..3), 0..4)).prop_map(|(links, hanging)| {
+            let names: Vec<String> = links.keys().cloned().collect();
+            let mut state = State { links, ..State::default() };
+            for (at, n) in hanging {
+                let Some(link) = names.get(at).cloned() else { continue };
+                let address = IpAddr::from([9, 0, n, 0]);
+                state.routes.insert(Route {
+                    to: net(&format!("9.0.{n}.0/24")),
+                    via: address,
+                    link: link.clone(),
+                });
+                state.neighbours.insert(Neighbour { link: link.clone(), address, mac: [n; 6] });
+                state.forwards.insert(Forward { link, mac: [n; 6], node: [192, 0, 2, n].into() });
+            }
+            state
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn changes_lead_from_what_there_is_to_what_is_wanted(wanted in any_state(), found in any_state()) {
+            let mut state = found.clone();
+            for change in decide(&wanted, &found) {
+                carry_out(&mut state, change);
+            }
+            // Nothing is switched off, and no link leaves its bridge for none.
+            let mut expected = wanted.clone();
+            for (name, link) in &mut expected.links {
+                if let Some(has) = found.links.get(name).filter(|has| has.kind == link.kind) {
+                    link.up |= has.up;
+                    let moved = link.master.is_some() && link.master != has.master;
+                    link.hairpin |= has.hairpin && !moved;
+                    link.master = link.master.take().or_else(|| has.master.clone());
+                }
+            }
+            prop_assert_eq!(&state, &expected);
+            prop_assert_eq!(decide(&wanted, &state), vec![]);
+        }
     }
 }

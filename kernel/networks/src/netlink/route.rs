@@ -118,12 +118,18 @@ pub(crate) fn make_pair(socket: &mut Socket, pair: &Pair<'_>) -> io::Result<()> 
             mtu(peer.put(link::NAMESPACE, &namespace.to_ne_bytes()))
         })
     };
-    let make = Message::new(NEW_LINK, CREATE | EXCLUSIVE | ACKNOWLEDGE, &link_head(0, UP))
+    let make = Message::new(NEW_LINK, CREATE | EXCLUSIVE | ACKNOWLEDGE, &link_head(0, 0))
         .text(link::NAME, pair.name)
         .put(link::MASTER, &master.to_ne_bytes())
         .nest(link::INFO, |info| info.text(link::INFO_KIND, "veth").nest(link::INFO_DATA, peer));
-    let set = port(Message::new(NEW_LINK, ACKNOWLEDGE, &link_head(0, 0)).text(link::NAME, pair.name));
-    socket.change(vec![mtu(make), set], &[])
+    socket.change(vec![mtu(make)], &[])?;
+    // A bridge's port has no addresses, and those that IPv6 would give it cost all others time.
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", pair.name), "1") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let set = port(Message::new(NEW_LINK, ACKNOWLEDGE, &link_head(0, UP)).text(link::NAME, pair.name));
+    socket.change(vec![set], &[])
 }
 
 /// A bridge sends back what came from this link: a container that calls its own mapped port needs it where bridged packets are filtered.

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::netlink::route;
 use crate::netlink::socket::Socket;
 use crate::overlay::{self, bridge};
-use crate::settings::{Names, Peer, Settings, choose};
+use crate::settings::{Names, Overlay, Peer, Settings, choose};
 use crate::state::{State, decide};
 use crate::types::{IpNet, NetworkError, file, kernel};
 
@@ -25,7 +25,7 @@ pub(super) fn surroundings(settings: &Settings, names: &Names) -> Result<(IpNet,
                 route::read(&mut socket, |name, _| *name == names.bridge).map_err(failed())?;
             let has = state.links.values().flat_map(|link| &link.addresses);
             let own = has.copied().find(|net| net.address.is_ipv4());
-            let full = "network: every network that is usually taken (172.31.<n>.0/24) is in use; set one";
+            let full = "network: every network that is usually taken (172.31.<n>.0/22) is in use; set one";
             choose(own, &others).ok_or_else(|| NetworkError::Settings(full.to_owned()))?
         }
     };
@@ -37,6 +37,13 @@ pub(super) fn surroundings(settings: &Settings, names: &Names) -> Result<(IpNet,
         None => None,
     };
     Ok((network, mtu))
+}
+
+/// Brings bridges, tunnel and the kernel's switches to what the settings say.
+pub(super) fn open(inner: &Inner) -> Result<(), NetworkError> {
+    let named = inner.settings.overlay.as_ref().and_then(Overlay::named);
+    compare(inner, named.as_ref())?;
+    switch(inner)
 }
 
 /// Brings bridges and tunnel to what is wanted. Without peers, those that are known to the kernel stay.
@@ -64,26 +71,34 @@ pub(super) fn compare(inner: &Inner, peers: Option<&BTreeSet<Peer>>) -> Result<(
         wanted.neighbours.clone_from(&found.neighbours);
         wanted.forwards.clone_from(&found.forwards);
     }
-    route::apply(&mut socket, &decide(&wanted, &found)).map_err(failed())?;
-    if peers.is_none() { switch(inner) } else { Ok(()) }
+    route::apply(&mut socket, &decide(&wanted, &found)).map_err(failed())
 }
 
-/// The kernel forwards packets between links, and lets loopback addresses be mapped.
+/// The kernel forwards packets between links, lets loopback addresses be mapped, and believes no containers that say they are routers.
 fn switch(inner: &Inner) -> Result<(), NetworkError> {
-    let root = Path::new("/proc/sys/net");
-    let mut switches = vec![root.join("ipv4/ip_forward")];
-    for segment in std::iter::once(&inner.bridge).chain(&inner.overlay) {
-        switches.push(root.join("ipv4/conf").join(&segment.bridge).join("route_localnet"));
+    let (four, six) = (Path::new("/proc/sys/net/ipv4"), Path::new("/proc/sys/net/ipv6/conf"));
+    let mut switches = vec![(four.join("ip_forward"), "1")];
+    let mut ours = vec![inner.names.bridge.clone()];
+    if inner.overlay.is_some() {
+        ours.extend([inner.names.overlay.clone(), inner.names.tunnel.clone()]);
     }
-    let six = std::iter::once(&inner.bridge).chain(&inner.overlay).any(|segment| segment.network6.is_some());
-    let forwarding = root.join("ipv6/conf/all/forwarding");
-    if six && !is(&forwarding, "1") {
-        keep_advertised(&root.join("ipv6/conf")).map_err(file("write below", root))?;
-        switches.push(forwarding);
+    for link in &ours {
+        if *link != inner.names.tunnel {
+            switches.push((four.join("conf").join(link).join("route_localnet"), "1"));
+        }
+        if six.exists() {
+            switches.push((six.join(link).join("accept_ra"), "0"));
+        }
     }
-    for path in switches {
-        if !is(&path, "1") {
-            fs::write(&path, "1").map_err(file("write", &path))?;
+    let forwarding = six.join("all/forwarding");
+    let segments = std::iter::once(&inner.bridge).chain(&inner.overlay);
+    if segments.into_iter().any(|segment| segment.network6.is_some()) && !is(&forwarding, "1") {
+        keep_advertised(six, &ours).map_err(file("write below", six))?;
+        switches.push((forwarding, "1"));
+    }
+    for (path, value) in switches {
+        if !is(&path, value) {
+            fs::write(&path, value).map_err(file("write", &path))?;
         }
     }
     Ok(())
@@ -94,10 +109,11 @@ fn is(path: &Path, value: &str) -> bool {
 }
 
 /// A machine that forwards ignores what routers advertise, unless it is told not to: a machine that has its own address from there would lose it.
-fn keep_advertised(folder: &Path) -> io::Result<()> {
+fn keep_advertised(folder: &Path, but: &[String]) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path().join("accept_ra");
-        if is(&path, "1") {
+        let entry = entry?;
+        let path = entry.path().join("accept_ra");
+        if !but.iter().any(|name| entry.file_name() == name.as_str()) && is(&path, "1") {
             fs::write(&path, "2")?;
         }
     }

@@ -11,7 +11,7 @@ use crate::addresses::Pool;
 use crate::cni;
 use crate::netlink::route;
 use crate::netlink::socket::Socket;
-use crate::ports::{self, Elements, Mappings, Place};
+use crate::ports::{Mappings, Place};
 use crate::records::{Folder, Record};
 use crate::settings::{Names, PAIR, Peer, Settings, check};
 use crate::types::{Attached, IpNet, Network, NetworkError, Wish, file, kernel};
@@ -70,7 +70,8 @@ impl Inner {
     /// Opens, and makes bridge and overlay.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, NetworkError> {
         let inner = Self::bare(folder, settings)?;
-        host::compare(&inner, None)?;
+        inner.folder.share()?;
+        host::open(&inner)?;
         Ok(inner)
     }
 
@@ -104,13 +105,21 @@ impl Inner {
             records: BTreeMap::new(),
             bridge: Pool::new(bridge.network),
             overlay: overlay.as_ref().map(|overlay| Pool::new(overlay.network)),
-            mappings: Mappings::new(),
+            mappings: Mappings::default(),
         };
         let table = Table::new(&names.table, places);
         let (held, comparing, ending) = (Mutex::new(held), Mutex::new(()), AtomicBool::new(false));
         let inner = Self { settings, names, folder: files, bridge, overlay, held, table, comparing, ending };
         inner.load()?;
         Ok(inner)
+    }
+
+    /// Whether a bridge with the names of this folder and these settings is there.
+    pub fn left(folder: &Path, settings: &Settings) -> Result<bool, NetworkError> {
+        let names = Names::new(folder, settings);
+        let failed = || kernel("look for links");
+        let mut socket = Socket::route().map_err(failed())?;
+        Ok(route::index(&mut socket, &names.bridge).map_err(failed())?.is_some())
     }
 
     /// Takes over what records say.
@@ -121,7 +130,7 @@ impl Inner {
             let free = held.pool(&record.network).is_none_or(|pool| pool.note(record.number, &container));
             if free || matches!(record.network, Network::Cni(_)) {
                 let to = self.target(&record);
-                ports::set(&mut held.mappings, &container, to, &record.ports);
+                held.mappings.set(&container, to, &record.ports);
             }
             held.records.insert(container, record);
         }
@@ -142,7 +151,7 @@ impl Inner {
         if self.ending.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.table.settle(|| -> Elements { ports::elements(&self.held().mappings) })
+        self.table.settle(|all| self.held().mappings.take(all))
     }
 
     /// The segment of a network of ours.
@@ -244,7 +253,7 @@ impl Inner {
 
     /// Whether the wish's ports are free.
     pub fn free_ports(&self, held: &Held, container: &str, wish: &Wish) -> Result<(), NetworkError> {
-        match ports::conflict(&held.mappings, container, &wish.ports) {
+        match held.mappings.conflict(container, &wish.ports) {
             Some(port) => Err(NetworkError::Port { port: port.host, protocol: port.protocol.as_str() }),
             None => Ok(()),
         }
@@ -258,7 +267,7 @@ impl Inner {
             }
             return Err(error);
         }
-        ports::set(&mut held.mappings, container, self.target(record), &record.ports);
+        held.mappings.set(container, self.target(record), &record.ports);
         held.records.insert(container.to_owned(), record.clone());
         Ok(())
     }
@@ -267,7 +276,7 @@ impl Inner {
     pub fn detach(&self, container: &str) -> Result<(), NetworkError> {
         let kept = {
             let mut held = self.held();
-            held.mappings.retain(|_, to| to.container != container);
+            held.mappings.set(container, (None, None), &[]);
             held.records.get(container).cloned()
         };
         self.settle()?;
@@ -358,6 +367,7 @@ impl Inner {
             outcome = outcome.and(route::remove_link(&mut socket, link).map_err(failed()));
         }
         outcome = outcome.and(self.table.remove());
+        outcome = outcome.and(self.folder.unshare());
         let removed: Result<(), std::io::Error> = match fs::remove_dir_all(folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other,

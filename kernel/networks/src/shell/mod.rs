@@ -141,6 +141,9 @@ impl Networks {
     pub async fn teardown(folder: &Path, settings: Settings) -> Result<(), NetworkError> {
         let folder = folder.to_owned();
         let path = folder.clone();
+        if !folder.exists() && !Inner::left(&folder, &settings)? {
+            return Ok(());
+        }
         let inner = Arc::new(blocking(move || Inner::bare(&path, settings)).await?);
         inner.end();
         let own = Self { inner: inner.clone() };

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tokio::runtime::Handle;
 
 use crate::cni::{self, Chain, Kept, List};
-use crate::namespace;
+use crate::namespace::{self, Six};
 use crate::netlink::route;
 use crate::records::Record;
 use crate::state::{Kind, Link, State, decide};
@@ -85,7 +85,8 @@ impl Inner {
         record: &Record,
     ) -> Result<(serde_json::Value, Attached), NetworkError> {
         let netns = self.netns(container);
-        let (mut socket, _) = namespace::open(&netns).map_err(file("make the namespace", &netns))?;
+        let (mut socket, _) =
+            namespace::open(&netns, Six::Usual).map_err(file("make the namespace", &netns))?;
         let lo = |up| {
             let link = Link { up, ..Link::new(Kind::Other) };
             State { links: [("lo".to_owned(), link)].into(), ..State::default() }

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use crate::namespace;
+use crate::namespace::{self, Six};
 use crate::netlink::route::{self, Pair};
 use crate::netlink::socket::Socket;
+use crate::netlink::turn;
 use crate::overlay::hardware;
 use crate::state::{Kind, Link, Route, State, decide};
 use crate::types::{IpNet, NetworkError, file, kernel};
@@ -87,8 +88,10 @@ impl Segment {
         number: u32,
         outer: impl FnOnce(&mut Socket) -> io::Result<Option<Link>>,
     ) -> Result<(), NetworkError> {
-        let (mut inside, was) = namespace::open(netns).map_err(file("make the namespace", netns))?;
+        let six = if self.network6.is_some() { Six::Given } else { Six::Off };
+        let (mut inside, was) = namespace::open(netns, six).map_err(file("make the namespace", netns))?;
         let failed = |what: &str| kernel(format!("{what} {link}"));
+        let _turn = turn();
         let mut host = Socket::route().map_err(failed("open a socket for"))?;
         let mut found = None;
         if was {

@@ -1,13 +1,14 @@
 //! The kernel's table: its chains are made with nft when it is not known to be there; its elements change by netlink, many callers' at once.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
-use crate::netlink::elements;
 use crate::netlink::socket::Socket;
-use crate::ports::{self, Elements, Place};
+use crate::netlink::{elements, flows};
+use crate::ports::{self, Elements, Map, Place};
 use crate::tool::nft;
 use crate::types::{NetworkError, kernel};
 
@@ -30,14 +31,21 @@ impl Table {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Brings the maps to what is wanted. Whoever waits for the lock finds its change done by the one before. Blocks.
-    pub fn settle(&self, wanted: impl Fn() -> Elements) -> Result<(), NetworkError> {
+    /// Brings the maps to what is wanted: `take` gives that, all of it or what has changed since it was last asked. Whoever waits for the lock
+    /// finds its change done by the one before. Blocks.
+    pub fn settle(
+        &self,
+        take: impl Fn(bool) -> (Option<BTreeSet<(Map, u16)>>, Elements),
+    ) -> Result<(), NetworkError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         // Unknown until it has worked.
-        if let Some((mut socket, has)) = known.take() {
-            let goal = wanted();
-            if self.change(&mut socket, &has, &goal).is_ok() {
-                *known = Some((socket, goal));
+        if let Some((mut socket, mut has)) = known.take() {
+            let (keys, goal) = take(false);
+            let keys = keys.unwrap_or_default();
+            let before = keys.iter().filter_map(|key| has.remove_entry(key)).collect();
+            if self.change(&mut socket, &before, &goal).is_ok() {
+                has.extend(goal);
+                *known = Some((socket, has));
                 return Ok(());
             }
         }
@@ -50,7 +58,7 @@ impl Table {
         let failed = || kernel(format!("set port mappings in the table {}", self.name));
         let mut socket = Socket::netfilter().map_err(failed())?;
         let has = elements::list(&mut socket, &self.name).map_err(failed())?;
-        let goal = wanted();
+        let (_, goal) = take(true);
         self.change(&mut socket, &has, &goal).map_err(failed())?;
         *known = Some((socket, goal));
         Ok(())
@@ -61,7 +69,10 @@ impl Table {
         if gone.is_empty() && new.is_empty() {
             return Ok(());
         }
-        elements::change(socket, &self.name, &gone, &new)
+        elements::change(socket, &self.name, &gone, &new)?;
+        let datagrams = gone.iter().chain(&new).filter(|((map, _), _)| matches!(map, Map::Udp4 | Map::Udp6));
+        let ports: BTreeSet<(bool, u16)> = datagrams.map(|((map, port), _)| (map.is_v4(), *port)).collect();
+        ports.into_iter().try_for_each(|(v4, port)| flows::forget(socket, v4, port))
     }
 
     /// Removes the table.

@@ -104,6 +104,11 @@ async fn reach() {
     let refused = std::net::TcpStream::connect(("::1", 8080)).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     loopback_is_closed(&other.netns);
+    // Containers are no routers, neither for the host nor for each other.
+    let believed = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").expect("IPv6");
+    assert_eq!(within(&other.netns, believed).trim(), "0");
+    let believed = std::fs::read_to_string("/proc/sys/net/ipv6/conf/plbt/accept_ra").expect("IPv6");
+    assert_eq!(believed.trim(), "0");
     // An address that is asked for.
     let asked = |last| Wish { addresses: vec![[10, 88, 0, last].into()], ..wish(&[]) };
     let fixed = networks.attach("fixed", &asked(77)).await.unwrap();
@@ -111,10 +116,55 @@ async fn reach() {
     for taken in [77, 2, 1, 0, 255] {
         assert!(networks.attach("fixed2", &asked(taken)).await.is_err(), "{taken}");
     }
+    callers_of_datagrams_follow(&networks, &outside).await;
     // Gone is gone.
     networks.detach("web").await.unwrap();
     assert!(closed(None, "127.0.0.1", 8080) && closed(far, "192.0.2.1", 8080));
     no_outside(&outside);
+}
+
+/// A container with the machine's files has copies of its mounts; they do not keep another container's namespace.
+async fn copies_go_as_well(networks: &Networks) {
+    let one = networks.attach("copied", &wish(&[])).await.expect("attached");
+    let mut other = std::process::Command::new("unshare")
+        .args(["-m", "--propagation", "slave", "sh", "-c", "echo ready; exec sleep 100"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the tool is installed");
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(other.stdout.as_mut().expect("a pipe"), &mut ready).expect("it begins");
+    let mounts = || std::fs::read_to_string(format!("/proc/{}/mountinfo", other.id())).expect("it runs");
+    let path = one.netns.display().to_string();
+    let before = mounts().contains(&path);
+    networks.detach("copied").await.expect("detached");
+    let after = mounts().contains(&path);
+    other.kill().expect("it runs");
+    other.wait().expect("it ended");
+    assert!(before && !after);
+}
+
+/// Who goes on sending reaches whoever has the port now, also when there was nobody at first.
+async fn callers_of_datagrams_follow(networks: &Networks, outside: &Path) {
+    let port = Port { host: 6363, container: 63, protocol: Protocol::Udp };
+    for to in ["192.0.2.1", "2001:db8::1"] {
+        let to: std::net::IpAddr = to.parse().expect("an address");
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let caller = within(outside, move || std::net::UdpSocket::bind(any).expect("a socket"));
+        caller.set_read_timeout(Some(crate::world::SHORT)).expect("set");
+        let answered = || {
+            (0..5).any(|_| {
+                let mut back = [0; 9];
+                caller.send_to(b"hi", (to, 6363)).is_ok() && caller.recv_from(&mut back).is_ok()
+            })
+        };
+        assert!(!answered());
+        for name in ["first", "second"] {
+            let one = networks.attach(name, &wish(&[port])).await.expect("attached");
+            echo(&one.netns, 63);
+            assert!(answered(), "{to} {name}");
+            networks.detach(name).await.expect("detached");
+        }
+    }
 }
 
 /// The host's loopback addresses cannot be reached by a container that tries; they can once the guard is gone, so the guard is what holds.
@@ -261,6 +311,7 @@ async fn leave() {
         }
         assert_eq!(counts(dir.path()), start, "round {round}");
     }
+    copies_go_as_well(&networks).await;
     networks.attach("a", &wish(&[TCP])).await.unwrap();
     // Another instance has names of its own.
     let other = Settings { instance: "u".to_owned(), network: None, ..Settings::default() };

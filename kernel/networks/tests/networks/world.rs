@@ -236,8 +236,12 @@ pub struct Counts {
 /// What there is, with the files of `folder`.
 pub fn counts(folder: &Path) -> Counts {
     let links = text("ip", &["-o", "link"]);
-    let name = |line: &str| line.split(": ").nth(1).unwrap_or_default().to_owned();
+    // What ip remarks on is no link.
+    let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
+    // Mounts elsewhere come and go with what else the machine does, also in a namespace of the test's own.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is there");
+    let here = folder.display().to_string();
+    let mounts = mounts.lines().filter(|line| line.contains(&here)).count();
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -249,12 +253,13 @@ pub fn counts(folder: &Path) -> Counts {
         }
     }
     files.sort();
-    let mut links: Vec<String> = links.lines().map(name).collect();
+    let mut links: Vec<String> =
+        links.lines().filter(|line| line.starts_with(char::is_numeric)).filter_map(name).collect();
     links.sort();
     let rules = text("nft", &["list", "ruleset"]);
     // A bridge without anybody behind it is down; when that is noticed is the kernel's matter.
     let routes = text("ip", &["route"]).replace(" linkdown", "");
-    Counts { links, rules, mounts: mounts.lines().count(), files, routes }
+    Counts { links, rules, mounts, files, routes }
 }
 
 /// A host on another link: its namespace and addresses `192.0.2.2` and `2001:db8::2`; this one's are `192.0.2.1` and `2001:db8::1`.
