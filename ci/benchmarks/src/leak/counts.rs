@@ -118,3 +118,19 @@ fn files(folder: &Path, but: &[&str]) -> BTreeSet<String> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        fs::write(folder.path().join("a/b/c"), "").unwrap();
+        fs::create_dir(folder.path().join("other")).unwrap();
+        std::os::unix::fs::symlink("/etc", folder.path().join("a/link")).unwrap();
+        let found: Vec<String> = files(folder.path(), &["other"]).into_iter().collect();
+        assert_eq!(found, ["a", "a/b", "a/b/c", "a/link"]);
+    }
+}

@@ -78,3 +78,18 @@ fn scalar(name: &str, value: f64) -> Resource {
     resource.scalar = Some(value::Scalar { value });
     resource
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_says_when_it_ran() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = SystemTime::now();
+        let said = Command::new(compile(folder.path()).unwrap()).output().unwrap();
+        let said = stamp(&String::from_utf8(said.stdout).unwrap()).unwrap();
+        assert!(before <= said && said <= SystemTime::now());
+        assert_eq!((stamp("17"), stamp("x\n"), stamp("")), (None, None, None), "not yet, or something else");
+    }
+}
