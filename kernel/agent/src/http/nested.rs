@@ -31,6 +31,23 @@ pub(super) struct Host {
     pub container: String,
     /// Its sandbox on the machine.
     pub directory: String,
+    /// Its user, as its framework named it; empty where nobody did.
+    user: String,
+}
+
+impl Host {
+    /// Commands run as their container's user; another one is refused rather than ignored.
+    pub fn check_user(&self, command: Option<&CommandInfo>) -> Result<(), Response> {
+        match command.and_then(|command| command.user.as_deref()).filter(|user| *user != self.user) {
+            None => Ok(()),
+            Some(user) => {
+                let own = if self.user.is_empty() { "the agent's own" } else { &self.user };
+                Err(bad(&format!(
+                    "A nested container runs as its parent's user ({own}), not as {user}; leave 'command.user' out"
+                )))
+            }
+        }
+    }
 }
 
 /// What an id means here.
@@ -124,8 +141,12 @@ pub(super) fn check_id(id: &ContainerId, nested: bool) -> Result<(), Response> {
 
 /// What an id means among the agent's own containers.
 pub(super) fn find(view: &View, id: &ContainerId) -> Found {
-    let executors = view.frameworks.iter().flat_map(|framework| &framework.executors);
-    for executor in executors.filter(|executor| !executor.completed) {
+    let executors = view
+        .frameworks
+        .iter()
+        .flat_map(|framework| framework.executors.iter().map(move |executor| (framework, executor)));
+    for (framework, executor) in executors.filter(|(_, executor)| !executor.completed) {
+        let user = |named: Option<&String>| named.unwrap_or(&framework.info.user).clone();
         let pod = executor.info.r#type() == ExecutorType::Default;
         let live = executor.tasks.iter().filter(|task| matches!(task.stage, "pending" | "launched"));
         match id.parent.as_deref() {
@@ -133,13 +154,16 @@ pub(super) fn find(view: &View, id: &ContainerId) -> Found {
             None if pod => return Found::Pod(live.map(|task| task.container.clone()).collect()),
             None => {
                 let (container, directory) = (executor.container.clone(), executor.directory.clone());
-                return Found::Container(Host { container, directory });
+                let command = executor.info.command.as_ref();
+                let user = user(command.and_then(|command| command.user.as_ref()));
+                return Found::Container(Host { container, directory, user });
             }
             Some(parent) if pod && parent.parent.is_none() && parent.value == executor.container => {
                 let mut live = live;
                 if let Some(task) = live.find(|task| task.container == id.value) {
                     let (container, directory) = (task.container.clone(), task.directory.clone());
-                    return Found::Container(Host { container, directory });
+                    let user = user(task.task.user.as_ref());
+                    return Found::Container(Host { container, directory, user });
                 }
             }
             Some(_) => {}

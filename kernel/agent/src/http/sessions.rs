@@ -60,8 +60,9 @@ pub(super) async fn session(
 ) -> Result<Response, Response> {
     let form = form(headers)?;
     check_id(&launch.container_id, true)?;
-    let open = to_open(launch.command, launch.container)?;
     let host = host_of(http, &launch.container_id).await?;
+    host.check_user(launch.command.as_ref())?;
+    let open = to_open(launch.command, launch.container)?;
     let opened = http.sessions.open(&launch.container_id, &host.container, open).await;
     let (_, feed) = opened.map_err(|error| not_started(&error))?;
     tracing::info!(session = key(&launch.container_id), "a session has begun");
@@ -113,9 +114,10 @@ pub(super) async fn launch(
     container: Option<ContainerInfo>,
 ) -> Result<Response, Response> {
     check_id(&id, true)?;
+    let host = host_of(http, &id).await?;
+    host.check_user(command.as_ref())?;
     let open = to_open(command, container)?;
     let terminal = open.terminal.is_some();
-    let host = host_of(http, &id).await?;
     if http.sessions.find(&id).is_some() {
         return Ok(StatusCode::ACCEPTED.into_response());
     }

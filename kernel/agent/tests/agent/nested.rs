@@ -527,3 +527,51 @@ async fn figures_are_there_in_the_form_of_the_metrics_api() {
     assert!(value(&node, "memory.total").unwrap() > value(&node, "memory.free").unwrap(), "{node}");
     assert_eq!(world.get(&format!("{base}/nothing")).await.0, 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_run_in_a_pods_containers_as_their_user() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new().await;
+    world.master.register().await;
+    let mut other = task("other", "sleep 600");
+    other.command.as_mut().unwrap().user = Some("nobody".to_owned());
+    world.master.order(crate::pods::group(vec![task("one", "echo mine > here; sleep 600"), other]));
+    let mut containers = std::collections::BTreeMap::new();
+    while containers.len() < 2 {
+        let status = crate::pods::next(&mut world).await;
+        if status.state() == TaskState::TaskRunning {
+            let container = status.container_status.unwrap().container_id.unwrap();
+            containers.insert(status.task_id.value, json!(container));
+        }
+    }
+    let below = |task: &str, name: &str| json!({"value": name, "parent": containers[task]});
+    let one = below("one", "s");
+    let mut session =
+        Session::open(&world, &one, "until cat here 2>/dev/null; do sleep 0.05; done; id -un").await;
+    assert_eq!(session.all().await.0, b"mine\nroot\n");
+    assert_eq!(wait(&world, &one).await["exit_status"], 0);
+    let mut session = Session::open(&world, &below("other", "s"), "id -un").await;
+    assert_eq!(session.all().await.0, b"nobody\n");
+    for (user, status) in [("nobody", 200), ("root", 400)] {
+        let command = json!({"shell": true, "value": "true", "user": user});
+        let reply = open_as(&world, &below("other", user), &command, None, Encoding::Json).await;
+        assert_eq!(reply.status.as_u16(), status, "{user}");
+    }
+    let pod = &containers["one"]["parent"];
+    let own = json!({"value": "s", "parent": pod});
+    let reply = open_as(&world, &own, &shell("true"), None, Encoding::Json).await;
+    assert_eq!(reply.status.as_u16(), 400);
+    let words = reply.bytes().await.unwrap();
+    let words = String::from_utf8_lossy(&words);
+    assert!(words.contains(containers["one"]["value"].as_str().unwrap()), "it names the containers: {words}");
+    // A wait for a container of the pod itself, as a client does that was attached to it.
+    let ended = tokio::join!(wait(&world, &containers["other"]), async {
+        let asked = json!({"container_id": containers["other"], "signal": 15});
+        let kill = json!({"type": "KILL_NESTED_CONTAINER", "kill_nested_container": asked});
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(call(&world, &kill).await.0, 200);
+    });
+    assert_eq!(ended.0["exit_status"], 15);
+}

@@ -7,7 +7,7 @@ use plenum_api::mesos::{ExecutorInfo, FrameworkInfo, TaskInfo, TaskState, TaskSt
 use crate::master::task;
 use crate::world::{World, is_root};
 
-fn group(tasks: Vec<TaskInfo>) -> Order {
+pub fn group(tasks: Vec<TaskInfo>) -> Order {
     let mut executor = ExecutorInfo { executor_id: "pod".into(), ..Default::default() };
     executor.set_type(ExecutorType::Default);
     Order::RunTasks(internal::RunTasks {
@@ -25,7 +25,7 @@ fn group(tasks: Vec<TaskInfo>) -> Order {
 }
 
 /// The next status of whichever task, acknowledged.
-async fn next(world: &mut World) -> TaskStatus {
+pub async fn next(world: &mut World) -> TaskStatus {
     loop {
         if let Said::StatusUpdate(update) = world.master.hear().await {
             world.master.acknowledge(&update.status);
