@@ -28,8 +28,10 @@ const PIECE: usize = 32 * 1024;
 /// For the engine to know how a command ended whose output has ended.
 const SETTLE: Duration = Duration::from_secs(5);
 
-type Answer = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
-type Writer = Pin<Box<dyn AsyncWrite + Send>>;
+/// What a command writes.
+pub type Answer = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
+/// What it reads.
+pub type Writer = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// A command that the engine runs.
 struct Running {
@@ -69,13 +71,28 @@ async fn start(
         }
         made => made?,
     };
-    let options = StartExecOptions { detach: false, tty: terminal, output_capacity: Some(PIECE) };
+    if terminal {
+        return start_terminal(inner, made.id).await;
+    }
+    let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(PIECE) };
     let id = made.id.clone();
     let begin = |docker: bollard::Docker| async move { docker.start_exec(&id, Some(options)).await };
     match inner.engine.call("start a command", inner.config.call, begin).await? {
         StartExecResults::Attached { output, input } => Ok(Running { id: made.id, output, input }),
         StartExecResults::Detached => Err(RuntimeError::Engine("the Docker engine keeps the output".into())),
     }
+}
+
+async fn start_terminal(inner: &Inner, id: String) -> Result<Running, RuntimeError> {
+    let what = "start a command with a terminal";
+    let (socket, exec) = (inner.config.socket.clone(), id.clone());
+    let begin = |docker: bollard::Docker| async move {
+        let api = docker.client_version().to_string();
+        let begun = crate::hijack::start_terminal(&socket, &api, &exec).await;
+        begun.map_err(|err| bollard::errors::Error::IOError { err })
+    };
+    let (output, input) = inner.engine.call(what, inner.config.call, begin).await?;
+    Ok(Running { id, output, input })
 }
 
 /// See [`plenum_containers::Runtime::enter`].

@@ -14,6 +14,7 @@ mod destroy;
 mod engine;
 mod exec;
 mod follow;
+mod hijack;
 mod inner;
 pub mod journal;
 mod kill;

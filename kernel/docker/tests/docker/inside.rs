@@ -112,6 +112,12 @@ async fn commands_that_are_talked_to() {
     session.input.write(b"\n").await.unwrap();
     read(&mut session, &mut seen, "33 44").await;
     assert_eq!(finish(session).await.1, ExitStatus::Code(5));
+    // Every byte passes, also those that look like the engine's own framing.
+    let text =
+        "stty raw; printf '\\001\\000\\000\\000\\000\\000\\000\\377\\002abc'; sleep 0.3; printf '\\000end'";
+    let session = runtime.open("a", open(&["/bin/sh", "-c", text], Some(size))).await.unwrap();
+    let (all, status) = finish(session).await;
+    assert_eq!((all.as_str(), status), ("\u{1}\0\0\0\0\0\0\u{fffd}\u{2}abc\0end", ExitStatus::Code(0)));
     // Signals, and the end of a session that is dropped.
     let session = runtime.open("a", open(&["/bin/sleep", "976"], None)).await.unwrap();
     eventually("a signal's effect", async || {

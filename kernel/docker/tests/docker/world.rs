@@ -184,7 +184,7 @@ impl World {
         }
         for applet in [
             "sh", "sleep", "cat", "echo", "stty", "id", "env", "nc", "httpd", "tail", "head", "ls", "seq",
-            "tr", "dd", "mkdir",
+            "tr", "dd", "mkdir", "printf",
         ] {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Symlink);
