@@ -95,10 +95,13 @@ async fn stop_tasks(places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// Takes the virtual addresses out of the Linux kernel.
+/// Takes the virtual addresses and the networks of containers out of the Linux kernel.
 async fn remove_network(places: &Places) {
     if !places.root {
         return;
+    }
+    if let Err(error) = roles::remove_networks(&AgentFile::at(places, Choices::default())).await {
+        eprintln!("the networks of containers could not be removed: {error}");
     }
     let config = plenum_balancer::Config::at(places);
     let tools = plenum_balancer::Tools { nft: config.nft, ip: config.ip };

@@ -114,6 +114,10 @@ impl Product for Roles {
         let text = roles::fleet::settings(host, Role::Balancer)?;
         let config: plenum_balancer::Config = toml::from_str(&text).map_err(|error| error.to_string())?;
         let tools = plenum_balancer::Tools { nft: config.nft, ip: config.ip };
-        wait(plenum_balancer::purge(&tools, &config.table, config.range))?.map_err(|error| error.to_string())
+        let purged = wait(plenum_balancer::purge(&tools, &config.table, config.range))?;
+        let text = roles::fleet::settings(host, Role::Agent)?;
+        let agent: roles::AgentFile = toml::from_str(&text).map_err(|error| error.to_string())?;
+        wait(roles::remove_networks(&agent))?.map_err(|error| format!("networks of containers: {error:#}"))?;
+        purged.map_err(|error| error.to_string())
     }
 }

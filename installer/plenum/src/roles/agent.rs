@@ -92,6 +92,12 @@ pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
     NativeRuntime::new(config).context("the container runtime")
 }
 
+/// Removes bridges, namespaces and tables of containers. No agent of the instance may run.
+pub async fn remove_networks(file: &AgentFile) -> Result<()> {
+    let (folder, settings) = (file.agent.network_folder(), file.agent.networks.clone());
+    Ok(plenum_networks::Networks::teardown(&folder, settings).await?)
+}
+
 /// Runs the role until `shutdown`.
 pub async fn run(file: AgentFile, shutdown: Shutdown) -> Result<()> {
     let component = Component::start(file.component.clone(), &shutdown)?;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::supervise::RoleSpec;
 use crate::supervise::sockets::{Listening, Place};
 
-pub use agent::{AgentFile, runtime};
+pub use agent::{AgentFile, remove_networks, runtime};
 
 /// A role ends by itself within this time after it was asked to.
 const GRACE: Duration = Duration::from_secs(8);

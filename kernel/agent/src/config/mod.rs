@@ -151,6 +151,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Where what is known of containers' networks is.
+    #[must_use]
+    pub fn network_folder(&self) -> PathBuf {
+        self.run_dir.join("networks")
+    }
+
     pub(crate) fn fetch_deadline(&self) -> Duration {
         Duration::from_secs(self.fetch_timeout.max(1))
     }

@@ -64,7 +64,7 @@ impl Provisioner {
             let words = "this agent does not run as root, so its containers share the machine's network";
             return Err(failed(words.to_owned()));
         }
-        let folder = self.network_folder();
+        let folder = self.config.network_folder();
         let open = || async {
             let mut settings = self.config.networks.clone();
             if settings.dns.is_empty() {
@@ -76,13 +76,9 @@ impl Provisioner {
         self.networks.get_or_try_init(open).await
     }
 
-    fn network_folder(&self) -> std::path::PathBuf {
-        self.config.run_dir.join("networks")
-    }
-
     /// Whether an earlier agent, or this one, ever made a network.
     pub(super) fn has_networks(&self) -> bool {
-        self.privileged && self.network_folder().exists()
+        self.privileged && self.config.network_folder().exists()
     }
 }
 
