@@ -234,6 +234,7 @@ impl Framework {
         let wanted = |one: &Value| one["update_operation_status"]["status"]["operation_id"]["value"] == id;
         let update = self.event("UPDATE_OPERATION_STATUS", wanted).await;
         let status = &update["update_operation_status"]["status"];
+        assert!(!status["uuid"].is_null(), "this is not the agent's word: {status:#}");
         let body = json!({"agent_id": status["agent_id"], "operation_id": status["operation_id"],
                           "uuid": status["uuid"]["value"]});
         self.call("ACKNOWLEDGE_OPERATION_STATUS", "acknowledge_operation_status", body).await;
@@ -340,7 +341,7 @@ async fn data_is_found_again_after_everything_was_killed() {
     let mut framework = Framework::subscribe(ports[0], Some(&framework.id)).await;
     let end = framework.ends("first").await;
     assert_ne!(end["state"], "TASK_FINISHED", "{end}");
-    let offer = framework.offer(|resources| resources.contains("kept-1")).await;
+    let offer = framework.offer(|resources| resources.contains("kept-1") && resources.contains("cpus")).await;
     // Under another name, and again with what was written there; nobody else's task may have a volume that is not there.
     let look = "test \"$(cat again/file)\" = kept && echo more >> again/file && stat -c %U again";
     let mut wrong = volume(48, "again");
@@ -356,7 +357,9 @@ async fn data_is_found_again_after_everything_was_killed() {
     assert_eq!(end["state"], "TASK_FINISHED", "{end}");
     assert_eq!(std::fs::read_to_string(place.join("file")).unwrap(), "kept\nmore\n");
     // Only DESTROY removes it.
-    let offer = framework.offer(|resources| resources.contains("kept-1")).await;
+    // What was used together may come back in parts.
+    let whole = |resources: &str| resources.contains("kept-1") && resources.contains(r#""value":16.0"#);
+    let offer = framework.offer(whole).await;
     framework
         .accept(
             &offer,
