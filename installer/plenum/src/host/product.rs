@@ -117,7 +117,8 @@ impl Product for Roles {
         let purged = wait(plenum_balancer::purge(&tools, &config.table, config.range))?;
         let text = roles::fleet::settings(host, Role::Agent)?;
         let agent: roles::AgentFile = toml::from_str(&text).map_err(|error| error.to_string())?;
-        wait(roles::remove_networks(&agent))?.map_err(|error| format!("networks of containers: {error:#}"))?;
+        wait(roles::remove_networks(&agent))?
+            .map_err(|error| format!("networks of containers: {error:#}"))?;
         purged.map_err(|error| error.to_string())
     }
 }
