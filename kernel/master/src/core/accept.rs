@@ -27,6 +27,8 @@ pub(super) struct Basket {
     pub role: Arc<str>,
     /// What is left of the offers, allocated to the role.
     pub left: Resources,
+    /// Shared volumes that were offered or created: each task of the call may have them.
+    pub shared: Resources,
 }
 
 impl Basket {
@@ -133,6 +135,7 @@ impl Master {
             agent: first.agent,
             agent_id: Arc::clone(&first.agent_id),
             role: Arc::clone(&first.role),
+            shared: left.shared(),
             left,
         })
     }

@@ -29,6 +29,7 @@ impl Master {
         let mut run: Option<internal::RunTasks> = None;
         for task in tasks {
             let id = task.task_id.clone();
+            self.share(basket, &task.resources);
             match self.check_task(basket, task) {
                 Ok(checked) => {
                     let task = self.record_task(t, basket, checked);
@@ -50,6 +51,9 @@ impl Master {
     pub(super) fn launch_group(&mut self, t: &mut Turn<'_>, basket: &mut Basket, group: LaunchGroup) {
         let mut executor = group.executor;
         let tasks = group.task_group.tasks;
+        for task in &tasks {
+            self.share(basket, &task.resources);
+        }
         match self.check_group(basket, &mut executor, tasks.clone()) {
             Ok((checked, takes)) => {
                 self.record_executor(basket, &executor, takes);
@@ -76,6 +80,18 @@ impl Master {
                 for task in tasks {
                     self.refuse_task(t, basket, &task.task_id, Reason::TaskGroupInvalid, &reason);
                 }
+            }
+        }
+    }
+
+    /// Tasks of one call may share a volume: there is a copy for each that names it. What is not used goes back with the rest.
+    fn share(&mut self, basket: &mut Basket, named: &[mesos::Resource]) {
+        for resource in named.iter().filter(|resource| resource.shared.is_some()) {
+            let Ok(wanted) = Resources::from_mesos([resource]) else { continue };
+            let wanted = wanted.allocate(&basket.role);
+            if basket.shared.contains(&wanted) {
+                self.ledger.hold(&basket.framework_id, &basket.agent_id, &wanted);
+                basket.left += &wanted;
             }
         }
     }

@@ -30,6 +30,7 @@ impl Master {
                 let produced = &after - &basket.left;
                 self.ledger.convert(basket.holding(&consumed), &produced);
                 basket.left = after;
+                basket.shared = basket.left.shared();
                 let mut total =
                     self.agents.get(basket.agent).map(|agent| (*agent.total).clone()).unwrap_or_default();
                 let gone = consumed.unallocate();

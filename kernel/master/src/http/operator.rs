@@ -245,3 +245,36 @@ async fn explain(handle: &Handle, encoding: Encoding, call: Call) -> Response {
 fn rule_name(rule: plenum_allocator::Rule) -> String {
     serde_json::to_value(rule).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_resources_need_what_dcos_asks_for() {
+        let disk = r#"{"name":"disk","type":"SCALAR","scalar":{"value":1},
+            "reservations":[{"type":"DYNAMIC","role":"a/b","principal":"p"}]"#;
+        let volume = format!(
+            r#"{disk},"disk":{{"persistence":{{"id":"v","principal":"q"}},"volume":{{"mode":"RW","container_path":"d"}}}}}}"#
+        );
+        let plain = format!("{disk}}}");
+        for (kind, list, resource, permission) in [
+            ("RESERVE_RESOURCES", "resources", &plain, ("reservation:role:a/b", "create")),
+            ("UNRESERVE_RESOURCES", "resources", &plain, ("reservation:principal:p", "delete")),
+            ("CREATE_VOLUMES", "volumes", &volume, ("volume:role:a/b", "create")),
+            ("DESTROY_VOLUMES", "volumes", &volume, ("volume:principal:q", "delete")),
+        ] {
+            let field = kind.to_ascii_lowercase();
+            let body = format!(
+                r#"{{"type":"{kind}","{field}":{{"agent_id":{{"value":"S"}},"{list}":[{resource},{resource}]}}}}"#
+            );
+            let call: Call = codec::decode(Encoding::Json, body.as_bytes()).expect("a call");
+            let expect = vec![(format!("dcos:mesos:master:{}", permission.0), permission.1)];
+            assert_eq!(super::permission(call.r#type(), &call), expect, "{kind}");
+            // Without anything named nobody is asked for nothing.
+            let empty = format!(r#"{{"type":"{kind}"}}"#);
+            let call: Call = codec::decode(Encoding::Json, empty.as_bytes()).expect("a call");
+            assert_eq!(super::permission(call.r#type(), &call), [("dcos:superuser".to_owned(), "full")]);
+        }
+    }
+}

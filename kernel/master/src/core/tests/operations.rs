@@ -78,6 +78,17 @@ impl Stage {
         self.rig.told(self.conn)
     }
 
+    /// Accepts everything that is offered.
+    fn accept_all(&mut self, operations: Vec<Operation>) -> Vec<Kind> {
+        let state = self.rig.master.state();
+        let value = |offer: &std::sync::Arc<crate::core::Offer>| offer.id_under(&state.master.id);
+        let offer_ids = state.offers.iter().map(|offer| mesos::OfferId { value: value(offer) }).collect();
+        let accept = call::Accept { offer_ids, operations, filters: None };
+        let framework = self.framework.clone();
+        self.rig.call_as(self.stream, "p", &framework, call::Type::Accept, |c| c.accept = Some(accept));
+        self.rig.told(self.conn)
+    }
+
     fn launch(&self, id: &str, what: Vec<Value>) -> Operation {
         let mut info = task(id, &self.agent, "mem:10");
         info.resources.extend(what.into_iter().map(read::<Resource>));
@@ -484,4 +495,50 @@ fn what_an_agent_was_told_is_lost_with_it() {
         let states: Vec<OperationState> = stage.statuses().iter().map(|status| status.state()).collect();
         assert_eq!(states, [expect]);
     }
+}
+
+#[test]
+fn tasks_share_a_volume_that_is_made_to_be_shared() {
+    use plenum_api::mesos::framework_info::capability::Type;
+    let mut stage = Stage::new();
+    let mut info = mesos::FrameworkInfo { principal: Some("p".into()), ..framework_info("f") };
+    info.id = Some(stage.framework.as_str().into());
+    let more = [Type::SharedResources, Type::ReservationRefinement];
+    let more = more.map(|kind| mesos::framework_info::Capability { r#type: Some(kind as i32) });
+    info.capabilities.extend(more);
+    stage.stream = stage.rig.subscribe(info, "p");
+    let mut shared = volume("v", 10);
+    shared["shared"] = json!({});
+    let tasks: Vec<Operation> = ["a", "b"].map(|id| stage.launch(id, vec![shared.clone()])).into();
+    let (framework, conn) = (stage.framework.clone(), stage.conn);
+    let mut operations =
+        vec![operation("RESERVE", vec![reserved("disk", 10)]), operation("CREATE", vec![shared.clone()])];
+    operations.extend(tasks);
+    let told = stage.accept(operations);
+    let launched = told.iter().filter(|kind| matches!(kind, Kind::RunTasks(_))).count();
+    assert_eq!((launched, stage.rig.updates(stage.stream)), (2, vec![]));
+    // It is offered while it is used, and not destroyed until nobody uses it.
+    for (end, expect) in [("a", OperationState::OperationError), ("b", OperationState::OperationPending)] {
+        stage.rig.update(conn, &framework, end, TaskState::TaskFinished, 9);
+        stage.rig.pass(6_000);
+        stage.statuses();
+        let offered = stage
+            .rig
+            .master
+            .state()
+            .offers
+            .iter()
+            .map(|o| o.resources.persistent_volumes().len())
+            .sum::<usize>();
+        assert_eq!(offered, 1);
+        // Still in use by the other, the first time.
+        if end == "a" {
+            let told = stage.accept_all(vec![operation("DESTROY", vec![shared.clone()])]);
+            assert!(orders(&told).is_empty());
+            assert_eq!(stage.statuses().pop().expect("an answer").state(), expect);
+        }
+    }
+    let told = stage.accept_all(vec![operation("DESTROY", vec![shared])]);
+    assert_eq!(orders(&told).len(), 1);
+    assert_eq!(stage.total(), "cpus:4; mem:4096; disk:90; disk(dynamic dev):10");
 }
