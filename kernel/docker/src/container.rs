@@ -19,6 +19,8 @@ pub struct Container {
     pub escalated: Mutex<bool>,
     /// What was measured last.
     pub usage: Mutex<Usage>,
+    /// Its launch is called off.
+    pub off: watch::Sender<bool>,
     /// How it ended, when that is known and its output is written.
     pub exit: watch::Sender<Option<Exit>>,
     /// Its process has ended.
@@ -35,6 +37,7 @@ impl Container {
             records,
             escalated: Mutex::new(false),
             usage: Mutex::default(),
+            off: watch::Sender::new(false),
             exit: watch::Sender::new(None),
             stopped: watch::Sender::new(false),
             drained: watch::Sender::new(false),

@@ -7,6 +7,7 @@ use crate::spec::container_name;
 use bollard::query_parameters::RemoveContainerOptions;
 use plenum_containers::{Exit, RuntimeError};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// For the end to come after a kill.
@@ -114,6 +115,21 @@ pub async fn sweep(inner: &Arc<Inner>) {
             }
             Some(_) => {}
             None => remove_doomed(inner, &record.id).await,
+        }
+    }
+    if inner.recovered.load(Ordering::Acquire) {
+        sweep_unknown(inner).await;
+    }
+}
+
+/// Removes what carries our label and is not known: the agent started, without records, before the engine did. A launch
+/// is on record before the engine hears of it.
+async fn sweep_unknown(inner: &Inner) {
+    for found in crate::recover::labelled(inner).await {
+        let known = inner.table.lock().contains_key(&found.id) || inner.records.read(&found.id).is_some();
+        if !known {
+            tracing::info!(container = found.id, "a container that nobody knows any more is removed");
+            remove_doomed(inner, &found.id).await;
         }
     }
 }

@@ -82,6 +82,12 @@ impl EngineError {
             }
             // An error in the middle of an answer that began well.
             Error::DockerStreamError { error } => Self::Refused { what, status: 500, message: error },
+            // It is there, and nothing is gained by asking whether it is.
+            error @ (Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => Self::Refused {
+                what,
+                status: 500,
+                message: format!("its answer makes no sense: {}", chain(&error)),
+            },
             error => Self::Away { what, why: chain(&error) },
         }
     }

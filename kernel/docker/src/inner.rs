@@ -10,6 +10,7 @@ use crate::spec::DockerSpec;
 use parking_lot::Mutex;
 use plenum_containers::RuntimeError;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ pub struct Inner {
     pub announced: Mutex<BTreeMap<String, DockerSpec>>,
     /// Pulls under way, by container.
     pub pulls: Mutex<BTreeMap<String, Progress>>,
+    /// Containers of an earlier life have been looked for: what is still unknown is nobody's.
+    pub recovered: AtomicBool,
 }
 
 /// A container, and who watches it.

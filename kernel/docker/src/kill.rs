@@ -59,6 +59,7 @@ fn named(name: &str) -> Option<Signal> {
 pub async fn kill(inner: &Arc<Inner>, id: &str, signal: i32, grace: Duration) -> Result<(), RuntimeError> {
     let container = inner.running(id)?;
     container.change(|record| record.killed = true);
+    container.off.send_replace(true);
     let asked = match container.record().stop_signal {
         Some(own) if signal == Signal::SIGTERM as i32 => own,
         _ => signal.to_string(),

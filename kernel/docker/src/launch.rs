@@ -81,7 +81,13 @@ async fn steps(
     let progress = |now: Progress| {
         inner.pulls.lock().insert(spec.id.clone(), now);
     };
-    let image = pull::provide(&inner.engine, &inner.config, &spec.image, &progress).await?;
+    let mut off = container.off.subscribe();
+    let image = tokio::select! {
+        image = pull::provide(&inner.engine, &inner.config, &spec.image, &progress) => image?,
+        _ = off.wait_for(|off| *off) => {
+            return Err(RuntimeError::Engine(format!("the launch of container {} was called off", spec.id)));
+        }
+    };
     let own = request.stop_signal.clone();
     let stop = own.or_else(|| image.config.and_then(|config| config.stop_signal));
     container.change(|record| record.stop_signal = stop.filter(|signal| !signal.is_empty()));
@@ -103,6 +109,30 @@ async fn steps(
         note_process(container, &found);
     }
     Ok(container.launched(made.warnings))
+}
+
+/// See [`crate::DockerRuntime::fetch`].
+pub async fn fetch(inner: &Inner, id: &str) -> Result<(), RuntimeError> {
+    let wish = inner.announced.lock().get(id).map(|spec| spec.image.clone());
+    let wish = wish.ok_or_else(|| RuntimeError::NotFound(id.to_owned()))?;
+    /// A pull that is given up is no longer under way.
+    struct Under<'a>(&'a Inner, &'a str);
+    impl Drop for Under<'_> {
+        fn drop(&mut self) {
+            self.0.pulls.lock().remove(self.1);
+        }
+    }
+    let under = Under(inner, id);
+    inner.engine.ready(&format!("pull image {}", wish.name), inner.config.patience).await?;
+    let progress = |now: Progress| {
+        inner.pulls.lock().insert(id.to_owned(), now);
+    };
+    pull::provide(&inner.engine, &inner.config, &wish, &progress).await?;
+    drop(under);
+    if let Some(spec) = inner.announced.lock().get_mut(id) {
+        spec.image.force_pull = false;
+    }
+    Ok(())
 }
 
 /// Notes the first process of a running container.

@@ -10,6 +10,7 @@ use plenum_containers::spec::check_id;
 use plenum_containers::{Exit, Recovered, RecoveredState, RuntimeError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// See [`plenum_containers::Runtime::recover`]. An engine that is away holds up nothing: what is on record counts as
 /// running until the engine says otherwise.
@@ -18,7 +19,8 @@ pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError>
     let all = tokio::task::spawn_blocking(move || records.all()).await.unwrap_or_default();
     let mut wanted: BTreeMap<String, Record> =
         all.into_iter().map(|record| (record.id.clone(), record)).collect();
-    if inner.engine.ready("list containers", inner.config.patience).await.is_ok() {
+    let patience = inner.config.patience.min(inner.config.ping);
+    if inner.engine.ready("list containers", patience).await.is_ok() {
         for record in labelled(inner).await {
             wanted.entry(record.id.clone()).or_insert(record);
         }
@@ -39,6 +41,7 @@ pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError>
         inner.attend(&container);
         found.push(Recovered { id, state, launched });
     }
+    inner.recovered.store(true, Ordering::Release);
     Ok(found)
 }
 
@@ -62,7 +65,7 @@ async fn look(inner: &Inner, container: &Container) -> RecoveredState {
 }
 
 /// The engine's containers with our label, as records.
-async fn labelled(inner: &Inner) -> Vec<Record> {
+pub async fn labelled(inner: &Inner) -> Vec<Record> {
     let label = format!("{LABEL_INSTANCE}={}", inner.config.instance);
     let options = ListContainersOptions {
         all: true,

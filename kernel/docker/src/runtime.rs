@@ -15,6 +15,7 @@ use plenum_containers::{
     RuntimeError, Statistics, Usage,
 };
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -43,6 +44,7 @@ impl DockerRuntime {
             table: Mutex::default(),
             announced: Mutex::default(),
             pulls: Mutex::default(),
+            recovered: AtomicBool::new(false),
             config,
         });
         tokio::spawn(keep(Arc::downgrade(&inner)));
@@ -69,6 +71,11 @@ impl DockerRuntime {
     /// Says what a container is to be that [`Runtime::launch`] will be asked for by its id.
     pub fn announce(&self, spec: DockerSpec) {
         self.inner.announced.lock().insert(spec.id.clone(), spec);
+    }
+
+    /// Pulls the image of an announced container, so that its launch need not. May be given up by dropping the future.
+    pub async fn fetch(&self, id: &str) -> Result<(), RuntimeError> {
+        launch::fetch(&self.inner, id).await
     }
 
     /// How far the pull for a container is, while there is one.

@@ -139,3 +139,20 @@ async fn without_an_engine_the_agent_still_starts() {
     assert!(said.contains("none.sock"), "{said}");
     assert!(matches!(runtime.wait("a").await, Err(RuntimeError::NotFound(_))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_knows_any_more_is_removed() {
+    let Some(world) = world().await else { return };
+    let runtime = world.runtime().await;
+    runtime.start(world.spec("old", "sleep 1000")).await.unwrap();
+    drop(runtime);
+    // The machine has restarted: no records, and the agent is up before the engine.
+    std::fs::remove_dir_all(world.at("run-one")).unwrap();
+    world.signal_engine(Signal::SIGSTOP);
+    let mut config = world.config("one");
+    config.ping = Duration::from_secs(1);
+    let runtime = DockerRuntime::new(config).unwrap();
+    assert!(runtime.recover().await.unwrap().is_empty());
+    world.signal_engine(Signal::SIGCONT);
+    eventually("removal", async || world.names().await.is_empty().then_some(())).await;
+}

@@ -104,3 +104,41 @@ async fn pulled_with_credentials_once_and_again_when_told() {
     runtime.destroy("digest").await.unwrap();
     assert!(world.names().await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_that_stall_are_called_off_or_given_up() {
+    let Some(world) = world().await else { return };
+    // A registry that takes connections and never answers, where the engine can reach it.
+    let network = fs::File::open(world.network()).unwrap();
+    let silent = std::thread::spawn(move || {
+        nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        std::net::TcpListener::bind("127.0.0.1:5002").unwrap()
+    });
+    let _silent = silent.join().unwrap();
+    let mut config = world.config("one");
+    config.pull_stall = std::time::Duration::from_secs(3);
+    let runtime = std::sync::Arc::new(world.runtime_of(config).await);
+    let mut spec = world.spec("stalls", "true");
+    spec.image.name = "127.0.0.1:5002/never".into();
+    let began = std::time::Instant::now();
+    let said = runtime.start(spec.clone()).await.unwrap_err().to_string();
+    assert!(said.contains("nothing came for 3 s"), "{said}");
+    // Killed while it pulls.
+    let launch = tokio::spawn({
+        let (runtime, spec) = (runtime.clone(), spec.clone());
+        async move { runtime.start(spec).await }
+    });
+    eventually("the launch", async || runtime.has("stalls").then_some(())).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    runtime.kill("stalls", 15, std::time::Duration::from_secs(600)).await.unwrap();
+    let said = launch.await.unwrap().unwrap_err().to_string();
+    assert!(said.contains("called off"), "{said}");
+    // Fetched before its launch, and given up.
+    runtime.announce(spec);
+    let fetch = tokio::time::timeout(std::time::Duration::from_millis(500), runtime.fetch("stalls"));
+    assert!(fetch.await.is_err());
+    assert_eq!(runtime.pulling("stalls"), None);
+    let _gone = runtime.destroy("stalls").await;
+    assert!(!runtime.has("stalls") && began.elapsed() < crate::world::PATIENCE);
+    assert!(runtime.health().is_ready(), "a registry that stalls is no fault of the engine");
+}
