@@ -28,5 +28,5 @@ pub use runtime::{
     Runtime, RuntimeError, Stall, Statistics, Usage,
 };
 pub use session::{Hold, Input, Open, Output, Session, Size};
-pub use spec::{Command, ContainerSpec, Limits, Network, Root, SpecError};
+pub use spec::{Command, ContainerSpec, Limits, LogBudget, Network, Root, SpecError};
 pub use tree::remove_tree;

@@ -42,6 +42,16 @@ pub struct Limits {
     pub pids: Option<u64>,
 }
 
+/// How much of a task's output is kept, for each of its two streams. A file that is full is renamed (`stdout.1`, and
+/// what was that `stdout.2`), and the oldest goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBudget {
+    /// A file has at most this many bytes; at least 4096.
+    pub file_bytes: u64,
+    /// Files that are kept, the one being written included: 1 to 1000.
+    pub files: u32,
+}
+
 /// The network a container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Network {
@@ -105,6 +115,8 @@ pub struct ContainerSpec {
     pub stdout: String,
     /// Name in the sandbox that standard error is appended to.
     pub stderr: String,
+    /// Budget of the output; that of [`crate::RuntimeConfig::logs`] if `None`.
+    pub logs: Option<LogBudget>,
     /// A file shown as `/etc/resolv.conf`.
     pub resolv_conf: Option<PathBuf>,
     /// Root file system.
@@ -224,6 +236,7 @@ impl ContainerSpec {
             hostname: None,
             stdout: "stdout".into(),
             stderr: "stderr".into(),
+            logs: None,
             resolv_conf: None,
             root: Root::Host,
             mounts: Vec::new(),
@@ -280,6 +293,16 @@ impl ContainerSpec {
                 && !(min..=top).contains(&value)
             {
                 return Err(SpecError::Range { what, value: value.into() });
+            }
+        }
+        if let Some(logs) = &self.logs {
+            for (what, value, range) in [
+                ("bytes of a log file", logs.file_bytes, 4096..=top),
+                ("number of log files", logs.files.into(), 1..=1000),
+            ] {
+                if !range.contains(&value) {
+                    return Err(SpecError::Range { what, value: value.into() });
+                }
             }
         }
         if !(-1000..=1000).contains(&self.oom_score_adj) {

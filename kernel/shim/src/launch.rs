@@ -4,11 +4,12 @@ use crate::channel;
 use crate::failure::{At, Step, failed, refused};
 use crate::files::{self, path};
 use crate::init::{self, PACKET_FAILED, PACKET_TASK, PACKET_WARNING};
+use crate::logs::Log;
 use crate::supervise::{self, Container};
 use crate::sys::{self, Cloned};
 use crate::task::Image;
 use crate::wire::{
-    self, Contain, Failed, Flat, Group, Inside, Launch, Pid, Reader, Reply, Request, State, ns,
+    self, Contain, Failed, Flat, Group, Inside, Launch, More, Pid, Reader, Reply, Request, State, ns,
 };
 use crate::{cgroup, join, proc};
 use nix::errno::Errno;
@@ -68,7 +69,7 @@ fn read_request(agent: &mut UnixStream) -> std::io::Result<(u16, Box<Contain>, V
     let raw = channel::read_payload(agent, wire::FRAME_MAX)?;
     match wire::decode(&raw) {
         Ok(Request::Launch(launch)) => {
-            let asked = Contain { launch: *launch, inside: Inside::default() };
+            let asked = Contain { launch: *launch, ..Contain::default() };
             Ok((version, Box::new(asked), raw))
         }
         Ok(Request::Contain(asked)) => Ok((version, asked, raw)),
@@ -160,22 +161,46 @@ fn detach(agent: UnixStream, own_groups: &[Vec<u8>]) -> nix::Result<(UnixStream,
 
 /// Makes the groups, clones init and waits for the task's `execve`.
 fn start(asked: Contain, warnings: &mut Vec<String>) -> Step<Container> {
-    let Contain { launch, inside } = asked;
+    let Contain { launch, inside, more } = asked;
     let image = Image::new(&launch.process)?;
     let process = &launch.process;
     let owner = process.change_user.then_some((process.uid, process.gid));
-    let output = [
-        OwnedFd::from(std::fs::File::open("/dev/null").at("open", "/dev/null")?),
-        files::open_output(&launch.stdout, owner)?.into(),
-        files::open_output(&launch.stderr, owner)?.into(),
-    ];
+    let input = OwnedFd::from(std::fs::File::open("/dev/null").at("open", "/dev/null")?);
+    let (logs, out, err) = outputs(&launch, &more, owner)?;
+    let output = [input, out, err];
     let groups = cgroup::create(&launch.groups, warnings);
     let started = start_in(&launch, &inside, &image, &groups, output, warnings);
     if started.is_err() {
         cgroup::kill(&groups);
         cgroup::remove(&groups, Duration::from_secs(2));
     }
-    started
+    started.map(|container| Container { logs, ..container })
+}
+
+/// Files for the task to write to, or pipes and who empties them.
+fn outputs(launch: &Launch, more: &More, owner: Option<(u32, u32)>) -> Step<(Vec<Log>, OwnedFd, OwnedFd)> {
+    let Some(budget) = &more.logs else {
+        let (out, err) =
+            (files::open_output(&launch.stdout, owner)?, files::open_output(&launch.stderr, owner)?);
+        return Ok((Vec::new(), out.into(), err.into()));
+    };
+    let mut logs = Vec::new();
+    let mut open = |name: &[u8]| -> Step<OwnedFd> {
+        if name.is_empty() {
+            return files::open_output(name, owner).map(OwnedFd::from);
+        }
+        let (log, end) = Log::open(name, owner, budget)?;
+        logs.push(log);
+        Ok(end)
+    };
+    let out = open(&launch.stdout)?;
+    // Two that rotate one file would be in each other's way.
+    let err = if launch.stdout == launch.stderr {
+        out.try_clone().at("make pipes", "")?
+    } else {
+        open(&launch.stderr)?
+    };
+    Ok((logs, out, err))
 }
 
 fn start_in(
@@ -213,7 +238,7 @@ fn start_in(
     match await_task(&ours, pid, deadline, warnings) {
         Ok((task, task_fd)) => {
             let state = describe(launch, pid, task, groups, std::mem::take(warnings));
-            Ok(Container { state, init_fd, task_fd, status, groups: groups.to_vec() })
+            Ok(Container { state, init_fd, task_fd, status, groups: groups.to_vec(), logs: Vec::new() })
         }
         Err(failure) => {
             let _gone = sys::pidfd_signal(init_fd.as_fd(), libc::SIGKILL);

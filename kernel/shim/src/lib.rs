@@ -15,6 +15,7 @@ pub mod files;
 pub mod init;
 pub mod join;
 pub mod launch;
+pub mod logs;
 pub mod mounts;
 pub mod overlay;
 pub mod proc;

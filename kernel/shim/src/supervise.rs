@@ -3,6 +3,7 @@
 use crate::channel;
 use crate::files;
 use crate::launch::{CONTROL, EXIT};
+use crate::logs::Log;
 use crate::sys;
 use crate::wire::{self, Exit, Group, Reply, Request, State, ns};
 use crate::{cgroup, proc};
@@ -31,6 +32,8 @@ pub struct Container {
     pub status: OwnedFd,
     /// Control groups that exist.
     pub groups: Vec<Group>,
+    /// Output that goes through us.
+    pub logs: Vec<Log>,
 }
 
 impl Container {
@@ -150,6 +153,11 @@ impl Supervisor {
                 self.read_task_status();
                 return status;
             }
+            for (log, ready) in self.container.logs.iter_mut().zip(&ready.logs) {
+                if *ready {
+                    log.serve();
+                }
+            }
             if self.escalate_at.is_some_and(|at| at <= Instant::now()) {
                 self.escalate_at = None;
                 self.escalated = true;
@@ -170,11 +178,12 @@ impl Supervisor {
     }
 
     fn wait(&self, listener: &UnixListener, clients: &[Client]) -> Ready {
-        let timeout = match self.escalate_at.into_iter().chain(self.sweep_at).min() {
-            Some(at) => {
-                PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
-                    .unwrap_or(PollTimeout::MAX)
-            }
+        let now = Instant::now();
+        let logs = &self.container.logs;
+        let rests = logs.iter().filter_map(|log| log.rests_until(now));
+        let timeout = match self.escalate_at.into_iter().chain(self.sweep_at).chain(rests).min() {
+            Some(at) => PollTimeout::try_from(at.saturating_duration_since(now) + Duration::from_millis(1))
+                .unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
         let want = |wanted: bool| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
@@ -186,13 +195,20 @@ impl Supervisor {
         if watch_status {
             fds.push(PollFd::new(self.container.status.as_fd(), PollFlags::POLLIN));
         }
+        let first_log = fds.len();
+        let awaited: Vec<bool> = logs.iter().map(|log| log.awaited(now).is_some()).collect();
+        fds.extend(
+            logs.iter().filter_map(|log| log.awaited(now)).map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)),
+        );
         let first_client = fds.len();
         fds.extend(clients.iter().map(|client| PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)));
         if !matches!(poll(&mut fds, timeout), Ok(1..)) {
             return Ready { clients: vec![false; clients.len()], ..Ready::default() };
         }
         let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let mut of_logs = fds[first_log..first_client].iter().map(ready);
         Ready {
+            logs: awaited.iter().map(|awaited| *awaited && of_logs.next().unwrap_or(false)).collect(),
             listener: ready(&fds[0]),
             init: ready(&fds[1]),
             status: watch_status && ready(&fds[2]),
@@ -311,6 +327,7 @@ impl Supervisor {
         if !self.container.named() {
             self.reap_adopted();
         }
+        self.container.logs.iter_mut().for_each(Log::finish);
         let counted = cgroup::count(&self.container.groups);
         cgroup::remove(&self.container.groups, Duration::from_secs(1));
         let init_died = self.task_status.is_none() && !self.kill_requested;
@@ -352,6 +369,7 @@ struct Ready {
     init: bool,
     status: bool,
     clients: Vec<bool>,
+    logs: Vec<bool>,
 }
 
 fn outcome(result: nix::Result<()>) -> Reply {

@@ -312,6 +312,24 @@ pub fn spare_from_oom() {
     let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-1000");
 }
 
+/// Moves at most `len` bytes from a pipe to a file, at an offset if the file has such, without waiting for more than is
+/// there; gives how many. Nothing is copied to this process.
+pub fn splice(pipe: BorrowedFd<'_>, to: BorrowedFd<'_>, at: Option<u64>, len: u64) -> nix::Result<usize> {
+    let mut offset = match at {
+        Some(at) => libc::loff_t::try_from(at).map_err(|_| Errno::EFBIG)?,
+        None => 0,
+    };
+    let offset = if at.is_some() { &raw mut offset } else { std::ptr::null_mut() };
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    // SAFETY: the pipe has no offset; the other is alive during the call or null.
+    #[allow(unsafe_code)]
+    let moved = unsafe {
+        let none = std::ptr::null_mut();
+        libc::splice(pipe.as_raw_fd(), none, to.as_raw_fd(), offset, len, libc::SPLICE_F_NONBLOCK)
+    };
+    Errno::result(moved).map(isize::cast_unsigned)
+}
+
 /// Makes a terminal the controlling one of the calling session leader.
 pub fn control_terminal(fd: RawFd) -> nix::Result<()> {
     // SAFETY: the request takes an integer.

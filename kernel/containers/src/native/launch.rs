@@ -8,7 +8,7 @@ use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
 use crate::spec::ContainerSpec;
 use crate::user::{self, User};
-use plenum_shim::wire::{self, Contain, Inside, Launch, Pid, Reply, Request, Share, State, ns};
+use plenum_shim::wire::{self, Contain, Inside, Launch, Logs, More, Pid, Reply, Request, Share, State, ns};
 use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -141,9 +141,12 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
         _ => RuntimeError::Io { what: format!("making {}", run_dir.display()), error },
     })?;
     let files = prepare_image(spec, run_dir);
-    let request = match inside {
-        Some(inside) => Request::Contain(Box::new(Contain { launch: *launch, inside })),
-        None => Request::Launch(launch),
+    let logs = spec.logs.or(inner.config.logs);
+    let more = More { logs: logs.map(|b| Logs { file_bytes: b.file_bytes, files: b.files }) };
+    let request = if inside.is_some() || more != More::default() {
+        Request::Contain(Box::new(Contain { launch: *launch, inside: inside.unwrap_or_default(), more }))
+    } else {
+        Request::Launch(launch)
     };
     let words = [wire::encode(&connection::hello()), wire::encode(&request)].concat();
     let shim = &inner.config.shim;

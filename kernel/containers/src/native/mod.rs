@@ -20,7 +20,7 @@ use crate::runtime::{
     Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics, Usage,
 };
 use crate::session::{Open, Session};
-use crate::spec::{ContainerSpec, check_id};
+use crate::spec::{ContainerSpec, LogBudget, check_id};
 use actor::Handle;
 use async_trait::async_trait;
 use machine::Machine;
@@ -50,6 +50,8 @@ pub struct RuntimeConfig {
     pub passwd: PathBuf,
     /// See `passwd`.
     pub group: PathBuf,
+    /// Budget of output for containers that name none. `None`: they write to their files themselves, without limit.
+    pub logs: Option<LogBudget>,
 }
 
 impl RuntimeConfig {
@@ -64,6 +66,7 @@ impl RuntimeConfig {
             destroy_deadline: Duration::from_secs(15),
             passwd: "/etc/passwd".into(),
             group: "/etc/group".into(),
+            logs: None,
         }
     }
 }
@@ -182,7 +185,7 @@ impl Runtime for NativeRuntime {
     async fn kill(&self, id: &str, signal: i32, grace: Duration) -> Result<(), RuntimeError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let request = Request::Kill { signal, grace_ms };
-        if signal != libc::SIGKILL {
+        if signal != libc::SIGKILL && !grace.is_zero() {
             return self.inner.ask(id, request).await;
         }
         let (inner, id) = (Arc::clone(&self.inner), id.to_owned());

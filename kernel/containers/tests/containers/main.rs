@@ -12,6 +12,7 @@ mod isolation;
 mod joined;
 mod life;
 mod limits;
+mod logs;
 mod numbers;
 mod recovery;
 mod session;

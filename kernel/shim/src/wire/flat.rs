@@ -32,6 +32,12 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     fn left(&self) -> usize {
         self.rest.len()
     }

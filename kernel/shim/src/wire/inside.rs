@@ -3,7 +3,7 @@
 //! These travel in kinds of requests that version 1 does not know and therefore refuses: a description is never carried
 //! out without them.
 
-use super::{Exec, Launch, Pid};
+use super::{Exec, Flat, Launch, Malformed, Pid, Reader};
 use crate::flat_struct;
 
 /// Kinds of [`Mount`].
@@ -111,12 +111,40 @@ flat_struct! {
 }
 
 flat_struct! {
+    /// A budget for each stream of output.
+    pub struct Logs {
+        /// A file with this many bytes is full.
+        pub file_bytes: u64,
+        /// Files that are kept, the one being written included.
+        pub files: u32,
+    }
+}
+
+/// What was added to [`Contain`] since: it ends the frame, and older frames end before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct More {
+    /// The output goes through the supervisor, which rotates its files. `None`: the task writes to files itself.
+    pub logs: Option<Logs>,
+}
+
+impl Flat for More {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.logs.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        if from.is_empty() { Ok(Self::default()) } else { Ok(Self { logs: Flat::take(from)? }) }
+    }
+}
+
+flat_struct! {
     /// A launch of version 2.
     pub struct Contain {
         /// As in version 1.
         pub launch: Launch,
         /// The rest.
         pub inside: Inside,
+        /// What was added since.
+        pub more: More,
     }
 }
 

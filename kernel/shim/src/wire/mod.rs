@@ -111,7 +111,11 @@ mod tests {
         let requests = [
             Request::Hello { min: 1, max: 9 },
             Request::Launch(Box::new(launch())),
-            Request::Contain(Box::new(Contain { launch: launch(), inside: inside() })),
+            Request::Contain(Box::new(Contain {
+                launch: launch(),
+                inside: inside(),
+                more: More { logs: Some(Logs { file_bytes: 1 << 20, files: 3 }) },
+            })),
             Request::Confined(Box::new(Confined { filter: vec![6; 8], ..Confined::default() })),
             Request::Signal { signal: 15 },
             Request::Kill { signal: 15, grace_ms: 3000 },
@@ -128,9 +132,12 @@ mod tests {
 
     #[test]
     fn every_cut_and_every_length_is_an_error_not_a_panic() {
-        let contain = Contain { launch: launch(), inside: inside() };
-        let frame = encode(&Request::Contain(Box::new(contain)));
-        for end in 4..frame.len() {
+        let contain = Contain { launch: launch(), inside: inside(), more: More::default() };
+        let request = Request::Contain(Box::new(contain));
+        let frame = encode(&request);
+        let before = frame.len() - 1;
+        assert_eq!(decode::<Request>(&frame[4..before]).unwrap(), request, "a frame from before `more`");
+        for end in 4..before {
             assert!(decode::<Request>(&frame[4..end]).is_err(), "cut at {end}");
         }
         for at in 7..frame.len() - 4 {
