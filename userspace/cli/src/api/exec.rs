@@ -175,9 +175,16 @@ impl Output {
                 let bytes = STANDARD.decode(&data.data).map_err(|error| wrong(&error))?;
                 return Ok(Some(Piece { error: data.kind == "STDERR", bytes: bytes.into() }));
             }
-            match self.stream.next().await? {
-                Some(bytes) => self.decoder.feed(&bytes),
-                None => return Ok(None),
+            match self.stream.next().await {
+                Ok(Some(bytes)) => self.decoder.feed(&bytes),
+                Ok(None) => return Ok(None),
+                Err(_) => {
+                    return Err(CliError::Unreachable(
+                        "the connection to the command broke, and the command was ended with it: its node, the agent there or the gateway went away; \
+                         `plenum task list` shows whether the task runs, `plenum cluster status` how the cluster is"
+                            .to_owned(),
+                    ));
+                }
             }
         }
     }
