@@ -79,7 +79,8 @@ pub struct Device {
 /// System calls that are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seccomp {
-    /// [`Seccomp::Default`] for an image, [`Seccomp::Unconfined`] for a container with the machine's root.
+    /// [`Seccomp::Default`] for an image; for a container with the machine's root what the machine's setting says
+    /// ([`crate::RuntimeConfig::filter_host_root`]), usually [`Seccomp::Unconfined`].
     #[default]
     ByRoot,
     /// The profile of [`crate::seccomp`].

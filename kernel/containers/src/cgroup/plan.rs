@@ -1,6 +1,7 @@
 //! A container's control groups as data for the shim: folders, settings, means to kill and to count. Pure.
 
 use super::prepare::Usable;
+use crate::inside::Device;
 use crate::spec::Limits;
 use plenum_shim::wire::{Group, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -36,6 +37,37 @@ pub fn plan(usable: &[Usable], id: &str, limits: &Limits) -> (Vec<Group>, Vec<St
         });
     }
     (groups, unmet(usable, limits))
+}
+
+/// What every container may use: null, zero, full, random, urandom, tty, ptmx, and terminals.
+const USUAL_DEVICES: [&str; 8] = [
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
+/// Holds a container to the usual devices and those it was given, by the v1 controller. False if the machine has none.
+#[must_use]
+pub fn hold_to_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, given: &[Device]) -> bool {
+    let Some(hierarchy) = usable.iter().find(|h| !h.unified && h.has("devices")) else { return false };
+    let dir = hierarchy.parent.join(id).as_os_str().as_bytes().to_vec();
+    let mut writes = vec![write("devices.deny", "a")];
+    writes.extend(USUAL_DEVICES.iter().map(|rule| write("devices.allow", rule)));
+    let rule = |device: &Device| {
+        let kind = if device.block { 'b' } else { 'c' };
+        format!("{kind} {}:{} rwm", device.major, device.minor)
+    };
+    writes.extend(given.iter().map(|device| write("devices.allow", rule(device))));
+    match groups.iter_mut().find(|group| group.dir == dir) {
+        Some(group) => group.writes.extend(writes),
+        None => groups.push(Group { dir, writes, ..Group::default() }),
+    }
+    true
 }
 
 fn unmet(usable: &[Usable], limits: &Limits) -> Vec<String> {
@@ -185,6 +217,24 @@ mod tests {
         assert_eq!(rows(&groups), ["/cg/freezer/plenum-x/c F "]);
         let (groups, unmet) = plan(&[], "c", &limits());
         assert_eq!((groups.len(), unmet.len()), (0, 4));
+    }
+
+    #[test]
+    fn devices_are_denied_but_for_the_usual_and_the_given() {
+        let gpu = Device { path: "/dev/gpu".into(), block: false, major: 195, minor: 0, mode: 0o666 };
+        let machine = [usable(&["cpu"], false, false), usable(&["devices"], false, false)];
+        let (mut groups, _) = plan(&machine, "c", &Limits::default());
+        assert_eq!(groups.len(), 1, "no group for devices unless asked for");
+        assert!(hold_to_devices(&mut groups, &machine, "c", std::slice::from_ref(&gpu)));
+        let row = rows(&groups).pop().unwrap();
+        assert!(row.starts_with("/cg/devices/plenum-x/c  devices.deny=a,devices.allow=c 1:3 rwm,"), "{row}");
+        assert!(row.ends_with(",devices.allow=c 195:0 rwm"), "{row}");
+        let together = [usable(&["devices", "freezer"], false, false)];
+        let (mut groups, _) = plan(&together, "c", &Limits::default());
+        assert!(hold_to_devices(&mut groups, &together, "c", &[]) && groups.len() == 1 && groups[0].freezer);
+        let unified = [usable(&["cpu"], true, true)];
+        let (mut groups, _) = plan(&unified, "c", &Limits::default());
+        assert!(!hold_to_devices(&mut groups, &unified, "c", &[gpu]) && groups.len() == 1);
     }
 
     #[test]

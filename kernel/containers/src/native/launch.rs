@@ -3,7 +3,7 @@
 use super::actor::{Handle, kill_leftovers};
 use super::connection::{self, Connection, Inbox};
 use super::{Inner, Slot, launched};
-use crate::cgroup::plan::plan;
+use crate::cgroup::plan::{hold_to_devices, plan};
 use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
 use crate::spec::ContainerSpec;
@@ -127,7 +127,14 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
     let user = find_user(inner, spec)?;
     let machine = &inner.machine;
     let mut launch = Box::new(spec.describe(run_dir, user.as_ref(), machine.namespaces));
-    let (groups, mut notes) = plan(&machine.cgroups.usable, &spec.id, &spec.limits);
+    let (mut groups, mut notes) = plan(&machine.cgroups.usable, &spec.id, &spec.limits);
+    // Without the capability there is nothing to hold: no device file can be made, and none of a volume or layer opens.
+    if spec.has_image()
+        && spec.bounding.has(caps::Capability::CAP_MKNOD)
+        && !hold_to_devices(&mut groups, &machine.cgroups.usable, &spec.id, &spec.devices)
+    {
+        notes.push("it may make and use any device: the v1 devices controller is not available".into());
+    }
     let dirs = groups.iter().map(|group| group.dir.clone()).collect();
     launch.groups = groups;
     launch.own_groups.clone_from(&machine.cgroups.own_groups);

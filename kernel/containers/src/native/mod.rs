@@ -15,6 +15,7 @@ mod session;
 
 pub use probe::through;
 
+use crate::inside::Seccomp;
 use crate::isolation::Isolation;
 use crate::runtime::{
     Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics, Usage,
@@ -52,6 +53,8 @@ pub struct RuntimeConfig {
     pub group: PathBuf,
     /// Budget of output for containers that name none. `None`: they write to their files themselves, without limit.
     pub logs: Option<LogBudget>,
+    /// [`Seccomp::ByRoot`] is the default profile for containers with the machine's root, too.
+    pub filter_host_root: bool,
 }
 
 impl RuntimeConfig {
@@ -67,6 +70,7 @@ impl RuntimeConfig {
             passwd: "/etc/passwd".into(),
             group: "/etc/group".into(),
             logs: None,
+            filter_host_root: false,
         }
     }
 }
@@ -166,8 +170,13 @@ impl Inner {
 
 #[async_trait]
 impl Runtime for NativeRuntime {
-    async fn launch(&self, spec: ContainerSpec) -> Result<Launched, RuntimeError> {
+    async fn launch(&self, mut spec: ContainerSpec) -> Result<Launched, RuntimeError> {
         spec.validate()?;
+        // Without privilege the kernel takes a filter only from those who can gain none.
+        let may_filter = self.inner.machine.privileged || spec.no_new_privs;
+        if spec.seccomp == Seccomp::ByRoot && self.inner.config.filter_host_root && may_filter {
+            spec.seccomp = Seccomp::Default;
+        }
         let inner = Arc::clone(&self.inner);
         // A task of its own: a caller that gives up does not leave half a container behind.
         let work = tokio::spawn(async move { launch::launch(&inner, spec).await });

@@ -102,6 +102,47 @@ async fn commands_enter_an_image_under_its_filter() {
 }
 
 #[tokio::test]
+async fn whoever_makes_device_files_is_held_to_its_own() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    if !Path::new("/sys/fs/cgroup/devices").exists() {
+        println!("SKIPPED: no v1 devices controller");
+        return;
+    }
+    let shell = "cd /dev; mknod kmsg c 1 11 2>/dev/null && head -c 1 kmsg >/dev/null 2>&1 && echo open; \
+                 mknod other c 1 3 && echo hello > other && echo null is fine; head -c 1 /dev/zero | wc -c";
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world)], shell);
+    spec.user = Some("0:0".into());
+    spec.bounding = spec.bounding.with(caps::Capability::CAP_MKNOD);
+    let (exit, output) = world.run(spec).await;
+    assert_eq!((exit.status, output.as_str()), (ExitStatus::Code(0), "null is fine\n1\n"));
+    assert_eq!(world.groups(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_machine_may_filter_containers_with_its_own_root() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut config = world.config.clone();
+    config.filter_host_root = true;
+    let runtime = plenum_containers::NativeRuntime::new(config).unwrap();
+    let shell = "grep Seccomp: /proc/self/status; unshare -U true 2>/dev/null || echo refused";
+    for (id, seccomp, want) in
+        [("a", Seccomp::ByRoot, "Seccomp:\t2\nrefused\n"), ("b", Seccomp::Unconfined, "Seccomp:\t0\n")]
+    {
+        let spec = ContainerSpec { seccomp, ..world.spec(id, shell) };
+        runtime.launch(spec).await.unwrap();
+        within(10, runtime.wait(id)).await.unwrap();
+        runtime.destroy(id).await.unwrap();
+        assert_eq!(world.stdout(id), want);
+    }
+}
+
+#[tokio::test]
 async fn a_filter_is_for_whoever_wants_it() {
     if skip() {
         return;
