@@ -197,7 +197,8 @@ fn check_volume(volume: &mesos::Resource, asker: Asker<'_>) -> Checked {
         );
     }
     match (principal, persistence.principal.as_deref()) {
-        (Some(principal), None) => Err(format!(
+        // A framework's principal may be the master's doing, who knows it from its token: it need not repeat it.
+        (Some(principal), None) if matches!(asker, Asker::Operator { .. }) => Err(format!(
             "Create volume operation attempted by principal '{principal}', but there is a volume in the operation with no principal set in 'disk.persistence'"
         )),
         (Some(principal), Some(named)) if principal != named => Err(format!(

@@ -282,11 +282,6 @@ fn what_mesos_refuses_is_refused() {
             vec![with(volume("w", 1), &["disk", "persistence", "principal"], json!("q"))],
             "does not match",
         ),
-        (
-            "CREATE",
-            vec![with(volume("w", 1), &["disk", "persistence", "principal"], Value::Null)],
-            "no principal",
-        ),
         ("CREATE", vec![with(volume("w", 1), &["shared"], json!({}))], "SHARED_RESOURCES"),
         (
             "CREATE",
@@ -447,11 +442,14 @@ fn operators_change_what_nobody_uses() {
     let (conn, framework) = (stage.conn, stage.framework.clone());
     stage.rig.update(conn, &framework, "t", TaskState::TaskFinished, 9);
     assert_eq!(stage.rig.operate(destroy), Some(Answer::Accepted));
+    let mut nobodys = volume("v", 1);
+    nobodys["disk"]["persistence"].as_object_mut().expect("an object").remove("principal");
     for (refused, status, words) in [
         (call("RESERVE_RESOURCES", "resources", vec![reserved("disk", 1)]), 400, "principal"),
         (call("RESERVE_RESOURCES", "resources", vec![mine(reserved("disk", 99))]), 409, "not part of"),
         (call("UNRESERVE_RESOURCES", "resources", vec![mine(reserved("disk", 41))]), 409, "not part of"),
         (call("CREATE_VOLUMES", "volumes", vec![volume("v", 1)]), 400, "does not match"),
+        (call("CREATE_VOLUMES", "volumes", vec![nobodys]), 400, "no principal"),
         (read(json!({"type": "RESERVE_RESOURCES"})), 400, "reserve_resources"),
         (
             read(
