@@ -320,6 +320,10 @@ async fn leave() {
     Networks::teardown(&dir.path().join("run"), settings()).await.unwrap();
     serve(&b.netns, 80);
     assert!(!ask(None, "127.0.0.1", 9090).is_empty(), "the other instance's is left alone");
+    // Without an IPv6 range there is its own loopback address and nothing else.
+    assert_eq!(ask(Some(&b.netns), "::1", 80), "::1");
+    let six = within(&b.netns, || text("ip", &["-6", "-o", "addr"]));
+    assert_eq!(six.lines().count(), 1, "{six}");
     Networks::teardown(&dir.path().join("second"), other).await.unwrap();
     Networks::teardown(&dir.path().join("run"), settings()).await.unwrap();
     assert_eq!(counts(dir.path()), clean);

@@ -20,9 +20,13 @@ pub fn apart(test: &str) {
         eprintln!("SKIPPED: needs root");
         return;
     }
-    if Command::new("nft").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: needs nft (Debian: nftables)");
-        return;
+    for (tool, package) in
+        [("nft", "nftables"), ("ip", "iproute2"), ("unshare", "util-linux"), ("ps", "procps")]
+    {
+        if Command::new(tool).arg("-V").output().is_err() {
+            eprintln!("SKIPPED: needs {tool} (Debian: {package})");
+            return;
+        }
     }
     let own = std::env::current_exe().unwrap();
     // With ids of its own as well: whatever it started ends with it, also when it fails or hangs.
@@ -41,8 +45,11 @@ pub fn apart(test: &str) {
 pub fn begin() {
     assert!(std::env::var_os("PLENUM_TEST_APART").is_some(), "only in namespaces of its own");
     ip("link set lo up");
-    // As on a machine that has been told to; checks of the source are the machine's own matter.
+    // Some machines switch IPv6 off for new namespaces; the strictest check of sources is what some others have.
     std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0").unwrap();
+    for name in ["all", "default"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1").unwrap();
+    }
 }
 
 pub fn text(tool: &str, arguments: &[&str]) -> String {
