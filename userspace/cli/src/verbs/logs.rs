@@ -309,6 +309,19 @@ fn finish(tail: &mut Tail, screen: &mut Screen) -> Result<()> {
     if tail.partial.is_empty() { Ok(()) } else { emit(tail, "\n", screen) }
 }
 
+/// What was written to a file between the last look and its rotation, which is in the file's successor now.
+async fn rest_of_rotated(session: &Session, tail: &mut Tail, screen: &mut Screen) -> Result<()> {
+    let own = tail.place.path.clone();
+    tail.place.path = format!("{own}.1");
+    let rest = match session.file_size(&tail.place).await {
+        // Shorter than what was read of it: it is another one, or none.
+        Ok(size) if size >= tail.offset => drain(session, tail, size, screen).await,
+        _ => Ok(()),
+    };
+    (tail.place.path, tail.offset) = (own, 0);
+    rest
+}
+
 /// Looks at every followed file once.
 async fn look(session: &Session, tails: &mut Vec<Tail>, screen: &mut Screen) -> Result<()> {
     let mut gone = Vec::new();
@@ -316,8 +329,7 @@ async fn look(session: &Session, tails: &mut Vec<Tail>, screen: &mut Screen) -> 
         match session.file_size(&tail.place).await {
             Ok(size) => {
                 if size < tail.offset {
-                    // The log was rotated.
-                    tail.offset = 0;
+                    rest_of_rotated(session, tail, screen).await?;
                 }
                 drain(session, tail, size, screen).await?;
             }

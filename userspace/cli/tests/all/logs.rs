@@ -76,8 +76,12 @@ async fn a_followed_task_ends_with_the_task() {
     {
         world.gateway.answer(&read("/w/t.1/stdout", query), 200, &json!({"offset": 0, "data": data}));
     }
+    // It was rotated between two looks; what came before that is in the other file now.
+    world.gateway.answer(&read("/w/t.1/stdout.1", "offset=-1"), 200, &json!({"offset": 7, "data": ""}));
+    let rest = json!({"offset": 5, "data": "+\n"});
+    world.gateway.answer(&read("/w/t.1/stdout.1", "offset=5&length=2"), 200, &rest);
     let outcome = world.run(&["task", "logs", "t.1", "-f"]).await;
-    assert_eq!((outcome.code, outcome.out.as_str()), (0, "a\nbc\nd"), "{outcome:?}");
+    assert_eq!((outcome.code, outcome.out.as_str()), (0, "a\nbc\n+\nd"), "{outcome:?}");
 }
 
 #[tokio::test]
