@@ -10,7 +10,9 @@ pub mod cgroup;
 pub mod fetch;
 pub mod inside;
 pub mod isolation;
+pub mod measure;
 pub mod native;
+pub mod quota;
 pub mod rlimits;
 pub mod runtime;
 pub mod seccomp;
@@ -23,10 +25,11 @@ pub use inside::{Device, Mount, Seccomp, Source};
 pub use isolation::{Feature, Isolation};
 pub use native::{NativeRuntime, RuntimeConfig};
 pub use plenum_shim::wire::Rlimit;
+pub use quota::Projects;
 pub use runtime::{
-    Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered, RecoveredState,
-    Runtime, RuntimeError, Stall, Statistics, Usage,
+    DiskUse, Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered,
+    RecoveredState, Runtime, RuntimeError, Stall, Statistics, Usage,
 };
 pub use session::{Hold, Input, Open, Output, Session, Size};
-pub use spec::{Command, ContainerSpec, Limits, LogBudget, Network, Root, SpecError};
+pub use spec::{Command, ContainerSpec, DiskLimit, Limits, LogBudget, Network, Root, SpecError};
 pub use tree::remove_tree;

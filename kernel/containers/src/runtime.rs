@@ -43,6 +43,18 @@ pub trait Runtime: Send + Sync {
         self.usage(id).await.map(Statistics::from)
     }
 
+    /// What a container takes of the disk, if it has a limit. May take long where no quota counts.
+    async fn disk(&self, _id: &str) -> Result<Option<DiskUse>, RuntimeError> {
+        Ok(None)
+    }
+
+    /// Waits until a container is found to take more of the disk than its limit; [`RuntimeError::Ended`] if it ends before,
+    /// as it always does without a limit or with one that the kernel holds. The caller decides what becomes of it.
+    async fn disk_exceeded(&self, id: &str) -> Result<DiskUse, RuntimeError> {
+        self.wait(id).await?;
+        Err(RuntimeError::Ended(id.to_owned()))
+    }
+
     /// Runs a command inside a running container, as the task's user, with its limits.
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError>;
 
@@ -78,6 +90,17 @@ pub struct Launched {
     pub cgroups: Vec<std::path::PathBuf>,
     /// What was asked for and is not in force.
     pub warnings: Vec<String>,
+}
+
+/// What a container takes of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Bytes.
+    pub used_bytes: u64,
+    /// Its limit.
+    pub limit_bytes: u64,
+    /// The kernel refuses more (EDQUOT); otherwise somebody has to measure.
+    pub by_quota: bool,
 }
 
 /// How the task ended.

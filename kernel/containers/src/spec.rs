@@ -52,6 +52,13 @@ pub struct LogBudget {
     pub files: u32,
 }
 
+/// How much the sandbox, and what is written to an image, may take of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimit {
+    /// Bytes.
+    pub bytes: u64,
+}
+
 /// The network a container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Network {
@@ -117,6 +124,8 @@ pub struct ContainerSpec {
     pub stderr: String,
     /// Budget of the output; that of [`crate::RuntimeConfig::logs`] if `None`.
     pub logs: Option<LogBudget>,
+    /// Limit of disk; see [`crate::Runtime::disk_exceeded`].
+    pub disk: Option<DiskLimit>,
     /// A file shown as `/etc/resolv.conf`.
     pub resolv_conf: Option<PathBuf>,
     /// Root file system.
@@ -237,6 +246,7 @@ impl ContainerSpec {
             stdout: "stdout".into(),
             stderr: "stderr".into(),
             logs: None,
+            disk: None,
             resolv_conf: None,
             root: Root::Host,
             mounts: Vec::new(),
@@ -288,6 +298,7 @@ impl ContainerSpec {
             ("cpu quota", l.cpu_quota_millis, 1),
             ("memory limit", l.memory_bytes, 1),
             ("process limit", l.pids, 1),
+            ("disk limit", self.disk.map(|disk| disk.bytes), 4096),
         ] {
             if let Some(value) = value
                 && !(min..=top).contains(&value)

@@ -50,7 +50,8 @@ impl Prepared {
         let layout = Layout::parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
         let mut prepared = Self { kind: layout.kind(), ..Self::default() };
         for hierarchy in &layout.hierarchies {
-            let matters = ["cpu", "cpuacct", "memory", "pids", "freezer", "devices"].iter().any(|c| hierarchy.has(c));
+            let matters =
+                ["cpu", "cpuacct", "memory", "pids", "freezer", "devices"].iter().any(|c| hierarchy.has(c));
             if hierarchy.unified || matters || hierarchy.inside_group {
                 prepared.take(hierarchy, parent);
             }

@@ -1,7 +1,7 @@
 //! Destroying: kill what is left, remove what is left, forget. Repeatable.
 
 use super::actor::{Handle, kill_leftovers, recorded};
-use super::{Inner, Slot, group_dirs};
+use super::{Inner, Slot, disk, group_dirs};
 use crate::runtime::{Exit, RuntimeError};
 use plenum_shim::wire::{Pid, Request, State};
 use plenum_shim::{cgroup, proc};
@@ -38,8 +38,11 @@ pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError>
     let run_dir = inner.dir(id);
     let state = handle.state.clone();
     let work = {
-        let (run_dir, id) = (run_dir.clone(), id.to_owned());
-        move || state.map_or_else(|| remove_folder(&run_dir), |state| remove(&state, &run_dir, &id, end))
+        let (inner, run_dir, id) = (Arc::clone(inner), run_dir.clone(), id.to_owned());
+        move || {
+            disk::lift(&inner, &run_dir);
+            state.map_or_else(|| remove_folder(&run_dir), |state| remove(&state, &run_dir, &id, end))
+        }
     };
     let removed = tokio::task::spawn_blocking(work).await;
     removed.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))??;

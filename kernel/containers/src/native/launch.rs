@@ -2,7 +2,7 @@
 
 use super::actor::{Handle, kill_leftovers};
 use super::connection::{self, Connection, Inbox};
-use super::{Inner, Slot, launched};
+use super::{Inner, Slot, disk, launched};
 use crate::cgroup::plan::{hold_to_devices, plan};
 use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
@@ -149,7 +149,10 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
     })?;
     let files = prepare_image(spec, run_dir);
     let logs = spec.logs.or(inner.config.logs);
-    let more = More { logs: logs.map(|b| Logs { file_bytes: b.file_bytes, files: b.files }) };
+    let more = More {
+        logs: logs.map(|b| Logs { file_bytes: b.file_bytes, files: b.files }),
+        disk: disk::prepare(inner, spec, &mut notes),
+    };
     let request = if inside.is_some() || more != More::default() {
         Request::Contain(Box::new(Contain { launch: *launch, inside: inside.unwrap_or_default(), more }))
     } else {

@@ -6,6 +6,7 @@
 mod actor;
 mod connection;
 mod destroy;
+mod disk;
 mod helper;
 mod launch;
 mod machine;
@@ -17,8 +18,10 @@ pub use probe::through;
 
 use crate::inside::Seccomp;
 use crate::isolation::Isolation;
+use crate::quota::Projects;
 use crate::runtime::{
-    Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics, Usage,
+    DiskUse, Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics,
+    Usage,
 };
 use crate::session::{Open, Session};
 use crate::spec::{ContainerSpec, LogBudget, check_id};
@@ -55,6 +58,10 @@ pub struct RuntimeConfig {
     pub logs: Option<LogBudget>,
     /// [`Seccomp::ByRoot`] is the default profile for containers with the machine's root, too.
     pub filter_host_root: bool,
+    /// Project ids for disk limits; without them limits are measured.
+    pub projects: Option<Projects>,
+    /// How often a disk limit is measured.
+    pub disk_interval: Duration,
 }
 
 impl RuntimeConfig {
@@ -71,6 +78,8 @@ impl RuntimeConfig {
             group: "/etc/group".into(),
             logs: None,
             filter_host_root: false,
+            projects: None,
+            disk_interval: Duration::from_secs(15),
         }
     }
 }
@@ -222,6 +231,14 @@ impl Runtime for NativeRuntime {
         let (_, state) = self.inner.running(id)?;
         let read = tokio::task::spawn_blocking(move || crate::cgroup::stats::read(&state));
         read.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))
+    }
+
+    async fn disk(&self, id: &str) -> Result<Option<DiskUse>, RuntimeError> {
+        disk::disk(&self.inner, id).await
+    }
+
+    async fn disk_exceeded(&self, id: &str) -> Result<DiskUse, RuntimeError> {
+        disk::exceeded(&self.inner, id).await
     }
 
     async fn open(&self, id: &str, open: Open) -> Result<Session, RuntimeError> {

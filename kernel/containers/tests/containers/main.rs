@@ -3,6 +3,7 @@
 // Helpers of tests fail like tests.
 #![allow(clippy::unwrap_used)]
 
+mod disk;
 mod enter;
 mod fetch;
 mod fetch_hostile;

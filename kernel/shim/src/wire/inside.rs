@@ -120,19 +120,37 @@ flat_struct! {
     }
 }
 
+flat_struct! {
+    /// A limit for folders of the container, kept here for the agents to come; nothing for the supervisor to do.
+    pub struct Disk {
+        /// Bytes.
+        pub bytes: u64,
+        /// Project id of the quota that holds it; 0 if it is measured.
+        pub project: u32,
+        /// The folders.
+        pub folders: Vec<Vec<u8>>,
+    }
+}
+
 /// What was added to [`Contain`] since: it ends the frame, and older frames end before it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct More {
     /// The output goes through the supervisor, which rotates its files. `None`: the task writes to files itself.
     pub logs: Option<Logs>,
+    /// The disk limit.
+    pub disk: Option<Disk>,
 }
 
 impl Flat for More {
     fn put(&self, out: &mut Vec<u8>) {
         self.logs.put(out);
+        self.disk.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        if from.is_empty() { Ok(Self::default()) } else { Ok(Self { logs: Flat::take(from)? }) }
+        fn later<T: Flat>(from: &mut Reader<'_>) -> Result<Option<T>, Malformed> {
+            if from.is_empty() { Ok(None) } else { Flat::take(from) }
+        }
+        Ok(Self { logs: later(from)?, disk: later(from)? })
     }
 }
 
