@@ -1,9 +1,13 @@
 //! Links, addresses, routes and neighbours (`linux/rtnetlink.h`, `if_link.h`, `neighbour.h`): the kernel's state read, changes carried out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::socket::Socket;
 use super::wire::{
@@ -40,6 +44,7 @@ mod link {
     pub const INFO_PORT_DATA: u16 = 5;
     pub const PEER: u16 = 1;
     pub const HAIRPIN: u16 = 4;
+    pub const SNOOPING: u16 = 23;
     pub const VNI: u16 = 1;
     pub const LOCAL: u16 = 4;
     pub const LEARNING: u16 = 7;
@@ -72,6 +77,8 @@ pub(crate) struct Pair<'a> {
     pub mac: Mac,
     pub mtu: Option<u32>,
     pub netns: BorrowedFd<'a>,
+    /// The host's switches of IPv6, by link; none on a kernel without.
+    pub switches: Option<&'a File>,
 }
 
 fn link_head(index: u32, flags: u32) -> Vec<u8> {
@@ -124,9 +131,10 @@ pub(crate) fn make_pair(socket: &mut Socket, pair: &Pair<'_>) -> io::Result<()> 
         .nest(link::INFO, |info| info.text(link::INFO_KIND, "veth").nest(link::INFO_DATA, peer));
     socket.change(vec![mtu(make)], &[])?;
     // A bridge's port has no addresses, and those that IPv6 would give it cost all others time.
-    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", pair.name), "1") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    if let Some(switches) = pair.switches {
+        let path = format!("{}/disable_ipv6", pair.name);
+        let switch = openat(switches, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        File::from(switch).write_all(b"1")?;
     }
     let set = port(Message::new(NEW_LINK, ACKNOWLEDGE, &link_head(0, UP)).text(link::NAME, pair.name));
     socket.change(vec![set], &[])
@@ -272,7 +280,10 @@ fn make(name: &str, link: &Link) -> Message {
                     .put(link::PORT, &port.to_be_bytes())
             })
         }),
-        _ => out.nest(link::INFO, |info| info.text(link::INFO_KIND, "bridge")),
+        // What is sent to many goes to all: who asked for it need not be known, which costs time with each port.
+        _ => out.nest(link::INFO, |info| {
+            info.text(link::INFO_KIND, "bridge").nest(link::INFO_DATA, |data| data.put(link::SNOOPING, &[0]))
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::addresses::Pool;
 use crate::cni;
@@ -81,17 +81,20 @@ impl Inner {
         let names = Names::new(folder, &settings);
         let files = Folder::open(folder)?;
         let (network, mtu) = host::surroundings(&settings, &names)?;
+        // A kernel without IPv6 has none.
+        let switches = fs::File::open("/proc/sys/net/ipv6/conf").ok().map(Arc::new);
         let bridge = Segment {
             name: "bridge".to_owned(),
             bridge: names.bridge.clone(),
             network,
             network6: settings.network6,
             mtu: None,
+            switches: switches.clone(),
         };
         let overlay = settings.overlay.as_ref().and_then(|overlay| {
             let (network, network6) = overlay.slice(overlay.slice)?;
             let (name, bridge) = (overlay.name.clone(), names.overlay.clone());
-            Some(Segment { name, bridge, network, network6, mtu })
+            Some(Segment { name, bridge, network, network6, mtu, switches: switches.clone() })
         });
         let mut places = vec![Place {
             bridge: bridge.bridge.clone(),

@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::namespace::{self, Six};
 use crate::netlink::route::{self, Pair};
@@ -31,6 +32,8 @@ pub(super) struct Segment {
     pub network6: Option<IpNet>,
     /// Its MTU.
     pub mtu: Option<u32>,
+    /// The host's switches of IPv6, by link. Kept open: the kernel finds a path to them the slower, the more namespaces there are.
+    pub switches: Option<Arc<File>>,
 }
 
 impl Segment {
@@ -133,6 +136,7 @@ impl Segment {
             mac: hardware(0x02, first),
             mtu: self.mtu,
             netns: namespace.as_fd(),
+            switches: self.switches.as_deref(),
         };
         match route::make_pair(host, &pair) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
