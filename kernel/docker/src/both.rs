@@ -4,7 +4,7 @@ use crate::runtime::DockerRuntime;
 use async_trait::async_trait;
 use plenum_containers::session::{Open, Session};
 use plenum_containers::{
-    ContainerSpec, Enter, Entered, Exit, Isolation, Launched, Probe, Probed, Recovered, Runtime,
+    ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, Probe, Probed, Recovered, Runtime,
     RuntimeError, Statistics, Usage,
 };
 use std::sync::Arc;
@@ -64,6 +64,14 @@ impl Runtime for Both {
 
     async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
         self.of(id).stats(id).await
+    }
+
+    async fn disk(&self, id: &str) -> Result<Option<DiskUse>, RuntimeError> {
+        self.of(id).disk(id).await
+    }
+
+    async fn disk_exceeded(&self, id: &str) -> Result<DiskUse, RuntimeError> {
+        self.of(id).disk_exceeded(id).await
     }
 
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {

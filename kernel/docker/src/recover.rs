@@ -28,7 +28,10 @@ pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError>
     let mut found = Vec::new();
     for (id, record) in wanted {
         if record.doomed {
-            crate::destroy::remove_doomed(inner, &id).await;
+            // With an engine that is away the keeper does it, when that is back.
+            if inner.engine.health().borrow().is_ready() {
+                crate::destroy::remove_doomed(inner, &id).await;
+            }
             continue;
         }
         if inner.table.lock().contains_key(&id) {
@@ -47,7 +50,13 @@ pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError>
 
 async fn look(inner: &Inner, container: &Container) -> RecoveredState {
     let record = container.record();
-    match inspect(&inner.engine, &container_name(&record.id), inner.config.call).await {
+    // One that is away has been waited for once; not again for each container.
+    let ready = inner.engine.health().borrow().is_ready();
+    let asked = match ready {
+        true => inspect(&inner.engine, &container_name(&record.id), inner.config.ping).await.map_err(drop),
+        false => Err(()),
+    };
+    match asked {
         Ok(None) => RecoveredState::Lost,
         Ok(Some(found)) => match doing(&found) {
             Doing::Running => {
@@ -59,8 +68,8 @@ async fn look(inner: &Inner, container: &Container) -> RecoveredState {
             Doing::Waiting => RecoveredState::Lost,
         },
         // The engine is away. What was created is watched until it is back.
-        Err(_) if record.created => RecoveredState::Running,
-        Err(_) => RecoveredState::Finished(Exit::lost()),
+        Err(()) if record.created => RecoveredState::Running,
+        Err(()) => RecoveredState::Finished(Exit::lost()),
     }
 }
 

@@ -65,14 +65,13 @@ async fn by_engine(inner: &Inner, container: &Container) -> Exit {
     }
 }
 
-/// The end of a process that the engine does not tell of, because it is away.
+/// The end of a process that the engine does not tell of: it is away, or what it is made of hangs.
 async fn by_process(inner: &Inner, container: &Container) -> Exit {
     let mut gone: Option<Instant> = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let record = container.record();
-        let away = !inner.engine.health().borrow().is_ready();
-        if record.pid == 0 || !away || record.alive() {
+        if record.pid == 0 || record.alive() {
             gone = None;
             continue;
         }

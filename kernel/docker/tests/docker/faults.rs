@@ -156,3 +156,38 @@ async fn what_nobody_knows_any_more_is_removed() {
     world.signal_engine(Signal::SIGCONT);
     eventually("removal", async || world.names().await.is_empty().then_some(())).await;
 }
+
+/// The engine answers, but what it is made of does not: every call about a container hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_hangs_inside() {
+    let Some(world) = world().await else { return };
+    let mut config = world.config("one");
+    config.call = Duration::from_secs(2);
+    config.patience = Duration::from_secs(2);
+    config.give_up_killed = Duration::from_secs(2);
+    config.drain = Duration::from_secs(1);
+    let runtime = world.runtime_of(config).await;
+    for id in ["killed", "stays"] {
+        runtime.start(world.spec(id, "echo up; sleep 1000")).await.unwrap();
+        eventually("output", async || world.read(id, "stdout").contains("up").then_some(())).await;
+    }
+    world.signal("containerd", Signal::SIGSTOP);
+    runtime.kill("killed", 15, Duration::from_millis(500)).await.unwrap();
+    let exit = end(&runtime, "killed").await;
+    assert_eq!(exit.reason, ExitReason::Killed { escalated: true }, "{exit:?}");
+    let mut spec = world.spec("new", "true");
+    spec.launch_deadline = Duration::from_secs(2);
+    let said = runtime.start(spec).await.unwrap_err().to_string();
+    assert!(said.contains("within"), "{said}");
+    let began = Instant::now();
+    let _one_or_the_other = runtime.destroy("killed").await;
+    assert!(began.elapsed() < Duration::from_secs(30));
+    world.signal("containerd", Signal::SIGCONT);
+    eventually("removal", async || (world.names().await == ["/mesos-stays"]).then_some(())).await;
+    let _one_or_the_other = runtime.destroy("killed").await;
+    runtime.destroy("stays").await.unwrap();
+    eventually("removal", async || {
+        std::fs::read_dir(world.at("run-one")).unwrap().next().is_none().then_some(())
+    })
+    .await;
+}

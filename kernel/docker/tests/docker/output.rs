@@ -72,3 +72,43 @@ async fn long_lines_bytes_and_terminals() {
         runtime.destroy(id).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_while_agent_and_engine_stumble() {
+    let Some(world) = world().await else { return };
+    let mut config = world.config("one");
+    config.ping = Duration::from_millis(500);
+    let mut runtime = Some(world.runtime_of(config.clone()).await);
+    for number in 1..=10 {
+        let text = format!(
+            "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; [ $((i % 10)) -ne {} ] || sleep 0.2; done; exit {number}",
+            number % 10
+        );
+        runtime.as_ref().unwrap().start(world.spec(&format!("c{number}"), &text)).await.unwrap();
+    }
+    for round in 0..6_u64 {
+        // No wait for anything: whatever is under way is cut.
+        tokio::time::sleep(Duration::from_millis(150 + round * 90)).await;
+        drop(runtime.take());
+        if round % 2 == 1 {
+            world.signal_engine(nix::sys::signal::Signal::SIGSTOP);
+        }
+        let next = plenum_docker::DockerRuntime::new(config.clone()).unwrap();
+        let began = std::time::Instant::now();
+        assert_eq!(next.recover().await.unwrap().len(), 10);
+        assert!(began.elapsed() < Duration::from_secs(20), "an engine that is away is waited for once");
+        if round % 2 == 1 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            world.signal_engine(nix::sys::signal::Signal::SIGCONT);
+        }
+        runtime = Some(next);
+    }
+    let runtime = runtime.unwrap();
+    for number in 1..=10 {
+        let id = format!("c{number}");
+        assert_eq!(end(&runtime, &id).await.status, plenum_containers::ExitStatus::Code(number), "{id}");
+        assert_lines(&id, &world.read(&id, "stdout"), &numbered(400));
+        runtime.destroy(&id).await.unwrap();
+    }
+    assert!(world.names().await.is_empty());
+}

@@ -137,13 +137,13 @@ impl World {
         self.daemon("dockerd", &arguments);
     }
 
-    fn engine_pid(&self) -> Pid {
-        let child = &self.daemons.iter().find(|(name, _)| name == "dockerd").unwrap().1;
-        Pid::from_raw(i32::try_from(child.id()).unwrap())
+    pub fn signal_engine(&self, signal: Signal) {
+        self.signal("dockerd", signal);
     }
 
-    pub fn signal_engine(&self, signal: Signal) {
-        kill(self.engine_pid(), signal).unwrap();
+    pub fn signal(&self, daemon: &str, signal: Signal) {
+        let child = &self.daemons.iter().find(|(name, _)| name == daemon).unwrap().1;
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
     }
 
     /// Kills the engine without a word to it.
