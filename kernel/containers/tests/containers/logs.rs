@@ -128,3 +128,25 @@ async fn a_quiet_task_costs_no_wake_ups_and_a_full_disk_stops_nobody() {
     assert_eq!(exit.status, ExitStatus::Code(5), "it went on to its end");
     assert!(size <= 64 << 10, "{size}");
 }
+
+#[tokio::test]
+async fn a_loud_task_costs_its_supervisor_little() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let shell = "head -c 256M /dev/zero; echo done > done; sleep 1000";
+    let launched = world.runtime.launch(spec(&world, "a", shell, 8 << 20, 3)).await.unwrap();
+    let start = Instant::now();
+    world.file("a", "done").await;
+    let took = start.elapsed();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", launched.shim_pid)).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    // User and system time in hundredths of a second.
+    let (user, system): (u64, u64) = (fields[11].parse().unwrap(), fields[12].parse().unwrap());
+    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", launched.shim_pid)).unwrap();
+    let private = smaps.lines().find(|line| line.starts_with("Private_Dirty")).unwrap().to_owned();
+    println!("256 MiB in {took:?}: user {user}0 ms, system {system}0 ms; {private}");
+    assert!(user <= 100 && system <= 300, "user {user}, system {system}");
+    world.runtime.destroy("a").await.unwrap();
+}
