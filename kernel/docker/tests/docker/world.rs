@@ -276,6 +276,24 @@ pub async fn end(runtime: &dyn Runtime, id: &str) -> Exit {
         .unwrap()
 }
 
+/// Removes a control group with those below it.
+fn remove_groups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    // The last process may still be on its way out.
+    for _ in 0..50 {
+        match fs::remove_dir(dir) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            _ => return,
+        }
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -304,7 +322,7 @@ impl Drop for World {
         }
         let _gone = Command::new("ip").args(["netns", "del", &self.netns]).status();
         for mount in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _busy = fs::remove_dir(mount.path().join(&self.netns));
+            remove_groups(&mount.path().join(&self.netns));
         }
     }
 }
