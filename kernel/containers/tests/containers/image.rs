@@ -262,6 +262,56 @@ async fn whoever_of_ours_is_killed_nothing_is_left() {
     assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
 }
 
+/// Kills every process whose working directory is below a folder: whoever of ours is at work for a container there.
+fn kill_those_in(folder: &Path) -> usize {
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|at| at.starts_with(folder)) {
+            killed += usize::from(plenum_shim::sys::kill(pid, libc::SIGKILL).is_ok());
+        }
+    }
+    killed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_launch_that_is_killed_anywhere_leaves_nothing() {
+    if skip() {
+        return;
+    }
+    let world = std::sync::Arc::new(world());
+    let before = mounts();
+    let (mut failed, mut started, mut killed) = (0, 0, 0);
+    // Later by a third of a millisecond each time: from before the first process to after the launch.
+    for turn in 0..40_u64 {
+        let id = format!("c{turn}");
+        let mut spec = image_spec(&world, &id, vec![base_layer(&world)], "sleep 1000");
+        spec.logs = Some(plenum_containers::LogBudget { file_bytes: 4096, files: 2 });
+        let runtime = std::sync::Arc::clone(&world);
+        let launch = tokio::spawn(async move { runtime.runtime.launch(spec).await });
+        tokio::time::sleep(Duration::from_micros(turn * 333)).await;
+        killed += kill_those_in(&world.config.run_dir.join(&id));
+        match within(40, launch).await.unwrap() {
+            Ok(_) => {
+                started += 1;
+                within(20, world.runtime.destroy(&id)).await.unwrap();
+            }
+            Err(_) => failed += 1,
+        }
+        let left = kill_those_in(&world.config.run_dir.join(&id));
+        assert_eq!(left, 0, "turn {turn}: somebody is still at work");
+        eventually("no control group is left", || world.groups().is_empty().then_some(())).await;
+        assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0, "turn {turn}");
+        plenum_containers::remove_tree(&world.dir.path().join("writable").join(&id)).unwrap();
+    }
+    println!("{killed} processes killed, {failed} launches failed, {started} had started");
+    assert_eq!(failed + started, 40);
+    assert!(killed > 0);
+    assert_eq!(mounts(), before);
+}
+
 #[tokio::test]
 async fn a_fork_bomb_in_an_image_ends_when_told() {
     if skip() {
