@@ -4,7 +4,7 @@ use crate::journal::Journal;
 use crate::record::{Position, Record, Records, Written};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const NOTE_BYTES: u64 = 1 << 20;
 /// ... or this time.
 const NOTE_EVERY: Duration = Duration::from_millis(500);
+
+/// The most that is compared with what the engine says after a restart, bytes.
+const COMPARED: u64 = 64 << 20;
 
 /// Which file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +36,18 @@ impl Half {
     fn open(path: PathBuf, written: Written) -> std::io::Result<Self> {
         let (file, len) = open(&path)?;
         let mut beyond = Vec::new();
+        if written == Written::default() && len > COMPARED {
+            // The note is lost, and there is too much to compare: what is older than the file's last change is in it.
+            let changed = file.metadata()?;
+            let at = changed.mtime().saturating_mul(1_000_000_000).saturating_add(changed.mtime_nsec());
+            let journal = Journal::resume(Written { at, same: u32::MAX, len }, beyond);
+            return Ok(Self { path, file: Some(file), journal });
+        }
         if len > written.len {
-            // A note is never further behind than this; what is more was not written by us.
-            let most = NOTE_BYTES.saturating_mul(16).max(if written.len == 0 { len } else { 0 });
+            // Where there is a note it is never further behind than a part of this.
             let mut reader = File::open(&path)?;
             reader.seek(SeekFrom::Start(written.len))?;
-            reader.take(most).read_to_end(&mut beyond)?;
+            reader.take(COMPARED).read_to_end(&mut beyond)?;
         }
         Ok(Self { path, file: Some(file), journal: Journal::resume(written, beyond) })
     }
@@ -179,6 +188,18 @@ mod tests {
         let all = [entry(Stream::Err, 2, "b\n"), entry(Stream::Err, 2, "c\n"), entry(Stream::Err, 3, "d\n")];
         output.write(&all).unwrap();
         assert_eq!(std::fs::read_to_string(at("stderr")).unwrap(), "b\nc\nd\n");
+    }
+
+    #[test]
+    fn a_large_file_without_a_note_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        // A file with a hole costs nothing.
+        File::create(&path).unwrap().set_len(COMPARED + 1).unwrap();
+        let mut half = Half::open(path.clone(), Written::default()).unwrap();
+        assert_eq!(half.write(1_000_000_000, b"long ago\n").unwrap(), 0);
+        assert_eq!(half.write(i64::MAX, b"new\n").unwrap(), 4);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), COMPARED + 5);
     }
 
     fn blank() -> Record {
