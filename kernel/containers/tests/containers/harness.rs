@@ -103,6 +103,27 @@ impl World {
         found
     }
 
+    /// The machine's mounts that could be of this world: of its folders, or over what containers mount over. (Other
+    /// tests of the machine mount and unmount meanwhile.)
+    pub fn mounts(&self) -> Vec<String> {
+        let ours = self.dir.path().to_str().unwrap();
+        let over = [
+            "/",
+            "/proc",
+            "/sys",
+            "/dev",
+            "/dev/shm",
+            "/etc/resolv.conf",
+            "/etc/hosts",
+            "/mnt/mesos/sandbox",
+        ];
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let concerns = |line: &&str| {
+            line.contains(ours) || line.split(' ').nth(4).is_some_and(|target| over.contains(&target))
+        };
+        text.lines().filter(concerns).map(str::to_owned).collect()
+    }
+
     /// Waits until the sandbox has a file.
     pub async fn file(&self, id: &str, name: &str) -> String {
         let file = self.sandbox(id).join(name);

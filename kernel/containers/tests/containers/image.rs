@@ -31,10 +31,6 @@ pub fn image_spec(world: &World, id: &str, layers: Vec<PathBuf>, shell: &str) ->
     spec
 }
 
-fn mounts() -> String {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap()
-}
-
 #[tokio::test]
 async fn an_image_is_the_whole_world() {
     if skip() {
@@ -46,7 +42,7 @@ async fn an_image_is_the_whole_world() {
     std::fs::write(top.join("etc/top"), "top\n").unwrap();
     let hosts = world.dir.path().join("hosts");
     std::fs::write(&hosts, "127.0.0.1 me\n").unwrap();
-    let before = mounts();
+    let before = world.mounts();
     let shell = "cat /etc/motd /etc/top /etc/hosts /etc/hostname; pwd; ls /dev | tr '\\n' ' '; echo; id -u; id -G; \
                  echo new > /etc/new; ls /mnt/mesos/sandbox; cat /proc/1/comm; head -c 9 /dev/zero | wc -c; \
                  (echo x > /proc/sys/kernel/hostname) 2>/dev/null || echo sys refused; wc -c < /proc/timer_list; \
@@ -69,7 +65,7 @@ async fn an_image_is_the_whole_world() {
                 fd full gpu mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \n0\n0\n\
                 stderr\nstdout\nplenum-init\n9\nsys refused\n0\nsysfs refused\nmounts\ntmpfs\nSeccomp:\t2\nunshare refused\n";
     assert_eq!((exit.status, output.as_str()), (ExitStatus::Code(0), want));
-    assert_eq!(mounts(), before, "nothing is left mounted");
+    assert_eq!(world.mounts(), before, "nothing is left mounted");
     let upper = world.dir.path().join("writable/a/upper");
     assert_eq!(std::fs::read_to_string(upper.join("etc/new")).unwrap(), "new\n");
     assert!(!world.dir.path().join("layers/base/etc/new").exists());
@@ -176,7 +172,7 @@ async fn hostile_images_are_refused_and_touch_nothing() {
     let world = world();
     let outside = world.dir.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
-    let before = mounts();
+    let before = world.mounts();
     for name in ["proc", "sys", "dev"] {
         let error = hostile(&world, name, |layer, _| symlink(&outside, layer.join(name)).unwrap()).await;
         assert!(matches!(&error, RuntimeError::Step { errno: libc::ELOOP, .. }), "{name}: {error}");
@@ -199,7 +195,7 @@ async fn hostile_images_are_refused_and_touch_nothing() {
     .await;
     assert!(error.to_string().contains("/no/such/layer"), "{error}");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
-    assert_eq!(mounts(), before);
+    assert_eq!(world.mounts(), before);
     assert_eq!(world.groups(), Vec::<PathBuf>::new());
     assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
 }
@@ -239,7 +235,7 @@ async fn whoever_of_ours_is_killed_nothing_is_left() {
         return;
     }
     let world = world();
-    let before = mounts();
+    let before = world.mounts();
     for (id, whom) in [("shim", 0), ("init", 1)] {
         // What it starts leaves the session and ignores what it can.
         let shell = "trap '' TERM; (setsid sleep 997 &); echo up > ready; sleep 1000";
@@ -257,7 +253,7 @@ async fn whoever_of_ours_is_killed_nothing_is_left() {
         eventually("nothing runs", || inside.iter().all(gone).then_some(())).await;
         plenum_containers::remove_tree(&world.dir.path().join("writable").join(id)).unwrap();
     }
-    assert_eq!(mounts(), before);
+    assert_eq!(world.mounts(), before);
     assert_eq!(world.groups(), Vec::<PathBuf>::new());
     assert_eq!(std::fs::read_dir(&world.config.run_dir).unwrap().count(), 0);
 }
@@ -282,7 +278,7 @@ async fn a_launch_that_is_killed_anywhere_leaves_nothing() {
         return;
     }
     let world = std::sync::Arc::new(world());
-    let before = mounts();
+    let before = world.mounts();
     let (mut failed, mut started, mut killed) = (0, 0, 0);
     // Later by a third of a millisecond each time: from before the first process to after the launch.
     for turn in 0..40_u64 {
@@ -309,7 +305,7 @@ async fn a_launch_that_is_killed_anywhere_leaves_nothing() {
     println!("{killed} processes killed, {failed} launches failed, {started} had started");
     assert_eq!(failed + started, 40);
     assert!(killed > 0);
-    assert_eq!(mounts(), before);
+    assert_eq!(world.mounts(), before);
 }
 
 #[tokio::test]
