@@ -1,5 +1,6 @@
 """A registry of Debian's over TLS with a password, and images put into it: by hand, so that no engine is needed."""
 
+import atexit
 import base64
 import gzip
 import hashlib
@@ -78,6 +79,7 @@ class Registry:
             json.dump(config, file)
         with open(f"{folder}/log", "ab") as log:
             self.process = subprocess.Popen(["docker-registry", "serve", f"{folder}/config.yml"], stdout=log, stderr=log)
+        atexit.register(self.stop)
         for _ in range(200):
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()

@@ -25,6 +25,7 @@ pub async fn launch(inner: &Arc<Inner>, spec: DockerSpec) -> Result<Launched, Ru
         pid: 0,
         start: 0,
         boot_id: String::new(),
+        addresses: Vec::new(),
         created: false,
         stop_signal: None,
         killed: false,
@@ -142,7 +143,12 @@ pub fn note_process(container: &Container, found: &ContainerInspectResponse) {
     }
     let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| i32::try_from(pid).ok());
     let Some(who) = pid.and_then(plenum_shim::proc::identify) else { return };
+    let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let ends = networks.into_iter().flat_map(|networks| networks.values());
+    let addresses = ends.flat_map(|end| [&end.ip_address, &end.global_ipv6_address]);
+    let addresses = addresses.flatten().filter_map(|address| address.parse().ok()).collect();
     container.change(|record| {
+        record.addresses = addresses;
         (record.pid, record.start, record.boot_id) = (who.pid, who.start, plenum_shim::proc::boot_id());
     });
 }

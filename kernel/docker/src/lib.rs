@@ -24,6 +24,7 @@ mod output;
 pub mod parameters;
 mod probe;
 mod pull;
+pub mod reach;
 mod record;
 mod recover;
 pub mod reference;

@@ -30,6 +30,9 @@ pub struct Record {
     /// The boot it runs in.
     #[serde(default)]
     pub boot_id: String,
+    /// Its own addresses; none on the host's network.
+    #[serde(default)]
+    pub addresses: Vec<std::net::IpAddr>,
     /// It has been created at least once.
     #[serde(default)]
     pub created: bool,

@@ -97,6 +97,7 @@ fn from_labels(labels: &HashMap<String, String>) -> Option<Record> {
         stderr: stderr.to_owned(),
         pid: 0,
         start: 0,
+        addresses: Vec::new(),
         boot_id: String::new(),
         created: true,
         stop_signal: None,

@@ -84,6 +84,12 @@ impl DockerRuntime {
         self.inner.pulls.lock().get(id).copied()
     }
 
+    /// A container's own addresses; none on the host's network, or while it is not known to run.
+    #[must_use]
+    pub fn addresses(&self, id: &str) -> Vec<std::net::IpAddr> {
+        self.inner.records.read(id).map(|record| record.addresses).unwrap_or_default()
+    }
+
     /// Whether a container is this runtime's: announced, running, or not yet forgotten.
     #[must_use]
     pub fn has(&self, id: &str) -> bool {

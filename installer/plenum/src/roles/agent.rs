@@ -7,7 +7,8 @@ use plenum_base::component::{Component, ComponentSettings};
 use plenum_base::config::Settings;
 use plenum_base::places::{Instance, Places, Role};
 use plenum_base::service::Shutdown;
-use plenum_containers::{NativeRuntime, RuntimeConfig};
+use plenum_containers::{NativeRuntime, Runtime, RuntimeConfig};
+use plenum_docker::{Both, DockerConfig, DockerRuntime};
 use serde::{Deserialize, Serialize};
 
 use super::Choices;
@@ -98,17 +99,34 @@ pub async fn remove_networks(file: &AgentFile) -> Result<()> {
     Ok(plenum_networks::Networks::teardown(&folder, settings).await?)
 }
 
+/// Everything that runs containers, and the engine among it, where there is one.
+fn runtimes(file: &AgentFile) -> Result<(Arc<dyn Runtime>, Option<Arc<DockerRuntime>>)> {
+    let native: Arc<dyn Runtime> = Arc::new(runtime(file)?);
+    if !file.agent.docker.wanted() {
+        return Ok((native, None));
+    }
+    let config = DockerConfig::new(
+        file.component.instance.as_str(),
+        &file.agent.docker.socket,
+        file.agent.run_dir.join("docker"),
+    );
+    let docker = Arc::new(DockerRuntime::new(config).context("the Docker engine")?);
+    Ok((Arc::new(Both::new(native, docker.clone())), Some(docker)))
+}
+
 /// Runs the role until `shutdown`.
 pub async fn run(file: AgentFile, shutdown: Shutdown) -> Result<()> {
     let component = Component::start(file.component.clone(), &shutdown)?;
     let listener = plenum_base::sockets::tcp("http", file.component.listen)?;
+    let (runtime, docker) = runtimes(&file)?;
     let parts = plenum_agent::Parts {
         identity: component.identity.clone(),
         authenticator: Arc::clone(&component.authenticator),
         masters: component.masters.clone(),
         plain: file.component.plain,
         listener,
-        runtime: Arc::new(runtime(&file)?),
+        runtime,
+        docker,
         unpacker: Some(vec![std::env::current_exe()?.into(), "unpack-layer".into()]),
     };
     plenum_agent::run(file.agent, parts, shutdown).await?;

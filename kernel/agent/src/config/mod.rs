@@ -98,8 +98,12 @@ pub struct Config {
     pub update_retry_max: u64,
     /// Folders of the machine that tasks may mount, with what is below them. Empty: none.
     pub host_paths: Vec<PathBuf>,
+    /// Whether tasks may be given the machine: `privileged`, capabilities beyond the usual ones, and the like.
+    pub allow_privileged: bool,
     /// Images.
     pub images: ImagesConfig,
+    /// The Docker engine.
+    pub docker: EngineConfig,
     /// Networks of containers.
     pub networks: plenum_networks::Settings,
 }
@@ -144,7 +148,9 @@ impl Default for Config {
             update_retry: 10,
             update_retry_max: 600,
             host_paths: Vec::new(),
+            allow_privileged: false,
             images: ImagesConfig::default(),
+            docker: EngineConfig::default(),
             networks: plenum_networks::Settings::default(),
         }
     }
@@ -166,6 +172,45 @@ impl Config {
     }
 }
 
+/// The Docker engine, as the agent's file has it under `[agent.docker]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Who runs tasks of the type DOCKER.
+    pub runs: EngineUse,
+    /// The engine's socket.
+    pub socket: PathBuf,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { runs: EngineUse::Auto, socket: "/var/run/docker.sock".into() }
+    }
+}
+
+/// Who runs tasks of the type DOCKER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineUse {
+    /// The engine if its socket is there when the agent starts, the agent's own runtime otherwise.
+    Auto,
+    /// The engine.
+    Always,
+    /// The agent's own runtime.
+    Never,
+}
+
+impl EngineConfig {
+    /// Whether the engine runs them.
+    pub fn wanted(&self) -> bool {
+        match self.runs {
+            EngineUse::Auto => self.socket.exists(),
+            EngineUse::Always => true,
+            EngineUse::Never => false,
+        }
+    }
+}
+
 /// What the process gives the agent.
 pub struct Parts {
     /// Its certificate: shown to masters and to those who call over TLS.
@@ -180,6 +225,8 @@ pub struct Parts {
     pub listener: TcpListener,
     /// What runs containers.
     pub runtime: Arc<dyn Runtime>,
+    /// The engine among it, if it runs any.
+    pub docker: Option<Arc<plenum_docker::DockerRuntime>>,
     /// The program and arguments that unpack a layer in a confined process; none: a thread of this one does.
     pub unpacker: Option<Vec<OsString>>,
 }

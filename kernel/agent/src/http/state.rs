@@ -148,9 +148,19 @@ fn state_json(http: &Http, view: &View) -> Value {
         "draining": view.draining,
         "term": view.term,
         "flags": flags(&http.config),
+        "docker_engine": docker_engine(http),
         "frameworks": list(false),
         "completed_frameworks": list(true),
     })
+}
+
+/// Whether the Docker engine can be relied on; nothing where there is none.
+fn docker_engine(http: &Http) -> Value {
+    match http.docker.as_ref().map(|docker| docker.health()) {
+        None => Value::Null,
+        Some(plenum_docker::Health::Ready { api }) => json!({"state": "ready", "api": api}),
+        Some(plenum_docker::Health::Degraded { why }) => json!({"state": "degraded", "reason": why}),
+    }
 }
 
 fn framework_json(framework: &FrameworkView) -> Value {

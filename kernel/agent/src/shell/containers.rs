@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use plenum_api::mesos::ContainerInfo;
 use plenum_containers::{ContainerSpec, Enter, Exit, Runtime, RuntimeError};
+use plenum_docker::DockerRuntime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::provision::{Failure, Provided, Provisioner};
 use super::{Input, plan, wanted};
-use crate::config::Config;
+use crate::config::{Config, Parts};
 use crate::core::{Check, Event, Launch, LaunchStage, Probe, ProbeOutcome};
 
 /// Signal that asks.
@@ -34,6 +36,7 @@ struct Inner {
     runtime: Arc<dyn Runtime>,
     config: Arc<Config>,
     inbox: mpsc::Sender<Input>,
+    docker: Option<Arc<DockerRuntime>>,
     provisioner: Arc<Provisioner>,
     resolv_conf: Option<PathBuf>,
     privileged: bool,
@@ -46,13 +49,14 @@ struct Inner {
 impl Containers {
     pub fn new(
         config: &Arc<Config>,
-        runtime: Arc<dyn Runtime>,
+        parts: &Parts,
         provisioner: Arc<Provisioner>,
         inbox: mpsc::Sender<Input>,
         resolv_conf: Option<PathBuf>,
     ) -> Self {
         Self(Arc::new(Inner {
-            runtime,
+            runtime: parts.runtime.clone(),
+            docker: parts.docker.clone(),
             provisioner,
             config: config.clone(),
             inbox,
@@ -187,9 +191,15 @@ impl Inner {
         off: &CancellationToken,
     ) -> Result<crate::core::Started, Failure> {
         let mut provided = Provided::default();
-        let done = match self.prepare(&launch, &mut provided, off).await {
-            Ok(spec) => self.start(spec).await,
-            Err(failure) => Err(failure),
+        let info = launch.container_info.as_ref().filter(|info| wanted::is_docker(info));
+        let done = match (&self.docker, info) {
+            (Some(docker), Some(info)) => {
+                self.launch_by_engine(docker, &launch, info, &mut provided, off).await
+            }
+            _ => match self.prepare(&launch, &mut provided, off).await {
+                Ok(spec) => self.start(spec).await,
+                Err(failure) => Err(failure),
+            },
         };
         match done {
             Ok(started) => {
@@ -200,6 +210,45 @@ impl Inner {
                 Err(failure)
             }
         }
+    }
+
+    /// The engine pulls and starts; sandbox and files are ours.
+    async fn launch_by_engine(
+        &self,
+        docker: &DockerRuntime,
+        launch: &Launch,
+        info: &ContainerInfo,
+        provided: &mut Provided,
+        off: &CancellationToken,
+    ) -> Result<crate::core::Started, Failure> {
+        let start = |message: String| (LaunchStage::Start, message);
+        // What is refused anyway is refused before anything is fetched.
+        super::engine::spec(launch, info, &self.config, None).map_err(start)?;
+        let user = Some(launch.user.as_str()).filter(|user| self.privileged && !user.is_empty());
+        let owner = {
+            let _turn = self.launches.acquire().await;
+            tokio::task::block_in_place(|| make_sandbox(Path::new(&launch.directory), user)).map_err(start)?
+        };
+        tokio::select! {
+            done = self.fetch(launch, owner) => done?,
+            () = off.cancelled() => return Err(start(CALLED_OFF.to_owned())),
+        }
+        let credentials = self.provisioner.credentials(launch);
+        let spec = super::engine::spec(launch, info, &self.config, credentials.as_deref()).map_err(start)?;
+        let launched = tokio::select! {
+            launched = docker.start(spec) => launched,
+            () = off.cancelled() => {
+                // Whatever the engine is doing with it is undone.
+                let _ = self.runtime.destroy(&launch.container).await;
+                return Err(start(CALLED_OFF.to_owned()));
+            }
+        };
+        let launched = launched.map_err(|error| start(error.to_string()))?;
+        provided.networks = super::engine::networks(docker, &launch.container, info);
+        if let Err((_, error)) = self.provisioner.keep(&launch.container, provided).await {
+            tracing::warn!(container = launch.container, error, "a restart will not know its addresses");
+        }
+        Ok(plan::started(Some(&launched)))
     }
 
     /// Everything before the process.

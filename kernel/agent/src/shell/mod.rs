@@ -4,6 +4,7 @@ pub(crate) mod actor;
 pub(crate) mod containers;
 mod deaths;
 mod doors;
+mod engine;
 mod fetching;
 pub(crate) mod gc;
 pub(crate) mod link;
@@ -112,8 +113,10 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
 
     let provisioner = Provisioner::open(&config, &parts, &work_dir).map_err(StartError::Provisioner)?;
     let provisioner = Arc::new(provisioner);
-    let containers =
-        Containers::new(&config, parts.runtime.clone(), provisioner.clone(), inbox.clone(), resolv_conf);
+    let containers = Containers::new(&config, &parts, provisioner.clone(), inbox.clone(), resolv_conf);
+    if let Some(docker) = &parts.docker {
+        engine::watch(docker);
+    }
     let recovery = recover(&store, &parts, &containers, &provisioner).await.map_err(|error| match error {
         RecoverError::Io(error) => folder(&work_dir)(error),
         RecoverError::Runtime(error) => error.into(),

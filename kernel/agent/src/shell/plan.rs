@@ -35,6 +35,15 @@ pub(crate) fn container_spec(
     if let Some(info) = &launch.container_info {
         apply_container(&mut spec, info)?;
     }
+    let beyond = spec.bounding.0 & !runtime::capabilities::CapabilitySet::container_default().0 != 0;
+    let machine =
+        [(wanted.privileged, "it is privileged"), (beyond, "it has capabilities beyond the usual ones")];
+    if let Some((_, why)) = machine.iter().find(|(holds, _)| *holds && !config.allow_privileged) {
+        return Err(format!(
+            "the container could do anything to the machine ({why}); {}",
+            crate::shell::engine::PRIVILEGED
+        ));
+    }
     if wanted.privileged {
         spec.bounding = runtime::capabilities::CapabilitySet::ALL;
         spec.seccomp = runtime::Seccomp::Unconfined;
@@ -335,8 +344,8 @@ mod tests {
     }
 
     #[test]
-    fn an_image_may_bring_the_command_and_privilege_drops_the_walls() {
-        let config = Config::default();
+    fn an_image_may_bring_the_command_and_privilege_drops_the_walls_where_it_is_allowed() {
+        let mut config = Config { allow_privileged: true, ..Config::default() };
         let launch = launch("", false, &[]);
         let image =
             super::super::wanted::WantedImage { name: "a".to_owned(), refresh: false, credentials: None };
@@ -345,5 +354,8 @@ mod tests {
         assert_eq!(spec.bounding, runtime::capabilities::CapabilitySet::ALL);
         assert!(spec.unmasked && !spec.no_new_privs);
         assert!(container_spec(&launch, &Wanted::default(), &config, None).is_err());
+        config.allow_privileged = false;
+        let refusal = container_spec(&launch, &wanted, &config, None).unwrap_err();
+        assert!(refusal.contains("allow_privileged"), "{refusal}");
     }
 }

@@ -214,6 +214,7 @@ fn agent_process() {
             plain: Plain::Loopback,
             listener: tokio::net::TcpListener::bind(("127.0.0.1", config.port)).await.unwrap(),
             runtime: std::sync::Arc::new(NativeRuntime::new(runtime).unwrap()),
+            docker: None,
             unpacker: None,
         };
         plenum_agent::run(config, parts, Shutdown::new()).await.unwrap();

@@ -109,6 +109,12 @@ impl Provisioner {
         }
     }
 
+    /// The text of the credentials that a task fetched, else of the node's own.
+    pub fn credentials(&self, launch: &Launch) -> Option<String> {
+        let own = || std::fs::read_to_string(self.config.images.docker_config.as_ref()?).ok();
+        fetched(Path::new(&launch.directory)).or_else(own)
+    }
+
     /// What came with the image, else what the task fetched, else the node's own.
     fn auth(&self, launch: &Launch, wanted: &WantedImage) -> Result<Auth, ImageError> {
         let own = self.config.images.auth()?;

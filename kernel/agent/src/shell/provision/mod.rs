@@ -119,11 +119,16 @@ impl Provisioner {
             WantedNetwork::Loopback => spec.network = plenum_containers::Network::Loopback,
             WantedNetwork::Own(own) => self.provide_network(spec, launch, own, provided).await?,
         }
+        self.keep(&launch.container, provided).await
+    }
+
+    /// Writes down what a container was provided with.
+    pub async fn keep(&self, container: &str, provided: &Provided) -> Result<(), Failure> {
         if *provided == Provided::default() {
             return Ok(());
         }
-        self.note(&launch.container, |kept| kept.files = true);
-        let (folder, bytes) = (self.files.join(&launch.container), provided.encode_to_vec());
+        self.note(container, |kept| kept.files = true);
+        let (folder, bytes) = (self.files.join(container), provided.encode_to_vec());
         blocking(LaunchStage::Start, move || {
             plenum_base::files::private_dir(&folder)
                 .and_then(|()| std::fs::write(folder.join(PROVIDED), bytes))
