@@ -78,8 +78,10 @@ pub(crate) fn remove(work_dir: &Path, directory: &Path) -> std::io::Result<()> {
         if dangling {
             let _ = std::fs::remove_file(&latest);
         }
-        if std::fs::remove_dir(dir).is_err() {
-            break;
+        // Missing ones are of an agent that was killed while it made or removed them.
+        match std::fs::remove_dir(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => break,
+            _ => {}
         }
         at = dir.parent();
     }
@@ -142,6 +144,10 @@ mod tests {
         assert!(!work.join("slaves/S").exists() && work.join("slaves").exists());
         assert!(Path::new("/etc/passwd").exists());
         assert!(remove(&work, Path::new("/tmp")).is_err());
+        // Its agent was killed between two of the folders.
+        std::fs::create_dir_all(work.join("slaves/S/frameworks/F/executors/E")).unwrap();
+        remove(&work, &run).unwrap();
+        assert!(!work.join("slaves/S").exists());
         std::fs::remove_dir_all(work).unwrap();
     }
 }
