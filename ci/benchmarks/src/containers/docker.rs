@@ -121,14 +121,6 @@ impl Drop for Docker {
             let _ended = child.kill();
             let _reaped = child.wait();
         }
-        // What the engine mounted and left.
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let ours = mounts
-            .lines()
-            .filter_map(|line| line.split(' ').nth(1))
-            .filter(|at| Path::new(at).starts_with(&self.folder));
-        for at in ours.collect::<Vec<_>>().into_iter().rev() {
-            let _busy = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH);
-        }
+        crate::node::unmount_below(&self.folder);
     }
 }

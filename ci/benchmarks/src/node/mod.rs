@@ -246,6 +246,7 @@ impl Drop for Node {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        unmount_below(self.folder.path());
         if std::env::var_os("PLENUM_BENCH_KEEP").is_some() {
             self.folder.disable_cleanup(true);
             eprintln!("kept: {}", self.folder.path().display());
@@ -271,6 +272,15 @@ fn settings(folder: &Path, instance: &str, master: u16, more: &str) -> String {
 
 fn toml_text(path: &Path) -> String {
     format!("'{}'", path.display())
+}
+
+/// Takes away what is mounted below a folder, newest first, so that the folder can be removed.
+pub fn unmount_below(folder: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let all = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for at in all.filter(|at| Path::new(at).starts_with(folder)).collect::<Vec<_>>().into_iter().rev() {
+        let _gone = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 /// Supervisors whose working folder, their container's, is below `folder`.
