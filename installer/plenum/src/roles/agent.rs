@@ -90,7 +90,19 @@ pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
     if let Some(group) = &file.cgroup {
         config.cgroup_parent.clone_from(group);
     }
+    config.projects = Some(projects(&file.component.instance, &file.component.data));
     NativeRuntime::new(config).context("the container runtime")
+}
+
+/// Project ids for disk limits: a range of the instance's own, since ids count for a whole file system.
+fn projects(instance: &Instance, data: &std::path::Path) -> plenum_containers::Projects {
+    const EACH: u32 = 1 << 14;
+    let hash = instance
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let first = (1 << 30) | (hash >> 16) * EACH;
+    plenum_containers::Projects { folder: data.join("projects"), first, count: EACH }
 }
 
 /// Removes bridges, namespaces and tables of containers. No agent of the instance may run.

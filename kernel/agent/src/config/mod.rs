@@ -96,6 +96,13 @@ pub struct Config {
     pub update_retry: u64,
     /// Longest wait.
     pub update_retry_max: u64,
+    /// Whether a task's `disk` limits its sandbox and what it writes over its image: by project quota where the file system has it, otherwise
+    /// measured, and the task that exceeds it fails.
+    pub enforce_disk: bool,
+    /// Bytes of one file of a task's output, which is then renamed (`stdout.1`); 0: tasks write to their files themselves, without limit.
+    pub log_file_bytes: u64,
+    /// How many such files are kept of each stream.
+    pub log_files: u32,
     /// Folders of the machine that tasks may mount, with what is below them. Empty: none.
     pub host_paths: Vec<PathBuf>,
     /// Whether tasks may be given the machine: `privileged`, capabilities beyond the usual ones, and the like.
@@ -147,6 +154,9 @@ impl Default for Config {
             gc_interval: 60,
             update_retry: 10,
             update_retry_max: 600,
+            enforce_disk: true,
+            log_file_bytes: 10 << 20,
+            log_files: 5,
             host_paths: Vec::new(),
             allow_privileged: false,
             images: ImagesConfig::default(),
@@ -165,6 +175,14 @@ impl Config {
 
     pub(crate) fn fetch_deadline(&self) -> Duration {
         Duration::from_secs(self.fetch_timeout.max(1))
+    }
+
+    pub(crate) fn log_budget(&self) -> Option<plenum_containers::LogBudget> {
+        let (file_bytes, files) = (self.log_file_bytes, self.log_files);
+        (file_bytes > 0).then(|| plenum_containers::LogBudget {
+            file_bytes: file_bytes.max(4096),
+            files: files.clamp(1, 1000),
+        })
     }
 
     pub(crate) fn launch_deadline(&self) -> Duration {

@@ -298,6 +298,11 @@ pub enum Event {
         /// How.
         exit: Exit,
     },
+    /// A container takes more of the disk than it may.
+    DiskExceeded {
+        /// Which.
+        container: String,
+    },
     /// A probe is through.
     CheckDone {
         /// The task.

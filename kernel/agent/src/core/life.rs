@@ -1,5 +1,6 @@
 //! From a started container to the last word about its task.
 
+use plenum_api::Millis;
 use plenum_api::internal::{self, agent_message::Kind as Say};
 use plenum_api::mesos::TaskState;
 use plenum_api::mesos::task_status::Reason;
@@ -102,6 +103,22 @@ impl Agent {
                 self.executor_ended(&key, wait_status(exit.status), cx);
             }
             None => cx.out.push(Effect::Release { container: container.to_owned() }),
+        }
+    }
+
+    /// As in Mesos there is no grace: whoever fills the disk harms others.
+    pub(super) fn disk_exceeded(&mut self, container: &str, cx: &mut Cx<'_>) {
+        match self.containers.get(container).cloned() {
+            Some(Owner::Task(key)) => {
+                self.kill_task(&key, Some(Millis(0)), KillCause::Disk, cx);
+                cx.out.push(Effect::Destroy { container: container.to_owned() });
+            }
+            Some(Owner::Executor(key)) => {
+                let words = super::status::DISK_EXCEEDED.to_owned();
+                self.executor_verdict(&key, Reason::ContainerLimitationDisk, words);
+                cx.out.push(Effect::Destroy { container: container.to_owned() });
+            }
+            None => {}
         }
     }
 

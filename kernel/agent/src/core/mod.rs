@@ -289,6 +289,7 @@ impl Agent {
                 self.launch_failed(&container, stage, &message, cx);
             }
             Event::Exited { container, exit } => self.exited(&container, &exit, cx),
+            Event::DiskExceeded { container } => self.disk_exceeded(&container, cx),
             Event::CheckDone { task, kind, generation, outcome } => {
                 self.check_done(&task, kind, generation, &outcome, cx);
             }

@@ -46,6 +46,8 @@ pub(crate) enum KillCause {
     Shutdown = 7,
     /// Another task of its group failed or was killed.
     Group = 8,
+    /// It took more of the disk than it may.
+    Disk = 9,
 }
 
 impl KillCause {
@@ -59,6 +61,7 @@ impl KillCause {
             Self::DrainGone,
             Self::Shutdown,
             Self::Group,
+            Self::Disk,
         ]
         .into_iter()
         .find(|cause| *cause as u32 == number)

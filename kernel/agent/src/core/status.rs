@@ -11,6 +11,9 @@ use super::{Agent, Cx, wire};
 /// Label of a status: the task's image by digest.
 const IMAGE_LABEL: &str = "image";
 
+/// What is said of a task that took too much of the disk.
+pub(super) const DISK_EXCEEDED: &str = "Disk usage exceeds quota: the sandbox, or what was written over the image, is larger than the task's `disk`; ask for more";
+
 /// What is particular about a status.
 #[derive(Debug, Clone)]
 pub(crate) struct News {
@@ -70,6 +73,9 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         let message = format!("Memory limit exceeded; {words}");
         return News::agent(TaskState::TaskFailed, Reason::ContainerLimitationMemory, message);
     }
+    if kill == Some(KillCause::Disk) {
+        return News::agent(TaskState::TaskFailed, Reason::ContainerLimitationDisk, DISK_EXCEEDED);
+    }
     let news = match kill {
         Some(KillCause::Completion) => {
             News::executor(TaskState::TaskFailed).reason(Reason::MaxCompletionTimeReached)
@@ -82,6 +88,8 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         Some(KillCause::Framework | KillCause::Shutdown | KillCause::Group) => {
             News::executor(TaskState::TaskKilled)
         }
+        // Answered above.
+        Some(KillCause::Disk) => News::executor(TaskState::TaskFailed),
         None if exit.status == ExitStatus::Code(0) => News::executor(TaskState::TaskFinished),
         None => News::executor(TaskState::TaskFailed),
     };

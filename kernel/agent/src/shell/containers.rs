@@ -97,15 +97,9 @@ impl Containers {
         let inner = self.0.clone();
         let container = container.to_owned();
         tokio::spawn(async move {
-            let exit = loop {
-                match inner.runtime.wait(&container).await {
-                    Ok(exit) => break exit,
-                    Err(RuntimeError::NotFound(_)) => break Exit::lost(),
-                    Err(error) => {
-                        tracing::warn!(container, %error, "waiting for a container failed; trying again");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
+            let exit = tokio::select! {
+                exit = inner.end_of(&container) => exit,
+                exit = inner.end_beyond_disk(&container) => exit,
             };
             inner.tell(Event::Exited { container, exit: plan::exit(&exit) }).await;
         });
@@ -177,6 +171,33 @@ impl Containers {
 impl Inner {
     fn launching(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, CancellationToken>> {
         self.launching.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn end_of(&self, container: &str) -> Exit {
+        loop {
+            match self.runtime.wait(container).await {
+                Ok(exit) => return exit,
+                Err(RuntimeError::NotFound(_)) => return Exit::lost(),
+                Err(error) => {
+                    tracing::warn!(container, %error, "waiting for a container failed; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    /// Reports that a container takes too much of the disk, if it ever does, and then its end.
+    async fn end_beyond_disk(&self, container: &str) -> Exit {
+        match self.runtime.disk_exceeded(container).await {
+            Ok(found) => {
+                let (used, limit) = (found.used_bytes, found.limit_bytes);
+                tracing::warn!(container, used, limit, "a container takes too much of the disk and is ended");
+                self.tell(Event::DiskExceeded { container: container.to_owned() }).await;
+                self.end_of(container).await
+            }
+            // It has ended, which the other branch reports.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     async fn tell(&self, event: Event) {

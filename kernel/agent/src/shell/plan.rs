@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use plenum_api::mesos::environment::variable::Type as VariableType;
 use plenum_api::mesos::{CommandInfo, ContainerInfo, Resource};
-use plenum_containers::{self as runtime, Command, ContainerSpec, Limits};
+use plenum_containers::{self as runtime, Command, ContainerSpec, DiskLimit, Limits};
 
 use crate::config::Config;
 use crate::core::{Exit, ExitStatus, Launch, ProbeOutcome, Started};
@@ -30,6 +30,8 @@ pub(crate) fn container_spec(
     environment(&launch.command, &mut spec.env)?;
     spec.user = (!launch.user.is_empty()).then(|| launch.user.clone());
     spec.limits = limits(&launch.resources, &launch.limits, config);
+    spec.disk = disk(&launch.resources).filter(|_| config.enforce_disk).map(|bytes| DiskLimit { bytes });
+    spec.logs = config.log_budget();
     spec.resolv_conf = resolv_conf.map(Path::to_path_buf);
     spec.launch_deadline = config.launch_deadline();
     if let Some(info) = &launch.container_info {
@@ -99,6 +101,13 @@ pub(crate) fn environment(info: &CommandInfo, env: &mut BTreeMap<String, String>
 fn scalar(resources: &[Resource], name: &str) -> f64 {
     let named = resources.iter().filter(|resource| resource.name == name);
     named.filter_map(|resource| resource.scalar.as_ref()).map(|scalar| scalar.value).sum()
+}
+
+/// What the sandbox may take: the task's `disk`, without its volumes. None where it asks for none, as in Mesos.
+fn disk(resources: &[Resource]) -> Option<u64> {
+    let plain = resources.iter().filter(|resource| resource.name == "disk" && resource.disk.is_none());
+    let mib: f64 = plain.filter_map(|resource| resource.scalar.as_ref()).map(|scalar| scalar.value).sum();
+    (mib.is_finite() && mib > 0.0).then_some((mib * 1024.0 * 1024.0) as u64)
 }
 
 /// Limits in force. `limits` of a task raises what its resources say; infinite means none.

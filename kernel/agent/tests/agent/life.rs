@@ -184,3 +184,21 @@ async fn too_much_memory_is_the_reason() {
     let failed = world.master.expect("fat", TaskState::TaskFailed).await;
     assert_eq!(failed.reason(), Reason::ContainerLimitationMemory, "{failed:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_disk_is_the_reason() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new().await;
+    world.master.register().await;
+    let mut info = task("large", "head -c 8m /dev/zero > file; sleep 600");
+    let mut disk = info.resources[1].clone();
+    disk.name = "disk".to_owned();
+    disk.scalar = Some(plenum_api::mesos::value::Scalar { value: 4.0 });
+    info.resources.push(disk);
+    world.master.run(info);
+    world.master.expect("large", TaskState::TaskRunning).await;
+    let failed = world.master.expect("large", TaskState::TaskFailed).await;
+    assert_eq!(failed.reason(), Reason::ContainerLimitationDisk, "{failed:?}");
+}

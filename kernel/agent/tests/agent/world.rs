@@ -202,7 +202,8 @@ fn agent_process() {
     let config: Config = serde_json::from_str(&read("config.json")).unwrap();
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio.block_on(async {
-        let runtime = RuntimeConfig::new(&read("instance"), shim(), folder.join("containers"));
+        let mut runtime = RuntimeConfig::new(&read("instance"), shim(), folder.join("containers"));
+        runtime.disk_interval = Duration::from_millis(200);
         let parts = Parts {
             identity: Identity::load(&files(&folder)).unwrap(),
             authenticator: Authenticator::open(

@@ -78,6 +78,23 @@ fn too_much_memory_is_named() {
 }
 
 #[test]
+fn too_much_disk_ends_a_task_at_once_and_is_named() {
+    let mut stage = Stage::registered();
+    let container = stage.running(task("t"));
+    stage.event(Event::DiskExceeded { container: container.clone() });
+    let destroyed =
+        |effect: &Effect| matches!(effect, Effect::Destroy { container: one } if *one == container);
+    assert!(stage.take().iter().any(destroyed));
+    stage.exited(&container, ExitStatus::Signal(9));
+    let update = stage.update();
+    assert_eq!(
+        (update.state, update.reason),
+        (TaskState::TaskFailed, Some(Reason::ContainerLimitationDisk)),
+        "{update:?}"
+    );
+}
+
+#[test]
 fn what_cannot_be_launched_is_reported() {
     for (stage_of, words) in
         [(LaunchStage::Fetch, "Failed to fetch: no"), (LaunchStage::Start, "Failed to launch container: no")]
