@@ -60,21 +60,15 @@ fn main() -> Result<ExitCode> {
         return ended.map(|()| ExitCode::SUCCESS);
     }
     let arguments = parse(arguments)?;
-    let mut strict = false;
+    let strict = matches!(arguments.name.as_str(), "containers" | "leak");
     let figures: Figures = match arguments.name.as_str() {
         "allocator" => allocator::run()?,
         #[cfg(feature = "kernel")]
         "kernel" => kernel::run(arguments.quick)?,
         #[cfg(feature = "kernel")]
-        "containers" => {
-            strict = true;
-            containers::run(arguments.quick, arguments.count)?
-        }
+        "containers" => containers::run(arguments.quick, arguments.count)?,
         #[cfg(feature = "kernel")]
-        "leak" => {
-            strict = true;
-            leak::run(arguments.count.unwrap_or(if arguments.quick { 100 } else { 2_000 }))?
-        }
+        "leak" => leak::run(arguments.count.unwrap_or(if arguments.quick { 100 } else { 2_000 }))?,
         "" => bail!("{USAGE}"),
         other => bail!("there is no measurement {other}\n{USAGE}"),
     };
