@@ -108,6 +108,9 @@ if task:
     seen = inside(task, ["sh", "-c", "id -u; pwd; echo $GREETING; ls /etc/secret 2>&1; echo $MESOS_SANDBOX; stat -c %u $MESOS_SANDBOX"])
     want = ["1234", "/srv", "hello", "ls: /etc/secret: No such file or directory", "/mnt/mesos/sandbox", "1234"]
     drill.promise("user, folder, environment, hidden files and sandbox are as the image has them", seen.split("\n")[:6] == want, seen.split("\n"))
+    # The cluster's names lead to the task by its own address.
+    said = inside(task, ["sh", "-c", "cat /etc/resolv.conf; nslookup site.marathon.containerip.dcos.thisdcos.directory 2>&1"])
+    drill.promise("the cluster's names are resolved in the container's network", address in said.split("Name:")[-1], said)
     before = instance.pids()["agent"]
     os.kill(before, signal.SIGKILL)
     drill.promise("the port answers while the agent is dead", ok(instance.node, port) == "from the image\n")

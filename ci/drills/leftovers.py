@@ -15,9 +15,9 @@ def ruleset():
 
 
 def counts(instance):
-    """Mounts, pairs of interfaces, mapped ports, folders."""
+    """Mounts but the one that holds namespaces, pairs of interfaces, mapped ports, folders."""
     with open("/proc/mounts", encoding="utf-8") as file:
-        mounts = [line for line in file if f"/{instance.name}/" in line]
+        mounts = [line for line in file if f"/{instance.name}/" in line and not line.split()[1].endswith("/networks/netns")]
     links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True).stdout)
     scratch = f"{instance.state}/agent/provisioner"
     return {"mounts": len(mounts), "interfaces": len([link for link in links if link["ifname"].startswith("pv")]),

@@ -191,6 +191,8 @@ pub struct Place {
     pub bridge: String,
     /// Where containers talk to each other with their own addresses: the bridge's network, or the overlay's range.
     pub ranges: Vec<IpNet>,
+    /// A name server on the host's loopback, which containers reach at the bridge's address.
+    pub relay: Option<std::net::Ipv4Addr>,
 }
 
 /// The table without its elements, as one transaction that can be done again: its chains get these rules, its maps keep what they have, and
@@ -226,7 +228,12 @@ pub fn table(name: &str, places: &[Place]) -> String {
             }
         }
     }
-    for Place { bridge, ranges } in places {
+    for Place { bridge, ranges, relay } in places {
+        for transport in ["udp", "tcp"].iter().filter(|_| relay.is_some()) {
+            let to = relay.unwrap_or(std::net::Ipv4Addr::LOCALHOST);
+            let asked = format!("iifname \"{bridge}\" fib daddr type local {transport} dport 53");
+            rule("arriving", &format!("{asked} dnat ip to {to}:53"));
+        }
         rule("leaving", &format!("oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade"));
         for range in ranges {
             let family = if range.address.is_ipv4() { "ip" } else { "ip6" };
@@ -284,8 +291,13 @@ mod tests {
 
     #[test]
     fn the_table_keeps_its_maps() {
-        let place = Place { bridge: "b".into(), ranges: vec!["10.0.0.0/24".parse().unwrap()] };
-        let text = table("t", &[place]);
+        let place = Place { bridge: "b".into(), ranges: vec!["10.0.0.0/24".parse().unwrap()], relay: None };
+        let plain = table("t", std::slice::from_ref(&place));
+        assert!(!plain.contains("dport 53"));
+        let relay = Some([127, 88, 1, 53].into());
+        let text = table("t", &[Place { relay, ..place }]);
+        let rule = "add rule inet t arriving iifname \"b\" fib daddr type local udp dport 53 dnat ip to 127.88.1.53:53";
+        assert!(text.contains(rule), "{text}");
         assert!(!text.contains("delete") && !text.contains("flush map") && !text.contains("flush table"));
         assert!(text.contains("oifname != \"b\" ip saddr 10.0.0.0/24 ip daddr != 10.0.0.0/24 masquerade"));
     }

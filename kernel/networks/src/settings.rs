@@ -21,7 +21,7 @@ pub struct Settings {
     pub network: Option<IpNet>,
     /// The bridge's IPv6 network, /48 to /96. None: no IPv6.
     pub network6: Option<IpNet>,
-    /// Name servers for `resolv.conf`.
+    /// Name servers for `resolv.conf`. One at a loopback address of the host is reached at the bridge's address, port 53.
     pub dns: Vec<IpAddr>,
     /// Search domains for `resolv.conf`.
     pub search: Vec<String>,
@@ -29,6 +29,23 @@ pub struct Settings {
     pub overlay: Option<Overlay>,
     /// Networks of CNI plugins.
     pub cni: Cni,
+}
+
+impl Settings {
+    /// The name server on the host's loopback that containers are led to.
+    pub(crate) fn relay(&self) -> Option<Ipv4Addr> {
+        self.dns.iter().find_map(|server| match server {
+            IpAddr::V4(server) if server.is_loopback() => Some(*server),
+            _ => None,
+        })
+    }
+
+    /// The name servers of a container: one on the host's loopback is reached at the bridge's address, and not at all without one.
+    pub(crate) fn servers(&self, gateway: Option<IpAddr>) -> Vec<IpAddr> {
+        let relay = self.relay().and(gateway).filter(IpAddr::is_ipv4);
+        let others = self.dns.iter().copied().filter(|server| !server.is_loopback());
+        relay.into_iter().chain(others).collect()
+    }
 }
 
 /// An overlay: each node has a slice of one range, by the slice's number.
@@ -271,6 +288,16 @@ mod tests {
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_server_on_the_loopback_is_reached_at_the_bridge() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let settings =
+            Settings { dns: vec![ip("9.9.9.9"), ip("127.88.1.53"), ip("::1")], ..Settings::default() };
+        assert_eq!(settings.relay(), Some(Ipv4Addr::new(127, 88, 1, 53)));
+        assert_eq!(settings.servers(Some(ip("172.31.0.1"))), [ip("172.31.0.1"), ip("9.9.9.9")]);
+        assert_eq!(settings.servers(None), [ip("9.9.9.9")]);
     }
 
     #[test]

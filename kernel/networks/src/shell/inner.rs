@@ -99,10 +99,11 @@ impl Inner {
         let mut places = vec![Place {
             bridge: bridge.bridge.clone(),
             ranges: std::iter::once(network).chain(settings.network6).collect(),
+            relay: settings.relay(),
         }];
         if let Some(overlay) = &settings.overlay {
             let ranges = std::iter::once(overlay.range).chain(overlay.range6).collect();
-            places.push(Place { bridge: names.overlay.clone(), ranges });
+            places.push(Place { bridge: names.overlay.clone(), ranges, relay: settings.relay() });
         }
         let held = Held {
             records: BTreeMap::new(),
@@ -222,7 +223,7 @@ impl Inner {
         let mut attached = record.attached(&segment.name, netns);
         attached.addresses = segment.addresses(record.number);
         attached.gateway = segment.gateways().first().copied();
-        attached.dns.clone_from(&self.settings.dns);
+        attached.dns = self.settings.servers(attached.gateway);
         attached.search.clone_from(&self.settings.search);
         Ok(attached)
     }

@@ -118,7 +118,7 @@ impl Inner {
         let plain = record.attached(&chain.list.name, chain.netns.to_owned());
         let mut attached = chain.read(result, plain)?;
         if attached.dns.is_empty() {
-            attached.dns.clone_from(&self.settings.dns);
+            attached.dns = self.settings.servers(None);
         }
         attached.search.extend(self.settings.search.iter().cloned());
         Ok(attached)
