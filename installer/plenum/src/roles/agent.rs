@@ -101,7 +101,7 @@ fn projects(instance: &Instance, data: &std::path::Path) -> plenum_containers::P
         .as_str()
         .bytes()
         .fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let first = (1 << 30) | (hash >> 16) * EACH;
+    let first = (1 << 30) | ((hash >> 16) * EACH);
     plenum_containers::Projects { folder: data.join("projects"), first, count: EACH }
 }
 
@@ -112,7 +112,9 @@ pub async fn remove_networks(file: &AgentFile) -> Result<()> {
 }
 
 /// Everything that runs containers, and the engine among it, where there is one.
-fn runtimes(file: &AgentFile) -> Result<(Arc<dyn Runtime>, Option<Arc<DockerRuntime>>)> {
+type Runtimes = (Arc<dyn Runtime>, Option<Arc<DockerRuntime>>);
+
+fn runtimes(file: &AgentFile) -> Result<Runtimes> {
     let native: Arc<dyn Runtime> = Arc::new(runtime(file)?);
     if !file.agent.docker.wanted() {
         return Ok((native, None));
