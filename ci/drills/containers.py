@@ -8,6 +8,7 @@ import signal
 import sys
 import tarfile
 import tempfile
+import time
 
 from common import Drill, Instance, ok, request, until
 from leftovers import counts
@@ -161,4 +162,8 @@ drill.promise("a link does not lead out of what is allowed", message and "passwd
 left, _ = until("nothing left of it", lambda: counts(instance) == start or None, 15)
 drill.promise("nothing is left of any of them", left, f"{start} and {counts(instance)}")
 registry.stop()
+began = time.monotonic()
+instance.plenum("down", "--instance", instance.name)
+took = time.monotonic() - began
+drill.promise("everything ends when it is asked to, and need not be killed", took < 8, f"{took:.2f} s")
 drill.end()

@@ -162,6 +162,9 @@ struct Supervise {
 }
 
 fn main() -> ExitCode {
+    // Whoever started this may have signals blocked, as the supervisor has: blocked ones would be inherited, and a role that does not hear
+    // that it shall end is killed in the end. Nothing is lost where it fails.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let done = match Arguments::parse().command {
         Command::Up(up) => up::run(&up),
         Command::Down(down) => down::run(&down),

@@ -29,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use plenum_api::codec::Encoding;
 use plenum_base::auth::{self, Authenticator, Kind, Principal};
+use plenum_base::service::Shutdown;
 use plenum_containers::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,6 +65,7 @@ pub(crate) fn router(
     work_dir: &Path,
     inbox: mpsc::Sender<Input>,
     parts: &Parts,
+    shutdown: &Shutdown,
 ) -> Router {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let http = Arc::new(Http {
@@ -76,6 +78,11 @@ pub(crate) fn router(
         authenticator: parts.authenticator.clone(),
         started: Instant::now(),
         started_wall: now.as_secs_f64(),
+    });
+    let (ending, shutdown) = (http.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        shutdown.wait().await;
+        ending.sessions.end();
     });
     Router::new().fallback(dispatch).layer(from_fn_with_state(http.clone(), gate)).with_state(http)
 }

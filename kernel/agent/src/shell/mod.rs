@@ -144,7 +144,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         deaths: deaths::Deaths::new(&config.run_dir),
         shutdown: shutdown.clone(),
     };
-    let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts);
+    let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts, &shutdown);
     let server = Server::new(http).plain(parts.plain).tls(&parts.identity, ClientAuth::Optional)?;
     let server = tokio::spawn({
         let shutdown = shutdown.clone();

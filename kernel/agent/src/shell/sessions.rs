@@ -189,6 +189,14 @@ impl Sessions {
         Self(Arc::new(Inner { runtime, table: Mutex::default() }))
     }
 
+    /// Kills all of them: the agent ends, and they would with it; so their clients hear of it.
+    pub fn end(&self) {
+        let all: Vec<Arc<Nested>> = lock(&self.0.table).nested.values().cloned().collect();
+        for nested in all {
+            nested.kill(SIGKILL);
+        }
+    }
+
     /// Starts a command in the container `host` under an id of its own.
     pub async fn open(
         &self,

@@ -179,15 +179,20 @@ impl Output {
                 Ok(Some(bytes)) => self.decoder.feed(&bytes),
                 Ok(None) => return Ok(None),
                 Err(_) => {
-                    return Err(CliError::Unreachable(
-                        "the connection to the command broke, and the command was ended with it: its node, the agent there or the gateway went away; \
-                         `plenum task list` shows whether the task runs, `plenum cluster status` how the cluster is"
-                            .to_owned(),
-                    ));
+                    return Err(broke());
                 }
             }
         }
     }
+}
+
+/// Whoever carried the command is gone, and the command with it.
+fn broke() -> CliError {
+    CliError::Unreachable(
+        "the connection to the command broke, and the command was ended with it: its node, the agent there or the gateway went away; \
+         `plenum task list` shows whether the task runs, `plenum cluster status` how the cluster is"
+            .to_owned(),
+    )
 }
 
 impl ClusterTask {
@@ -302,7 +307,11 @@ impl Session {
         let container = json!({"container_id": inside.container});
         let path = format!("/agent/{}/api/v1", encode(&inside.agent, false));
         let wait = json!({"type": "WAIT_CONTAINER", "wait_container": container});
-        let answer: Answer = self.exchange(Method::POST, &path, &wait).await?;
+        let answer: Answer = match self.exchange(Method::POST, &path, &wait).await {
+            // An agent that was started again knows nothing of it: commands end with their agent.
+            Err(error) if error.status() == Some(404) => return Err(broke()),
+            answer => answer?,
+        };
         let remove = json!({"type": "REMOVE_CONTAINER", "remove_container": container});
         // It would be forgotten with its task.
         let _forgotten = self.send(self.agent_call(inside).json(&remove)).await;
