@@ -1,4 +1,4 @@
-//! Unpacking: tar, gzipped tar, gzipped files. The archive is hostile until proven otherwise.
+//! Unpacking: tar (plain, gzip, xz, bzip2, zstd), zip, gzipped files. The archive is hostile until proven otherwise.
 //!
 //! Entries are read raw and extended headers are understood here, so that their size has a limit of ours. Files,
 //! folders, symbolic and hard links are made; anything else (devices, pipes, sparse files) is refused by name.
@@ -22,28 +22,40 @@ pub enum Format {
     Tar,
     /// `.tar.gz`, `.tgz`
     TarGz,
+    /// `.tar.xz`, `.txz`
+    TarXz,
+    /// `.tar.bz2`, `.tbz2`
+    TarBz2,
+    /// `.tar.zst`
+    TarZst,
+    /// `.zip`
+    Zip,
     /// `.gz`
     Gz,
 }
+
+/// What a decoder may take of memory for looking back, KiB: xz -9 and zstd -19 need 64 and 8 MiB.
+const WINDOW_KIB: u32 = 128 * 1024;
 
 impl Format {
     /// By the name; `None` if it is no archive, an error if it is one of a kind that is not understood.
     pub fn of(name: &str) -> std::result::Result<Option<Self>, String> {
         let name = name.to_ascii_lowercase();
         let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
-        if ends(&[".tar"]) {
-            return Ok(Some(Format::Tar));
-        }
-        if ends(&[".tar.gz", ".tgz"]) {
-            return Ok(Some(Format::TarGz));
-        }
-        if ends(&[".gz"]) {
-            return Ok(Some(Format::Gz));
-        }
-        if ends(&[".zip", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".bz2", ".xz"]) {
+        let kinds: [(&[&str], Format); 7] = [
+            (&[".tar"], Format::Tar),
+            (&[".tar.gz", ".tgz"], Format::TarGz),
+            (&[".tar.xz", ".txz"], Format::TarXz),
+            (&[".tar.bz2", ".tbz2"], Format::TarBz2),
+            (&[".tar.zst"], Format::TarZst),
+            (&[".zip"], Format::Zip),
+            (&[".gz"], Format::Gz),
+        ];
+        let found = kinds.into_iter().find(|(suffixes, _)| ends(suffixes)).map(|(_, format)| format);
+        if found.is_none() && ends(&[".bz2", ".xz", ".zst", ".7z", ".rar"]) {
             return Err("this kind is not understood; offer a .tar.gz, or set extract to false".into());
         }
-        Ok(None)
+        Ok(found)
     }
 }
 
@@ -115,11 +127,25 @@ pub fn unpack(
     let max = options.max_unpacked_bytes;
     let work = || {
         let file = std::io::BufReader::with_capacity(64 * 1024, sandbox.read(archive)?);
+        let entries = options.max_entries;
         match format {
-            Format::Tar => untar(sandbox, Bounded::new(file, max, end), options.max_entries),
-            Format::TarGz => {
-                untar(sandbox, Bounded::new(MultiGzDecoder::new(file), max, end), options.max_entries)
+            Format::Tar => untar(sandbox, Bounded::new(file, max, end), entries),
+            Format::TarGz => untar(sandbox, Bounded::new(MultiGzDecoder::new(file), max, end), entries),
+            Format::TarXz => {
+                let plain = lzma_rust2::XzReader::new_mem_limit(file, true, WINDOW_KIB);
+                untar(sandbox, Bounded::new(plain, max, end), entries)
             }
+            Format::TarBz2 => {
+                let plain = bzip2::bufread::MultiBzDecoder::new(file);
+                untar(sandbox, Bounded::new(plain, max, end), entries)
+            }
+            Format::TarZst => {
+                let window = u64::from(WINDOW_KIB) * 1024;
+                let plain = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(file, window)
+                    .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
+                untar(sandbox, Bounded::new(plain, max, end), entries)
+            }
+            Format::Zip => super::zip::unzip(sandbox, file, &super::zip::Bounds { max, entries, end }),
             Format::Gz => gunzip(sandbox, archive, Bounded::new(MultiGzDecoder::new(file), max, end)),
         }
     };

@@ -9,6 +9,7 @@ mod extract;
 mod sandbox;
 mod tls;
 mod uri;
+mod zip;
 
 use extract::Format;
 use sandbox::Sandbox;

@@ -7,6 +7,7 @@ mod disk;
 mod enter;
 mod fetch;
 mod fetch_hostile;
+mod fetch_kinds;
 mod harness;
 mod image;
 mod isolation;
