@@ -215,7 +215,7 @@ impl Inner {
         let info = launch.container_info.as_ref().filter(|info| wanted::is_docker(info));
         let done = match (&self.docker, info) {
             (Some(docker), Some(info)) => {
-                self.launch_by_engine(docker, &launch, info, &mut provided, off).await
+                Box::pin(self.launch_by_engine(docker, &launch, info, &mut provided, off)).await
             }
             _ => match self.prepare(&launch, &mut provided, off).await {
                 Ok(spec) => self.start(spec).await,

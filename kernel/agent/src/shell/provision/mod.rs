@@ -102,7 +102,8 @@ impl Provisioner {
         provided: &mut Provided,
     ) -> Result<(), Failure> {
         let Some(image) = &wanted.image else { return Ok(()) };
-        self.provide_image(spec, launch, image, provided).await
+        // Boxed, as below: a thousand launches that wait for their turn do not hold room for what most of them never do.
+        Box::pin(self.provide_image(spec, launch, image, provided)).await
     }
 
     /// Volumes and network. Short; not to be dropped half way.
@@ -113,11 +114,11 @@ impl Provisioner {
         wanted: &Wanted,
         provided: &mut Provided,
     ) -> Result<(), Failure> {
-        self.provide_volumes(spec, launch, wanted).await?;
+        Box::pin(self.provide_volumes(spec, launch, wanted)).await?;
         match &wanted.network {
             WantedNetwork::Host => {}
             WantedNetwork::Loopback => spec.network = plenum_containers::Network::Loopback,
-            WantedNetwork::Own(own) => self.provide_network(spec, launch, own, provided).await?,
+            WantedNetwork::Own(own) => Box::pin(self.provide_network(spec, launch, own, provided)).await?,
         }
         self.keep(&launch.container, provided).await
     }
