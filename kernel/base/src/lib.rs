@@ -13,6 +13,7 @@ pub mod frames;
 pub mod http_error;
 pub mod leading;
 mod logging;
+pub mod memory;
 mod notify;
 pub mod pki;
 pub mod places;

@@ -78,6 +78,9 @@ impl Shutdown {
     }
 }
 
+/// How long a thread for blocking work stays without any: a burst leaves a hundred of them, each with its stack.
+const IDLE_THREAD: Duration = Duration::from_secs(2);
+
 /// Makes aws-lc-rs the process' TLS provider. Idempotent.
 pub fn install_crypto() {
     // The only error is that one is installed already.
@@ -108,7 +111,12 @@ where
     init_tracing(logging);
     install_crypto();
     install_panic_hook();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(role).build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(role)
+        .thread_keep_alive(IDLE_THREAD)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(role, %error, "the runtime could not start");

@@ -144,6 +144,7 @@ pub fn run(role: Role, arguments: &RoleArguments) -> ExitCode {
         }),
         Role::Agent => with(role, arguments, |config: AgentFile| {
             let log = config.component.log.clone();
+            plenum_base::memory::keep_little();
             service::run(role.as_str(), &log, GRACE, |shutdown| agent::run(config, shutdown))
         }),
         Role::Services => with(role, arguments, |config: plenum_services::Config| {

@@ -162,7 +162,8 @@ pub struct Agent {
     recovered: bool,
     frameworks: BTreeMap<String, Framework>,
     executors: BTreeMap<ExecutorKey, Executor>,
-    tasks: BTreeMap<TaskKey, Task>,
+    /// Each in a place of its own: a map keeps room for twice what it holds, and a task is large.
+    tasks: BTreeMap<TaskKey, Box<Task>>,
     containers: BTreeMap<String, Owner>,
     tombstones: BTreeMap<TaskKey, Tombstone>,
     /// Containers whose sandbox waits for collection, and the tombstone that goes with it.

@@ -246,7 +246,7 @@ impl Agent {
         let state = found.remove(&task.container);
         if task.phase == Phase::Ended {
             let done = task.stream.pending.is_empty();
-            self.tasks.insert(key.clone(), task);
+            self.tasks.insert(key.clone(), Box::new(task));
             if state.is_some() {
                 self.set_released(&key, cx);
             }
@@ -257,7 +257,7 @@ impl Agent {
         }
         if let Some(executor) = task.executor.clone().filter(|_| !task.ours()) {
             task.phase = if started { Phase::Running } else { Phase::Queued };
-            self.tasks.insert(key.clone(), task);
+            self.tasks.insert(key.clone(), Box::new(task));
             let id = ExecutorKey { framework: key.framework.clone(), executor };
             if !self.executors.contains_key(&id) {
                 let words = "The executor ended while the agent was away";
@@ -268,7 +268,7 @@ impl Agent {
         }
         self.containers.insert(task.container.clone(), Owner::Task(key.clone()));
         task.phase = Phase::Launching;
-        self.tasks.insert(key.clone(), task);
+        self.tasks.insert(key.clone(), Box::new(task));
         match state {
             Some(FoundState::Running(now)) => self.adopt(&key, now, started, cx),
             Some(FoundState::Exited(exit)) => self.ended_unseen(&key, &exit, cx),

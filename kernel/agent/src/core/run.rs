@@ -183,7 +183,7 @@ impl Agent {
         let mut task = Task::new(&key.framework, info, launch_id);
         task.volatile = true;
         self.tombstones.remove(key);
-        self.tasks.insert(key.clone(), task);
+        self.tasks.insert(key.clone(), Box::new(task));
         self.frameworks.entry(key.framework.clone()).or_insert_with(|| Framework {
             info: framework.clone(),
             terminating: false,
@@ -205,7 +205,7 @@ impl Agent {
         };
         let mut task = Task::new(&key.framework, info, Bytes::new());
         task.volatile = true;
-        self.tasks.insert(key.clone(), task);
+        self.tasks.insert(key.clone(), Box::new(task));
         self.say(key, news, cx);
     }
 
@@ -248,7 +248,7 @@ impl Agent {
             }
         }
         task.revision = 1;
-        self.tasks.insert(key.clone(), task);
+        self.tasks.insert(key.clone(), Box::new(task));
         cx.save.insert(key);
     }
 

@@ -116,7 +116,7 @@ impl Agent {
             healthy: news.healthy.or(before.and_then(|status| status.healthy)),
             check_status: before.and_then(|status| status.check_status),
             container_status: task.and_then(|task| self.container_status(task)),
-            labels: task.and_then(image_label),
+            labels: task.and_then(|task| image_label(task)),
             ..Default::default()
         };
         status.set_state(news.state);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use plenum_api::mesos::Resource;
 use plenum_base::clock::{OsClock, OsIds};
+use plenum_base::memory::AfterBursts;
 use plenum_base::service::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,6 +42,7 @@ pub(crate) struct Actor {
     pub replies: BTreeMap<u64, oneshot::Sender<ExecutorAnswer>>,
     pub deaths: super::deaths::Deaths,
     pub shutdown: Shutdown,
+    pub bursts: AfterBursts,
 }
 
 impl Actor {
@@ -116,10 +118,16 @@ impl Actor {
                     tracing::warn!(key, %error, "a record cannot be put aside");
                 }
             }
-            Effect::Launch(launch) => self.containers.launch(*launch),
+            Effect::Launch(launch) => {
+                self.bursts.note();
+                self.containers.launch(*launch);
+            }
             Effect::Kill { container, grace } => self.containers.kill(&container, grace.into()),
             Effect::Destroy { container } => self.containers.destroy(&container),
-            Effect::Release { container } => self.containers.release(&container),
+            Effect::Release { container } => {
+                self.bursts.note();
+                self.containers.release(&container);
+            }
             Effect::Check(check) => self.containers.check(*check),
             Effect::ExecutorReply { request, reply } => self.answer(request, reply),
             Effect::ExecutorSend { container, event } => self.streams.send(&container, *event),

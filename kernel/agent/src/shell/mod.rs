@@ -20,6 +20,7 @@ use std::sync::Arc;
 use plenum_api::Millis;
 use plenum_api::mesos::DomainInfo;
 use plenum_base::clock::{OsClock, OsIds};
+use plenum_base::memory::AfterBursts;
 use plenum_base::serve::Server;
 use plenum_base::service::Shutdown;
 use plenum_base::tls::ClientAuth;
@@ -124,6 +125,11 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
     crate::core::check_resources(&settings.resources, &recovery.records).map_err(StartError::Resources)?;
     let rubbish = volumes::rubbish(&settings.resources, &work_dir);
     tokio::task::spawn_blocking(move || volumes::clean(&rubbish));
+    let bursts = AfterBursts::default();
+    tokio::spawn({
+        let (bursts, shutdown) = (bursts.clone(), shutdown.clone());
+        async move { shutdown.until(bursts.watch()).await }
+    });
     let actor = actor::Actor {
         agent: Agent::new(settings),
         clock: OsClock,
@@ -143,6 +149,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         replies: Default::default(),
         deaths: deaths::Deaths::new(&config.run_dir),
         shutdown: shutdown.clone(),
+        bursts,
     };
     let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts, &shutdown);
     let server = Server::new(http).plain(parts.plain).tls(&parts.identity, ClientAuth::Optional)?;
