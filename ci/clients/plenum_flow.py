@@ -51,6 +51,9 @@ def app_runs():
 
 def codes():
     equal(out("task", "exec", APP, "--", "echo", "a b"), "a b\n", "output")
+    filtered = "NoNewPrivs:\t1\nSeccomp:\t2\n"
+    for process in ["self", "2"]:
+        equal(out("task", "exec", APP, "grep", "-E", "^(NoNewPrivs|Seccomp):", f"/proc/{process}/status"), filtered, "isolation by default")
     done = plenum("task", "exec", APP, "sh", "-c", "echo out; echo err >&2; exit 3", code=3)
     equal((done.stdout, done.stderr), (b"out\n", b"err\n"), "both outputs")
     plenum("task", "exec", APP, "/no/such/program", code=127)

@@ -91,6 +91,7 @@ pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
         config.cgroup_parent.clone_from(group);
     }
     config.projects = Some(projects(&file.component.instance, &file.component.data));
+    config.filter_host_root = file.agent.filter_commands;
     NativeRuntime::new(config).context("the container runtime")
 }
 

@@ -107,6 +107,9 @@ pub struct Config {
     pub host_paths: Vec<PathBuf>,
     /// Whether tasks may be given the machine: `privileged`, capabilities beyond the usual ones, and the like.
     pub allow_privileged: bool,
+    /// Whether tasks that run on the machine's own files have the default seccomp filter, too, as those with an image always do. Without it
+    /// they may use `io_uring`, `keyctl`, `perf` and user namespaces.
+    pub filter_commands: bool,
     /// Images.
     pub images: ImagesConfig,
     /// The Docker engine.
@@ -159,6 +162,7 @@ impl Default for Config {
             log_files: 5,
             host_paths: Vec::new(),
             allow_privileged: false,
+            filter_commands: true,
             images: ImagesConfig::default(),
             docker: EngineConfig::default(),
             networks: plenum_networks::Settings::default(),
