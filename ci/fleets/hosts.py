@@ -272,7 +272,7 @@ class Host:
 class Fleet:
     """Hosts h1, h2, ... and what connects them."""
 
-    def __init__(self, name, count, kind="container", memory=None, disks=None):
+    def __init__(self, name, count, kind="container", memory=None, disks=None, packages=()):
         self.name, self.kind = name, kind
         self.space = self.group = f"plenum-fleet-{name}"
         self.tag = f"p{os.getpid() % 10000:04d}-"
@@ -284,7 +284,7 @@ class Fleet:
         atexit.register(self.down)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-        self.base = image(kind)
+        self.base = image(kind, packages)
         os.makedirs(self.folder)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", self.key)
         self.uids = {"ops": 1000, "careful": 1001, "nobody-special": 1002}

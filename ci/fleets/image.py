@@ -19,6 +19,7 @@ VM_PACKAGES = ["linux-image-cloud-amd64", "initramfs-tools", "zstd"]
 # Timers and waits that cost time and show nothing.
 MASKED = """systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
 sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount getty@tty1.service systemd-pstore.service""".split()
+SERVICES = ["docker.service", "docker.socket", "containerd.service", "docker-registry.service"]
 # PID 1 before systemd. In a container the version 1 control groups are mounted read only, and systemd looks at them once, as it starts; a
 # virtual machine finds its name, keys and address on its second disk.
 FIRST = """#!/bin/sh
@@ -41,16 +42,16 @@ def run(*command, **options):
     return done.stdout
 
 
-def image(kind):
-    """The folder of the image for `container` or `vm`; builds it where it is missing."""
-    recipe = repr((SUITE, PACKAGES, VM_PACKAGES if kind == "vm" else [], MASKED, FIRST, 3))
+def image(kind, more=()):
+    """The folder of the image for `container` or `vm`, with `more` packages; builds it where it is missing."""
+    recipe = repr((SUITE, PACKAGES, VM_PACKAGES if kind == "vm" else [], MASKED, FIRST, 3, *more))
     folder = os.path.join(CACHE, f"{kind}-{SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}")
     os.makedirs(CACHE, exist_ok=True)
     with open(os.path.join(CACHE, "lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.isdir(folder):
             print(f"building the {kind} image of {SUITE} (a minute or two)", file=sys.stderr, flush=True)
-            build(kind, folder + ".new")
+            build(kind, folder + ".new", more)
             os.rename(folder + ".new", folder)
     return folder
 
@@ -69,12 +70,12 @@ def sources():
     return found
 
 
-def build(kind, folder):
+def build(kind, folder, more):
     """Builds the image in `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     root = os.path.join(folder, "root")
     os.makedirs(folder)
-    names = PACKAGES + (VM_PACKAGES if kind == "vm" else [])
+    names = PACKAGES + (VM_PACKAGES if kind == "vm" else []) + list(more)
     options = ["--mode=root", "--variant=minbase", "--include=" + ",".join(names)]
     # How this machine reaches its mirror.
     settings = [line for line in run("apt-config", "dump").splitlines() if line.startswith("Acquire::http")]
@@ -123,4 +124,6 @@ def furnish(root):
     write("etc/sudoers.d/ops", "ops ALL=(ALL) NOPASSWD: ALL\n", 0o440)
     write("etc/ssh/sshd_config.d/fleet.conf", "PermitRootLogin prohibit-password\nPasswordAuthentication yes\nUseDNS no\n")
     run("systemctl", "--root=" + root, "--quiet", "enable", "systemd-networkd.service", "ssh.service")
-    run("systemctl", "--root=" + root, "--quiet", "mask", *MASKED)
+    # Scenarios start what they need of these themselves.
+    services = [name for name in SERVICES if os.path.exists(os.path.join(root, "lib/systemd/system", name))]
+    run("systemctl", "--root=" + root, "--quiet", "mask", *MASKED, *services)

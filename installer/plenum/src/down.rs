@@ -92,6 +92,8 @@ async fn stop_tasks(places: &Places) -> Result<()> {
             eprintln!("the container {} could not be ended: {error}", container.id);
         }
     }
+    // What still has processes was named above.
+    let _empty = runtime.remove_groups(Duration::from_secs(2));
     Ok(())
 }
 

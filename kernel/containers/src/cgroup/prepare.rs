@@ -5,6 +5,7 @@ use plenum_shim::wire::Group;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A hierarchy that containers can have groups in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +64,12 @@ impl Prepared {
     #[must_use]
     pub fn has(&self, controller: &str) -> bool {
         self.usable.iter().any(|usable| usable.has(controller))
+    }
+
+    /// Removes the parents, which are made again by the next [`make`](Self::make). What has processes stays. Blocks for up to `patience`.
+    pub fn remove(&self, patience: Duration) -> bool {
+        let parents: Vec<_> = self.usable.iter().map(|usable| usable.parent.clone()).collect();
+        plenum_shim::cgroup::remove_dirs(&parents, patience)
     }
 
     fn take(&mut self, hierarchy: &Hierarchy, parent: &str) {

@@ -140,6 +140,12 @@ impl NativeRuntime {
     pub fn launched(&self, id: &str) -> Option<Launched> {
         self.inner.known(id).ok().and_then(|handle| handle.state.as_ref().map(launched))
     }
+
+    /// Removes the parents of the containers' control groups, once no container is left and nothing will be launched any more. False where one is
+    /// still in use. Blocks for up to `patience`.
+    pub fn remove_groups(&self, patience: Duration) -> bool {
+        self.inner.machine.cgroups.remove(patience)
+    }
 }
 
 impl Inner {

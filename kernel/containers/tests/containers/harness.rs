@@ -94,8 +94,11 @@ impl World {
 
     pub fn groups(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let parent = hierarchy.path().join(&self.config.cgroup_parent);
+        // The v2 tree alone is mounted here itself, otherwise each hierarchy in a folder.
+        let below = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let mounts = below.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
+        for hierarchy in mounts {
+            let parent = hierarchy.join(&self.config.cgroup_parent);
             let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
             let dirs = entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path());
             found.extend(dirs.filter(|dir| !dir.ends_with("shims")));
@@ -145,8 +148,11 @@ impl Drop for World {
         }
         let groups = self.groups();
         plenum_shim::cgroup::remove_dirs(&groups, Duration::from_secs(3));
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let parent = hierarchy.path().join(&self.config.cgroup_parent);
+        // The v2 tree alone is mounted here itself, otherwise each hierarchy in a folder.
+        let below = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let mounts = below.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
+        for hierarchy in mounts {
+            let parent = hierarchy.join(&self.config.cgroup_parent);
             let shims = parent.join("shims");
             plenum_shim::cgroup::remove_dirs(&[shims, parent], Duration::from_secs(3));
         }

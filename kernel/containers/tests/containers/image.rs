@@ -280,14 +280,18 @@ async fn a_launch_that_is_killed_anywhere_leaves_nothing() {
     let world = std::sync::Arc::new(world());
     let before = world.mounts();
     let (mut failed, mut started, mut killed) = (0, 0, 0);
-    // Later by a third of a millisecond each time: from before the first process to after the launch.
-    for turn in 0..40_u64 {
+    let began = std::time::Instant::now();
+    world.runtime.launch(image_spec(&world, "whole", vec![base_layer(&world)], "sleep 1000")).await.unwrap();
+    let whole = began.elapsed();
+    world.runtime.destroy("whole").await.unwrap();
+    // A little later each time: from before the first process to after the launch.
+    for turn in 0..40_u32 {
         let id = format!("c{turn}");
         let mut spec = image_spec(&world, &id, vec![base_layer(&world)], "sleep 1000");
         spec.logs = Some(plenum_containers::LogBudget { file_bytes: 4096, files: 2 });
         let runtime = std::sync::Arc::clone(&world);
         let launch = tokio::spawn(async move { runtime.runtime.launch(spec).await });
-        tokio::time::sleep(Duration::from_micros(turn * 333)).await;
+        tokio::time::sleep(whole * turn / 36).await;
         killed += kill_those_in(&world.config.run_dir.join(&id));
         match within(40, launch).await.unwrap() {
             Ok(_) => {

@@ -1,0 +1,84 @@
+"""Containers on a machine that has only cgroup v2, with project quotas on the agent's disk: a virtual machine, in which the drills of containers run as
+they do here. `ci/fleet vm NAME...` runs only those."""
+
+import os
+import subprocess
+import sys
+
+from cluster import PLENUM, Show
+from hosts import Fleet, wait
+
+PACKAGES = "apparmor busybox-static docker.io docker-registry openssl".split()
+DRILLS = ["containers", "pods", "docker"]
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# The state of every instance is here: a disk of its own, so that the limit of a task is the kernel's to hold.
+STATE = "/var/lib/plenum"
+DISK = f"""set -e
+truncate -s 2G /var/quota.img
+mkfs.ext4 -q -O project,quota -E quotatype=prjquota /var/quota.img
+mkdir -p {STATE}
+mount -o loop,prjquota /var/quota.img {STATE}
+"""
+# A drill in a network that has nothing but a loopback interface, as ci/drill runs it.
+DRILL = """cd /root/drills && ip netns add drill && trap 'ip netns delete drill' EXIT
+inside() {{ nsenter --net=/run/netns/drill "$@"; }}
+inside ip link set lo up
+inside env PLENUM=/usr/local/bin/plenum DRILL_QUOTA=1 PYTHONDONTWRITEBYTECODE=1 timeout 400 python3 {name}.py drill 2>&1
+ended=$?
+inside plenum down --instance drill --purge >/dev/null
+exit $ended"""
+# What a host has of containers, besides what drills count themselves.
+LEFT = f"""awk '{{print "mount", $2}}' /proc/mounts | grep -v /run/netns
+find /sys/fs/cgroup -type d -path '*plenum*' -printf 'group %p\\n'
+ip -o link | awk '{{print "link", $2}}' | sed 's/@.*//'
+nft list tables | sed 's/^/table /'
+ps -eo comm= | grep -E 'plenum|dockerd|containerd' | sed 's/^/process /'
+ls {STATE} | sed 's/^/state /'
+ip netns list | sed 's/^/netns /'"""
+
+
+def put(host, source, target):
+    """Copies a file."""
+    with open(source, "rb") as file:
+        subprocess.run(host.ssh_command(f"cat >{target} && chmod 755 {target}"), stdin=file, check=True, timeout=120)
+
+
+def drill(show, host, name):
+    """Runs one, says what it says, and promises that nothing is left of it."""
+    before = left(host)
+    process = host.spawn(DRILL.format(name=name))
+    for line in process.stdout:
+        print(f"  {line}" if line.strip() else line, end="", flush=True)
+    show.say(f"drill {name} has ended")
+    show.promise(f"drill {name} on cgroup v2", process.wait(10) == 0)
+    gone = lambda: (now := left(host)) <= before and (True, now)
+    try:
+        wait("nothing left", 20, gone, 1.0)
+        rest = set()
+    except TimeoutError:
+        rest = left(host) - before
+    show.promise(f"nothing is left of drill {name}", not rest, sorted(rest)[:10] or "")
+
+
+def left(host):
+    """The lines."""
+    return set(host.ssh(LEFT, check=False).splitlines())
+
+
+def main():
+    show = Show("vm")
+    fleet = Fleet("vm", 1, kind="vm", memory=2048, packages=PACKAGES)
+    host = fleet.hosts[0]
+    host.ssh(DISK)
+    put(host, PLENUM, "/usr/local/bin/plenum")
+    subprocess.run(f"tar -C {HERE}/drills -c . | {' '.join(map(repr, host.ssh_command('mkdir /root/drills && tar -C /root/drills -x')))}", shell=True, check=True)
+    kinds = set(host.ssh("awk '$3 ~ /^cgroup/ {print $3}' /proc/mounts").split())
+    show.promise("the machine has cgroup v2 alone", kinds == {"cgroup2"}, f"Linux {host.ssh('uname -r').strip()}, {kinds}")
+    show.promise("and pressure figures", "some avg10=" in host.ssh("cat /proc/pressure/memory"))
+    for name in sys.argv[1:] or DRILLS:
+        drill(show, host, name)
+    show.end()
+
+
+if __name__ == "__main__":
+    main()
