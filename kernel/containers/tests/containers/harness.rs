@@ -92,13 +92,16 @@ impl World {
         NativeRuntime::new(self.config.clone()).unwrap()
     }
 
+    /// The parents of control groups that exist. The v2 tree alone is mounted where otherwise each hierarchy has a folder.
+    fn parents(&self) -> Vec<PathBuf> {
+        let mounts = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let mounts = mounts.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
+        mounts.map(|mount| mount.join(&self.config.cgroup_parent)).filter(|parent| parent.is_dir()).collect()
+    }
+
     pub fn groups(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        // The v2 tree alone is mounted here itself, otherwise each hierarchy in a folder.
-        let below = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        let mounts = below.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
-        for hierarchy in mounts {
-            let parent = hierarchy.join(&self.config.cgroup_parent);
+        for parent in self.parents() {
             let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
             let dirs = entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path());
             found.extend(dirs.filter(|dir| !dir.ends_with("shims")));
@@ -148,11 +151,7 @@ impl Drop for World {
         }
         let groups = self.groups();
         plenum_shim::cgroup::remove_dirs(&groups, Duration::from_secs(3));
-        // The v2 tree alone is mounted here itself, otherwise each hierarchy in a folder.
-        let below = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        let mounts = below.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
-        for hierarchy in mounts {
-            let parent = hierarchy.join(&self.config.cgroup_parent);
+        for parent in self.parents() {
             let shims = parent.join("shims");
             plenum_shim::cgroup::remove_dirs(&[shims, parent], Duration::from_secs(3));
         }
