@@ -12,24 +12,28 @@ pub mod inside;
 pub mod isolation;
 pub mod measure;
 pub mod native;
+pub mod oom;
 pub mod quota;
 pub mod rlimits;
 pub mod runtime;
 pub mod seccomp;
 pub mod session;
 pub mod spec;
+pub mod traffic;
 pub mod tree;
 pub mod user;
 
 pub use inside::{Device, Mount, Seccomp, Source};
 pub use isolation::{Feature, Isolation};
 pub use native::{NativeRuntime, RuntimeConfig};
+pub use oom::OutOfMemory;
 pub use plenum_shim::wire::Rlimit;
 pub use quota::Projects;
 pub use runtime::{
-    DiskUse, Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered,
+    DeviceIo, DiskUse, Enter, Entered, Exit, ExitReason, ExitStatus, Launched, Probe, Probed, Recovered,
     RecoveredState, Runtime, RuntimeError, Stall, Statistics, Usage,
 };
 pub use session::{Hold, Input, Open, Output, Session, Size};
 pub use spec::{Command, ContainerSpec, DiskLimit, Limits, LogBudget, Network, Root, SpecError};
+pub use traffic::Traffic;
 pub use tree::remove_tree;

@@ -1,6 +1,7 @@
 //! The trait that the agent knows, and its types. Implementations are in modules of their own.
 
 use crate::isolation::Isolation;
+use crate::oom::OutOfMemory;
 use crate::session::{Open, Session};
 use crate::spec::{Command, ContainerSpec, SpecError};
 use crate::user::UserError;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use crate::cgroup::stats::{Stall, Statistics};
+pub use crate::cgroup::stats::{DeviceIo, Stall, Statistics};
 pub use crate::cgroup::usage::Usage;
 
 /// Starts, watches and ends containers. Every call returns by a deadline.
@@ -41,6 +42,20 @@ pub trait Runtime: Send + Sync {
     /// Measures a running container in full; only what [`Runtime::usage`] knows where there is no more.
     async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
         self.usage(id).await.map(Statistics::from)
+    }
+
+    /// Measures many; `None` for each that does not run, or cannot be measured.
+    async fn stats_of(&self, ids: &[String]) -> Vec<Option<Statistics>> {
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            all.push(self.stats(id).await.ok());
+        }
+        all
+    }
+
+    /// What is known of a container that ended for want of memory, until it is destroyed.
+    async fn out_of_memory(&self, _id: &str) -> Option<OutOfMemory> {
+        None
     }
 
     /// What a container takes of the disk, if it has a limit. May take long where no quota counts.

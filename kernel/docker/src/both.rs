@@ -4,7 +4,7 @@ use crate::runtime::DockerRuntime;
 use async_trait::async_trait;
 use plenum_containers::session::{Open, Session};
 use plenum_containers::{
-    ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, Probe, Probed, Recovered, Runtime,
+    ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered, Runtime,
     RuntimeError, Statistics, Usage,
 };
 use std::sync::Arc;
@@ -64,6 +64,23 @@ impl Runtime for Both {
 
     async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
         self.of(id).stats(id).await
+    }
+
+    async fn stats_of(&self, ids: &[String]) -> Vec<Option<Statistics>> {
+        let (theirs, ours): (Vec<String>, Vec<String>) =
+            ids.iter().cloned().partition(|id| self.docker.has(id));
+        let (native, docker) = tokio::join!(self.native.stats_of(&ours), self.docker.stats_of(&theirs));
+        let (mut native, mut docker) = (native.into_iter(), docker.into_iter());
+        let mut theirs = theirs.iter().peekable();
+        let one = |id: &String| match theirs.next_if(|next| *next == id) {
+            Some(_) => docker.next().flatten(),
+            None => native.next().flatten(),
+        };
+        ids.iter().map(one).collect()
+    }
+
+    async fn out_of_memory(&self, id: &str) -> Option<OutOfMemory> {
+        self.of(id).out_of_memory(id).await
     }
 
     async fn disk(&self, id: &str) -> Result<Option<DiskUse>, RuntimeError> {

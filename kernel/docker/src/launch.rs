@@ -22,6 +22,7 @@ pub async fn launch(inner: &Arc<Inner>, spec: DockerSpec) -> Result<Launched, Ru
         sandbox: spec.sandbox.clone(),
         stdout: spec.stdout.clone(),
         stderr: spec.stderr.clone(),
+        engine_id: String::new(),
         pid: 0,
         start: 0,
         boot_id: String::new(),
@@ -138,6 +139,9 @@ pub async fn fetch(inner: &Inner, id: &str) -> Result<(), RuntimeError> {
 
 /// Notes the first process of a running container.
 pub fn note_process(container: &Container, found: &ContainerInspectResponse) {
+    if let Some(id) = &found.id {
+        container.change(|record| record.engine_id.clone_from(id));
+    }
     if doing(found) != Doing::Running {
         return;
     }

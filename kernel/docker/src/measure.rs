@@ -19,8 +19,7 @@ pub fn groups(pid: i32) -> Vec<PathBuf> {
     if pid <= 0 {
         return Vec::new();
     }
-    let layout = Layout::parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
-    let mut found = folders(&layout, &read(&format!("/proc/{pid}/cgroup")));
+    let mut found = folders(plenum_containers::cgroup::machine(), &read(&format!("/proc/{pid}/cgroup")));
     found.retain(|dir| dir.is_dir());
     found
 }

@@ -21,6 +21,9 @@ pub struct Record {
     pub stdout: String,
     /// File of standard error in it.
     pub stderr: String,
+    /// The engine's own id of it; empty before it runs.
+    #[serde(default)]
+    pub engine_id: String,
     /// Its first process on the host; 0 before it runs.
     #[serde(default)]
     pub pid: i32,

@@ -95,6 +95,7 @@ fn from_labels(labels: &HashMap<String, String>) -> Option<Record> {
         sandbox: labels.get(LABEL_SANDBOX)?.into(),
         stdout: stdout.to_owned(),
         stderr: stderr.to_owned(),
+        engine_id: String::new(),
         pid: 0,
         start: 0,
         addresses: Vec::new(),

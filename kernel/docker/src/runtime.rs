@@ -8,16 +8,22 @@ use crate::record::Records;
 use crate::spec::{DockerSpec, container_name};
 use crate::{destroy, exec, kill, launch, measure, probe, recover};
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use parking_lot::Mutex;
 use plenum_containers::session::{Open, Session};
 use plenum_containers::{
-    ContainerSpec, Enter, Entered, Exit, Isolation, Launched, Probe, Probed, Recovered, Runtime,
+    ContainerSpec, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered, Runtime,
     RuntimeError, Statistics, Usage,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// For one container to be measured among many.
+const MEASURE: Duration = Duration::from_secs(2);
+/// Containers that are measured at once.
+const AT_ONCE: usize = 16;
 
 /// Containers of a Docker engine.
 #[derive(Debug)]
@@ -160,6 +166,18 @@ impl Runtime for DockerRuntime {
         };
         *container.usage.lock() = found.usage;
         Ok(found)
+    }
+
+    async fn stats_of(&self, ids: &[String]) -> Vec<Option<Statistics>> {
+        // Some at a time, and who needs the engine for it does not hold the others up for long.
+        let one = |id: String| async move { tokio::time::timeout(MEASURE, self.stats(&id)).await.ok()?.ok() };
+        futures_util::stream::iter(ids.to_vec()).map(one).buffered(AT_ONCE).collect().await
+    }
+
+    async fn out_of_memory(&self, id: &str) -> Option<OutOfMemory> {
+        let group = self.inner.records.read(id)?.engine_id;
+        let find = move || (!group.is_empty()).then(|| plenum_containers::oom::from_kernel(&group)).flatten();
+        tokio::task::spawn_blocking(find).await.ok().flatten()
     }
 
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {

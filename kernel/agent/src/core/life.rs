@@ -97,7 +97,7 @@ impl Agent {
             Some(Owner::Task(key)) => self.task_exited(&key, exit, cx),
             Some(Owner::Executor(key)) => {
                 if exit.oom {
-                    let words = "Memory limit exceeded".to_owned();
+                    let words = super::status::memory_exceeded(exit);
                     self.executor_verdict(&key, Reason::ContainerLimitationMemory, words);
                 }
                 self.executor_ended(&key, wait_status(exit.status), cx);

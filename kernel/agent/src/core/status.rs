@@ -61,6 +61,14 @@ pub(crate) fn lost_or(framework: Option<&FrameworkInfo>, exact: TaskState) -> Ta
     }
 }
 
+/// What is said of a container that ran out of memory, with what is known of that.
+pub(super) fn memory_exceeded(exit: &Exit) -> String {
+    match exit.message.as_str() {
+        "" => "Memory limit exceeded".to_owned(),
+        known => format!("Memory limit exceeded: {known}"),
+    }
+}
+
 /// The terminal status of a command task whose process ended, as Mesos' command executor words it.
 pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
     let words = match exit.status {
@@ -68,11 +76,11 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         ExitStatus::Signal(signal) => format!("Command terminated with signal {}", wire::signal_name(signal)),
         ExitStatus::Unknown => "Failed to get exit status for Command".to_owned(),
     };
-    let words = if exit.message.is_empty() { words } else { format!("{words}; {}", exit.message) };
     if exit.oom && exit.status != ExitStatus::Code(0) {
-        let message = format!("Memory limit exceeded; {words}");
+        let message = format!("{}; {words}", memory_exceeded(exit));
         return News::agent(TaskState::TaskFailed, Reason::ContainerLimitationMemory, message);
     }
+    let words = if exit.message.is_empty() { words } else { format!("{words}; {}", exit.message) };
     if kill == Some(KillCause::Disk) {
         return News::agent(TaskState::TaskFailed, Reason::ContainerLimitationDisk, DISK_EXCEEDED);
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use plenum_api::mesos::ResourceStatistics;
 use serde_json::{Value, json};
 
-use super::usage::{Measured, measured};
+use super::figures::{Figures, STALLS};
+use super::usage::{Look, Place, all_places};
 use super::{Http, text};
 
 /// Where the API is.
@@ -21,12 +21,14 @@ pub(super) async fn answer(http: &Http, path: &str) -> Result<Response, Response
         ["ping"] => Ok(super::json(&json!({ "ok": true, "timestamp": now() }))),
         ["node"] => node(http).await,
         ["containers"] => {
-            let all: Vec<Value> = measured(http).await?.into_iter().map(|one| json!(one.container)).collect();
+            let (view, _) = http.view().await?;
+            let all = all_places(&view).into_iter().map(|place| json!(place.container)).collect();
             Ok(super::json(&Value::Array(all)))
         }
         ["containers", id] => {
-            let (agent, one) = find(http, id).await?;
-            Ok(container(&agent, one))
+            let look = find(http, id).await?;
+            let place = look.places().into_iter().find(|place| place.container == *id);
+            Ok(place.map_or_else(|| StatusCode::NO_CONTENT.into_response(), |place| container(&look, &place)))
         }
         // What tasks send themselves is not collected here.
         ["containers", id, "app", ..] => {
@@ -40,10 +42,10 @@ pub(super) async fn answer(http: &Http, path: &str) -> Result<Response, Response
     }
 }
 
-async fn find(http: &Http, id: &str) -> Result<(String, Measured), Response> {
-    let (view, _) = http.view().await?;
-    let found = measured(http).await?.into_iter().find(|one| one.container == id);
-    found.map(|one| (view.agent_id, one)).ok_or_else(|| {
+async fn find(http: &Http, id: &str) -> Result<Look, Response> {
+    let look = Look::take(http, Some(id)).await?;
+    let found = look.places().iter().any(|place| place.container == id);
+    found.then_some(look).ok_or_else(|| {
         text(
             StatusCode::NOT_FOUND,
             &format!("No container {id} runs here; `containers` lists those that do."),
@@ -97,48 +99,104 @@ impl Points {
     }
 }
 
-fn container(agent: &str, one: Measured) -> Response {
-    let points = of_container(one.statistics.as_ref(), one.disk_limit);
+impl Points {
+    /// Shares of the last ten seconds, and seconds so far.
+    fn stall(&mut self, name: &str, stall: Option<&plenum_containers::Stall>) {
+        let Some(stall) = stall else { return };
+        for (part, avg10, total) in [
+            ("some", stall.some_avg10, stall.some_total_us),
+            ("full", stall.full_avg10, stall.full_total_us),
+        ] {
+            self.put(&format!("{name}.{part}.avg10"), "percent", Some(f64::from(avg10) / 100.0));
+            self.put(&format!("{name}.{part}.time"), "seconds", Some(total as f64 / 1e6));
+        }
+    }
+}
+
+fn container(look: &Look, place: &Place<'_>) -> Response {
+    let disk = place.task.iter().flat_map(|task| &task.task.resources).filter(|one| one.name == "disk");
+    let disk: f64 = disk.filter_map(|one| one.scalar.as_ref()).map(|scalar| scalar.value).sum();
+    let points = of_container(look.of(place), (disk > 0.0).then_some(disk * 1024.0 * 1024.0));
     if points.all.is_empty() {
         return StatusCode::NO_CONTENT.into_response();
     }
+    let framework = &place.framework.info;
+    let labels = place.task.and_then(|task| task.task.labels.as_ref()).map(|labels| &labels.labels);
+    let labels: BTreeMap<&str, &str> = labels
+        .into_iter()
+        .flatten()
+        .map(|label| (label.key.as_str(), label.value.as_deref().unwrap_or_default()))
+        .collect();
     let dimensions = json!({
-        "mesos_id": agent,
-        "hostname": one.hostname,
-        "container_id": one.container,
-        "executor_id": one.executor,
-        "framework_id": one.framework,
-        "framework_name": one.framework_name,
-        "framework_role": one.role,
-        "framework_principal": one.principal,
-        "task_id": one.task,
-        "task_name": one.task_name,
-        "labels": one.labels,
+        "mesos_id": look.view.agent_id,
+        "hostname": look.view.agent.hostname,
+        "container_id": place.container,
+        "executor_id": place.executor.info.executor_id.value,
+        "framework_id": place.framework.id,
+        "framework_name": framework.name,
+        "framework_role": framework.role(),
+        "framework_principal": framework.principal.as_deref().unwrap_or_default(),
+        "task_id": place.task.map(|task| &task.task.task_id.value),
+        "task_name": place.task.map(|task| &task.task.name),
+        "labels": labels,
     });
     super::json(&json!({ "datapoints": points.all, "dimensions": dimensions }))
 }
 
-fn of_container(statistics: Option<&ResourceStatistics>, disk_limit: Option<f64>) -> Points {
+fn of_container(figures: Option<&Figures>, disk_limit: Option<f64>) -> Points {
     let mut points = Points::new();
-    let Some(known) = statistics else { return points };
+    let Some(figures) = figures else { return points };
+    let known = &figures.mesos;
     let count = |number: Option<u32>| number.map(f64::from);
     let bytes = |number: Option<u64>| number.map(|number| number as f64);
     for (name, unit, value) in [
         ("cpus.user.time", "seconds", known.cpus_user_time_secs),
         ("cpus.system.time", "seconds", known.cpus_system_time_secs),
         ("cpus.limit", "count", known.cpus_limit),
+        ("cpus.soft.limit", "count", known.cpus_soft_limit),
         ("cpus.nr.periods", "count", count(known.cpus_nr_periods)),
         ("cpus.nr.throttled", "count", count(known.cpus_nr_throttled)),
         ("cpus.throttled.time", "seconds", known.cpus_throttled_time_secs),
         ("mem.total", "bytes", bytes(known.mem_total_bytes)),
+        ("mem.total.memsw", "bytes", bytes(known.mem_total_memsw_bytes)),
         ("mem.limit", "bytes", bytes(known.mem_limit_bytes)),
+        ("mem.soft.limit", "bytes", bytes(known.mem_soft_limit_bytes)),
         ("mem.rss", "bytes", bytes(known.mem_rss_bytes)),
         ("mem.cache", "bytes", bytes(known.mem_cache_bytes)),
+        ("mem.mapped.file", "bytes", bytes(known.mem_mapped_file_bytes)),
+        ("mem.swap", "bytes", bytes(known.mem_swap_bytes)),
+        ("mem.unevictable", "bytes", bytes(known.mem_unevictable_bytes)),
+        ("mem.kmem.usage", "bytes", bytes(known.mem_kmem_usage_bytes)),
+        ("mem.kmem.tcp.usage", "bytes", bytes(known.mem_kmem_tcp_usage_bytes)),
+        ("mem.low.pressure.counter", "count", bytes(known.mem_low_pressure_counter)),
+        ("mem.medium.pressure.counter", "count", bytes(known.mem_medium_pressure_counter)),
+        ("mem.critical.pressure.counter", "count", bytes(known.mem_critical_pressure_counter)),
+        ("mem.peak", "bytes", bytes(figures.memory_peak)),
+        ("mem.oom.kills", "count", bytes(figures.oom_kills)),
         ("disk.used", "bytes", bytes(known.disk_used_bytes)),
         ("disk.limit", "bytes", bytes(known.disk_limit_bytes).or(disk_limit)),
+        ("net.rx.bytes", "bytes", bytes(known.net_rx_bytes)),
+        ("net.rx.packets", "count", bytes(known.net_rx_packets)),
+        ("net.rx.errors", "count", bytes(known.net_rx_errors)),
+        ("net.rx.dropped", "count", bytes(known.net_rx_dropped)),
+        ("net.tx.bytes", "bytes", bytes(known.net_tx_bytes)),
+        ("net.tx.packets", "count", bytes(known.net_tx_packets)),
+        ("net.tx.errors", "count", bytes(known.net_tx_errors)),
+        ("net.tx.dropped", "count", bytes(known.net_tx_dropped)),
+        ("blkio.read", "bytes", bytes(figures.io_bytes().map(|(read, _)| read))),
+        ("blkio.written", "bytes", bytes(figures.io_bytes().map(|(_, written)| written))),
         ("processes", "count", count(known.processes)),
+        ("threads", "count", count(known.threads)),
     ] {
         points.put(name, unit, value);
+    }
+    for (what, stall) in STALLS.iter().zip(&figures.stalls) {
+        points.stall(&format!("pressure.{what}"), stall.as_ref());
+    }
+    for disk in &known.disk_statistics {
+        let id = disk.persistence.as_ref().map_or("", |persistence| &persistence.id);
+        points.tagged("volume.used", "bytes", bytes(disk.used_bytes), Some(("volume", id)));
+        points.tagged("volume.limit", "bytes", bytes(disk.limit_bytes), Some(("volume", id)));
     }
     points
 }
@@ -149,11 +207,16 @@ async fn node(http: &Http) -> Result<Response, Response> {
     let read = tokio::task::spawn_blocking(move || {
         let file = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
         let disks = ["/", &work_dir.to_string_lossy()].map(|path| (path.to_owned(), disk(path)));
-        (file("/proc/stat"), file("/proc/meminfo"), file("/proc/loadavg"), file("/proc/uptime"), disks)
+        let stalls = plenum_containers::cgroup::stats::machine_stalls();
+        let files = ["/proc/stat", "/proc/meminfo", "/proc/loadavg", "/proc/uptime"].map(file);
+        (files, stalls, disks)
     });
-    let (stat, memory, load, uptime, disks) =
+    let ([stat, memory, load, uptime], stalls, disks) =
         read.await.map_err(|_| text(StatusCode::SERVICE_UNAVAILABLE, "The agent is ending."))?;
     let mut points = of_machine(&stat, &memory, &load, &uptime);
+    for (what, stall) in STALLS.iter().zip(&stalls) {
+        points.stall(&format!("pressure.{what}"), stall.as_ref());
+    }
     for (path, sizes) in &disks {
         for (name, size) in ["total", "free", "used"].iter().zip(sizes.unwrap_or([f64::NAN; 3])) {
             let name = format!("filesystem.capacity.{name}");
@@ -165,7 +228,7 @@ async fn node(http: &Http) -> Result<Response, Response> {
 }
 
 /// Bytes in all, free and used.
-fn disk(path: &str) -> Option<[f64; 3]> {
+pub(super) fn disk(path: &str) -> Option<[f64; 3]> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     let size = |blocks: u64| blocks.saturating_mul(stat.fragment_size()) as f64;
     let (total, free) = (size(stat.blocks()), size(stat.blocks_available()));
@@ -254,12 +317,14 @@ mod tests {
 
     #[test]
     fn a_container_shows_what_is_known() {
-        let known =
-            ResourceStatistics { mem_total_bytes: Some(7), cpus_limit: Some(0.5), ..Default::default() };
+        let mut known = Figures::default();
+        (known.mesos.mem_total_bytes, known.mesos.cpus_limit) = (Some(7), Some(0.5));
+        known.stalls[1] = Some(plenum_containers::Stall { full_avg10: 1250, ..Default::default() });
         let points = of_container(Some(&known), Some(1024.0));
         assert_eq!(value(&points, "mem.total"), Some(7.0));
         assert_eq!(value(&points, "disk.limit"), Some(1024.0));
-        assert_eq!(points.all.len(), 3);
+        assert_eq!(value(&points, "pressure.memory.full.avg10"), Some(12.5));
+        assert_eq!(points.all.len(), 7);
         assert!(of_container(None, Some(1.0)).all.is_empty());
     }
 }

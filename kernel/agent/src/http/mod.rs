@@ -7,11 +7,14 @@
 #![allow(clippy::result_large_err)]
 
 mod attach;
+mod disks;
 mod executor;
+mod figures;
 mod files;
 mod metrics;
 mod nested;
 mod operator;
+mod prometheus;
 mod recordio;
 mod sessions;
 mod state;
@@ -54,6 +57,7 @@ pub(crate) struct Http {
     pub runtime: Arc<dyn Runtime>,
     pub docker: Option<Arc<plenum_docker::DockerRuntime>>,
     pub sessions: Sessions,
+    pub disks: disks::Disks,
     pub authenticator: Arc<Authenticator>,
     pub started: Instant,
     pub started_wall: f64,
@@ -75,6 +79,7 @@ pub(crate) fn router(
         runtime: parts.runtime.clone(),
         docker: parts.docker.clone(),
         sessions: Sessions::new(parts.runtime.clone()),
+        disks: Default::default(),
         authenticator: parts.authenticator.clone(),
         started: Instant::now(),
         started_wall: now.as_secs_f64(),
@@ -122,6 +127,8 @@ async fn dispatch(State(http): State<Arc<Http>>, request: Request) -> Response {
         "/state",
         "/version",
         "/flags",
+        "/metrics",
+        prometheus::DCOS,
         "/metrics/snapshot",
         "/monitor/statistics",
         "/containers",
@@ -145,6 +152,7 @@ async fn dispatch(State(http): State<Arc<Http>>, request: Request) -> Response {
         "/state" => state::state(&http).await,
         "/version" => json(&state::version()),
         "/flags" => json(&serde_json::json!({ "flags": state::flags(&http.config) })),
+        "/metrics" | prometheus::DCOS => prometheus::answer(&http).await.unwrap_or_else(|refusal| refusal),
         "/metrics/snapshot" => state::metrics_endpoint(&http).await,
         "/monitor/statistics" => usage::statistics(&http, true, false).await,
         "/containers" => {

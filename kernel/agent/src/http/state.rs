@@ -248,6 +248,40 @@ fn task_json(framework: &str, view: &TaskView) -> Value {
 /// Counters and gauges under Mesos' names.
 pub(super) async fn metrics(http: &Http) -> Result<BTreeMap<String, f64>, Response> {
     let (view, counts) = http.view().await?;
+    let mut all = metrics_of(http, &view);
+    for (name, count) in
+        ["tasks_staging", "tasks_running", "tasks_terminated", "tasks_remembered"].iter().zip(counts)
+    {
+        all.insert(format!("slave/{name}"), count as f64);
+    }
+    all.extend(system());
+    Ok(all)
+}
+
+/// The machine, under Mesos' names.
+fn system() -> impl Iterator<Item = (String, f64)> {
+    let file = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
+    let (load, memory) = (file("/proc/loadavg"), file("/proc/meminfo"));
+    let number = |word: &str| word.parse::<f64>().ok();
+    let loads: Vec<f64> = load.split_ascii_whitespace().take(3).filter_map(number).collect();
+    let bytes = |key: &str| {
+        let rest = memory.lines().find_map(|line| line.strip_prefix(key))?;
+        number(rest.split_ascii_whitespace().next()?).map(|kibibytes| kibibytes * 1024.0)
+    };
+    let cpus = std::thread::available_parallelism().ok().map(|count| count.get() as f64);
+    let all = [
+        ("cpus_total", cpus),
+        ("load_1min", loads.first().copied()),
+        ("load_5min", loads.get(1).copied()),
+        ("load_15min", loads.get(2).copied()),
+        ("mem_total_bytes", bytes("MemTotal:")),
+        ("mem_free_bytes", bytes("MemFree:")),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((format!("system/{name}"), value?)))
+}
+
+/// What the picture alone tells.
+pub(super) fn metrics_of(http: &Http, view: &crate::core::View) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let mut put = |name: &str, value: f64| {
         all.insert(format!("slave/{name}"), value);
@@ -255,19 +289,30 @@ pub(super) async fn metrics(http: &Http) -> Result<BTreeMap<String, f64>, Respon
     put("registered", f64::from(u8::from(view.registered)));
     put("uptime_secs", http.started.elapsed().as_secs_f64());
     put("frameworks_active", view.frameworks.iter().filter(|one| !one.completed).count() as f64);
-    for (name, count) in
-        ["tasks_staging", "tasks_running", "tasks_terminated", "tasks_remembered"].iter().zip(counts)
-    {
-        put(name, count as f64);
-    }
     let executors = view.frameworks.iter().flat_map(|framework| &framework.executors);
     put("executors_running", executors.filter(|executor| !executor.completed).count() as f64);
     for name in ["cpus", "gpus", "mem", "disk"] {
         let total = view.agent.resources.iter().filter(|one| one.name == name);
         let total: f64 = total.filter_map(|one| one.scalar.as_ref()).map(|scalar| scalar.value).sum();
         put(&format!("{name}_total"), total);
+        let used = used(view, name);
+        put(&format!("{name}_used"), used);
+        put(&format!("{name}_percent"), if total > 0.0 { used / total } else { 0.0 });
     }
-    Ok(all)
+    all
+}
+
+/// What tasks and executors that live were given.
+fn used(view: &crate::core::View, name: &str) -> f64 {
+    let executors = view.frameworks.iter().flat_map(|framework| &framework.executors);
+    let live = executors.filter(|executor| !executor.completed);
+    let given = live.flat_map(|executor| {
+        let tasks = executor.tasks.iter().filter(|task| matches!(task.stage, "pending" | "queued" | "launched"));
+        let own = executor.info.resources.iter().filter(|_| !executor.command);
+        own.chain(tasks.flat_map(|task| &task.task.resources))
+    });
+    let named = given.filter(|one| one.name == name);
+    named.filter_map(|one| one.scalar.as_ref()).map(|scalar| scalar.value).sum()
 }
 
 pub(super) async fn metrics_endpoint(http: &Http) -> Response {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plenum_api::mesos::ContainerInfo;
-use plenum_containers::{ContainerSpec, Enter, Exit, Runtime, RuntimeError};
+use plenum_containers::{ContainerSpec, Enter, Exit, OutOfMemory, Runtime, RuntimeError};
 use plenum_docker::DockerRuntime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ const SIGKILL: i32 = 9;
 const CALLED_OFF: &str = "the launch was called off";
 /// Checks under way at once; more wait, which their timeouts count.
 const CHECKS: usize = 64;
+/// For the kernel's report on a container that ran out of memory to be found.
+const REPORT: Duration = Duration::from_secs(5);
 /// Launches under way at once.
 const LAUNCHES: usize = 32;
 
@@ -101,7 +103,8 @@ impl Containers {
                 exit = inner.end_of(&container) => exit,
                 exit = inner.end_beyond_disk(&container) => exit,
             };
-            inner.tell(Event::Exited { container, exit: plan::exit(&exit) }).await;
+            let memory = out_of_memory(&*inner.runtime, &container, &exit).await;
+            inner.tell(Event::Exited { container, exit: plan::exit(&exit, memory.as_ref()) }).await;
         });
     }
 
@@ -372,6 +375,14 @@ impl Inner {
             }
         }
     }
+}
+
+/// What is known of a container that ended for want of memory.
+pub(crate) async fn out_of_memory(runtime: &dyn Runtime, container: &str, exit: &Exit) -> Option<OutOfMemory> {
+    if !exit.oom {
+        return None;
+    }
+    tokio::time::timeout(REPORT, runtime.out_of_memory(container)).await.ok().flatten()
 }
 
 /// Makes a sandbox that belongs to the task's user, and the link `latest` to it. Gives the owner.

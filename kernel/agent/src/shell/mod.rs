@@ -205,8 +205,11 @@ async fn recover(
                 let provision::Provided { networks, image } = provisioner.provided(&one.id);
                 FoundState::Running(Started { networks, image, ..plan::started(one.launched.as_ref()) })
             }
-            RecoveredState::Finished(exit) => FoundState::Exited(plan::exit(&exit)),
-            RecoveredState::Lost => FoundState::Exited(plan::exit(&plenum_containers::Exit::lost())),
+            RecoveredState::Finished(exit) => {
+                let memory = containers::out_of_memory(&*parts.runtime, &one.id, &exit).await;
+                FoundState::Exited(plan::exit(&exit, memory.as_ref()))
+            }
+            RecoveredState::Lost => FoundState::Exited(plan::exit(&plenum_containers::Exit::lost(), None)),
         };
         recovery.containers.push(Found { container: one.id, state });
     }

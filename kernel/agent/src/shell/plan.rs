@@ -217,14 +217,15 @@ pub(crate) fn started(launched: Option<&runtime::Launched>) -> Started {
     Started { pid, ..Started::default() }
 }
 
-/// The runtime's end of a container in the core's words.
-pub(crate) fn exit(exit: &runtime::Exit) -> Exit {
+/// The runtime's end of a container in the core's words; `memory` is what is known of one that ran out of it.
+pub(crate) fn exit(exit: &runtime::Exit, memory: Option<&runtime::OutOfMemory>) -> Exit {
     let message = match exit.reason {
         runtime::ExitReason::InitDied => "the container's first process was killed from outside",
         runtime::ExitReason::Lost => "the container was lost with its supervisor",
         _ => "",
     };
-    Exit { status: exit_status(exit.status), oom: exit.oom, message: message.to_owned() }
+    let message = memory.filter(|_| exit.oom).map_or_else(|| message.to_owned(), |known| known.words());
+    Exit { status: exit_status(exit.status), oom: exit.oom, message }
 }
 
 fn exit_status(status: runtime::ExitStatus) -> ExitStatus {

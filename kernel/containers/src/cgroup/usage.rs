@@ -1,8 +1,6 @@
 //! What a container uses, from the files of its groups; of the task's process alone where there are none.
 
-use plenum_shim::{cgroup as files, proc, wire};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use plenum_shim::{proc, wire};
 
 /// A measurement. `None` is not counted on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,54 +35,16 @@ pub struct Usage {
     pub task_only: bool,
 }
 
-/// Reads everything there is.
+/// Reads the cheap part.
 #[must_use]
 pub fn read(state: &wire::State) -> Usage {
-    let mut usage = Usage::default();
-    for group in &state.groups {
-        read_group(&mut usage, Path::new(std::ffi::OsStr::from_bytes(group)));
-    }
-    if usage.cpu_ns.is_none() && usage.memory_bytes.is_none() {
-        read_process(&mut usage, &state.task);
-    }
-    usage
-}
-
-fn read_group(usage: &mut Usage, dir: &Path) {
-    let number = |file: &str| files::number(&dir.join(file));
-    let counter = |file: &str, name: &str| files::counter(&dir.join(file), name);
-    let micros = |file: &str, name: &str| counter(file, name).map(|us| us.saturating_mul(1000));
-    let limit = |bytes: &u64| *bytes < u64::MAX / 4; // v1 writes "no limit" as a number near 2^63
-    let set = |field: &mut Option<u64>, value: Option<u64>| *field = value.or(*field);
-    // On a hybrid machine both count; the v1 controller, which also limits, has the last word.
-    let cpu = number("cpuacct.usage")
-        .or_else(|| usage.cpu_ns.is_none().then(|| micros("cpu.stat", "usage_usec"))?);
-    set(&mut usage.cpu_ns, cpu);
-    set(&mut usage.cpu_user_ns, number("cpuacct.usage_user").or_else(|| micros("cpu.stat", "user_usec")));
-    set(&mut usage.cpu_system_ns, number("cpuacct.usage_sys").or_else(|| micros("cpu.stat", "system_usec")));
-    set(&mut usage.cpu_periods, counter("cpu.stat", "nr_periods"));
-    set(&mut usage.cpu_throttled_periods, counter("cpu.stat", "nr_throttled"));
-    let throttled = counter("cpu.stat", "throttled_time").or_else(|| micros("cpu.stat", "throttled_usec"));
-    set(&mut usage.cpu_throttled_ns, throttled);
-    set(&mut usage.memory_bytes, number("memory.usage_in_bytes").or_else(|| number("memory.current")));
-    set(&mut usage.memory_peak_bytes, number("memory.max_usage_in_bytes").or_else(|| number("memory.peak")));
-    let bytes = number("memory.limit_in_bytes").or_else(|| number("memory.max")).filter(limit);
-    set(&mut usage.memory_limit_bytes, bytes);
-    let rss = counter("memory.stat", "total_rss").or_else(|| counter("memory.stat", "anon"));
-    set(&mut usage.memory_rss_bytes, rss);
-    let cache = counter("memory.stat", "total_cache").or_else(|| counter("memory.stat", "file"));
-    set(&mut usage.memory_cache_bytes, cache);
-    set(&mut usage.pids, number("pids.current"));
-    set(
-        &mut usage.oom_kills,
-        counter("memory.oom_control", "oom_kill").or_else(|| counter("memory.events", "oom_kill")),
-    );
+    super::stats::read_as(state, false).usage
 }
 
 /// 100 ticks a second is what the kernel shows to user space on every architecture we run on.
 const TICK_NS: u64 = 10_000_000;
 
-fn read_process(usage: &mut Usage, task: &wire::Pid) {
+pub(super) fn read_process(usage: &mut Usage, task: &wire::Pid) {
     usage.task_only = true;
     if let Some(stat) = proc::stat(task.pid).filter(|stat| stat.start == task.start) {
         usage.cpu_ns = Some(stat.cpu_ticks.saturating_mul(TICK_NS));

@@ -16,6 +16,8 @@ type Ask = (Request, oneshot::Sender<Reply>);
 pub struct Handle {
     /// As launched; `None` for one that never was.
     pub state: Option<State>,
+    /// What measuring it needs and found.
+    pub measured: super::measured::Measured,
     asks: mpsc::Sender<Ask>,
     exit: watch::Receiver<Option<Exit>>,
 }
@@ -31,14 +33,14 @@ impl Handle {
             let end = actor.run(connection, requests).await;
             announce.send_replace(Some(end));
         });
-        Self { state: Some(state), asks, exit }
+        Self { state: Some(state), measured: Default::default(), asks, exit }
     }
 
     /// A container that has ended.
     pub fn ended_with(state: Option<State>, exit: Exit) -> Self {
         let (asks, _) = mpsc::channel(1);
         let (_, exit) = watch::channel(Some(exit));
-        Self { state, asks, exit }
+        Self { state, measured: Default::default(), asks, exit }
     }
 
     /// The end, if it has come.

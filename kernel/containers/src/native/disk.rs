@@ -32,7 +32,7 @@ pub fn prepare(inner: &Inner, spec: &ContainerSpec, notes: &mut Vec<String>) -> 
     Some(Disk { bytes: limit.bytes, project, folders })
 }
 
-fn saved(run_dir: &Path) -> Option<Disk> {
+pub fn saved(run_dir: &Path) -> Option<Disk> {
     match connection::read_file::<Request>(&run_dir.join(LAUNCH)) {
         Ok(Request::Contain(contain)) => contain.more.disk,
         _ => None,
@@ -54,7 +54,7 @@ pub fn lift(inner: &Inner, run_dir: &Path) {
 }
 
 /// See [`crate::Runtime::disk`]. Blocks.
-fn used(inner: &Inner, disk: &Disk, enough: u64) -> std::io::Result<u64> {
+pub fn used(inner: &Inner, disk: &Disk, enough: u64) -> std::io::Result<u64> {
     let mut total = 0_u64;
     let mut counted = std::collections::BTreeSet::new();
     for folder in folders(disk) {
@@ -108,10 +108,11 @@ pub async fn exceeded(inner: &Arc<Inner>, id: &str) -> Result<DiskUse, RuntimeEr
         }
         let start = Instant::now();
         // What cannot be measured now may be the next time.
-        if let Ok(found) = look(inner, &disk, disk.bytes).await
-            && found.used_bytes > disk.bytes
-        {
-            return Ok(found);
+        if let Ok(found) = look(inner, &disk, disk.bytes).await {
+            handle.measured.note_disk(found);
+            if found.used_bytes > disk.bytes {
+                return Ok(found);
+            }
         }
         let slow: Duration = start.elapsed().saturating_mul(SHARE);
         pause = slow.max(inner.config.disk_interval);

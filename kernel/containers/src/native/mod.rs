@@ -10,6 +10,8 @@ mod disk;
 mod helper;
 mod launch;
 mod machine;
+mod measured;
+mod oom;
 mod probe;
 mod recover;
 mod session;
@@ -18,6 +20,7 @@ pub use probe::through;
 
 use crate::inside::Seccomp;
 use crate::isolation::Isolation;
+use crate::oom::OutOfMemory;
 use crate::quota::Projects;
 use crate::runtime::{
     DiskUse, Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics,
@@ -234,9 +237,27 @@ impl Runtime for NativeRuntime {
     }
 
     async fn stats(&self, id: &str) -> Result<Statistics, RuntimeError> {
-        let (_, state) = self.inner.running(id)?;
-        let read = tokio::task::spawn_blocking(move || crate::cgroup::stats::read(&state));
+        let (handle, state) = self.inner.running(id)?;
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || measured::read(&inner, &handle, &state));
         read.await.map_err(|_| RuntimeError::Refused("the work was abandoned by a shutdown".into()))
+    }
+
+    async fn stats_of(&self, ids: &[String]) -> Vec<Option<Statistics>> {
+        let running: Vec<_> = ids.iter().map(|id| self.inner.running(id).ok()).collect();
+        let inner = Arc::clone(&self.inner);
+        // One thread for all: to wake one for each would cost more than some of them.
+        let read = tokio::task::spawn_blocking(move || {
+            let one = |(handle, state): (Arc<Handle>, State)| measured::read(&inner, &handle, &state);
+            running.into_iter().map(|running| running.map(one)).collect()
+        });
+        read.await.unwrap_or_else(|_| vec![None; ids.len()])
+    }
+
+    async fn out_of_memory(&self, id: &str) -> Option<OutOfMemory> {
+        let dir = self.inner.dir(id);
+        let id = id.to_owned();
+        tokio::task::spawn_blocking(move || oom::find(&dir, &id)).await.ok().flatten()
     }
 
     async fn disk(&self, id: &str) -> Result<Option<DiskUse>, RuntimeError> {

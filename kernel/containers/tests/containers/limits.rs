@@ -1,7 +1,7 @@
 //! Limits: in the kernel's files, and in what happens when they are met.
 
-use super::harness::{skip, world};
-use plenum_containers::{ExitReason, ExitStatus, Limits, Runtime};
+use super::harness::{skip, within, world};
+use plenum_containers::{ExitReason, ExitStatus, Limits, OutOfMemory, Runtime};
 
 #[tokio::test]
 async fn limits_are_in_the_kernels_files() {
@@ -73,6 +73,38 @@ async fn running_out_of_memory_is_said() {
 }
 
 #[tokio::test]
+async fn what_ran_when_memory_was_full_is_known() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut spec = world.spec("full", "sleep 1000 & exec tail /dev/zero");
+    spec.id = format!("full-{}", std::process::id());
+    let id = spec.id.clone();
+    spec.limits.memory_bytes = Some(16 << 20);
+    world.runtime.launch(spec).await.unwrap();
+    within(20, world.runtime.wait(&id)).await.unwrap();
+    let check = |known: OutOfMemory| {
+        assert_eq!(known.limit_bytes, Some(16 << 20));
+        assert!(known.used_bytes.unwrap() >= 15 << 20, "{known:?}");
+        // The kernel writes ten reports in five seconds at most, and not every machine lets its log be read.
+        if let Some(first) = known.running.first() {
+            assert_eq!((first.name.as_str(), known.killed.as_deref()), ("tail", Some("tail")), "{known:?}");
+            assert!(known.running.iter().any(|one| one.name == "sleep"), "{known:?}");
+        }
+        known.words()
+    };
+    let words = check(world.runtime.out_of_memory(&id).await.unwrap());
+    assert!(words.starts_with("Requested: 16.0MB Maximum Used: 1"), "{words}");
+    println!("{words}");
+    // An agent that was away finds it all the same.
+    let later = world.restarted();
+    later.recover().await.unwrap();
+    check(later.out_of_memory(&id).await.unwrap());
+    later.destroy(&id).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_full_process_limit_stops_forks() {
     if skip() {
         return;
@@ -119,5 +151,12 @@ async fn statistics_count_processes_and_threads() {
     assert_eq!((stats.processes, stats.threads), (Some(4), Some(4)));
     assert_eq!(stats.usage.memory_limit_bytes, Some(64 << 20));
     assert!(stats.memory_mapped_bytes.is_some() && stats.usage.cpu_ns.is_some(), "{stats:?}");
+    assert_eq!((stats.network, stats.disk), (None, None), "the machine's network, and no limit");
+    if std::path::Path::new("/sys/fs/cgroup/memory/memory.pressure_level").exists() {
+        assert_eq!(stats.memory_pressure, Some([0, 0, 0]));
+    }
+    let many = world.runtime.stats_of(&["none".to_owned(), "a".to_owned()]).await;
+    assert_eq!((many.len(), many[0].is_none()), (2, true));
+    assert_eq!(many[1].as_ref().unwrap().processes, Some(4));
     world.runtime.destroy("a").await.unwrap();
 }
