@@ -127,7 +127,8 @@ impl<'a> Reports<'a> {
     }
 
     fn decide(&mut self, rest: &str) {
-        let field = |name: &str| rest.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        let field =
+            |name: &str| rest.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let named = |group: &str| {
             // An engine's group has the id within a name: `docker-<id>.scope`.
             group.split('/').any(|part| part == self.id || part.contains(&format!("-{}.", self.id)))
@@ -215,7 +216,13 @@ Memory cgroup out of memory: Killed process 29718 (tail) total-vm:34928kB
 
     #[test]
     fn odd_lines_do_no_harm() {
-        for text in ["oom-kill:", "[", "[  pid  ]\n[1] x", "memory: usage kB, limit", "[  pid  ] rss name\n[1] z z\n[1] 3"] {
+        for text in [
+            "oom-kill:",
+            "[",
+            "[  pid  ]\n[1] x",
+            "memory: usage kB, limit",
+            "[  pid  ] rss name\n[1] z z\n[1] 3",
+        ] {
             assert_eq!(read("c1", text), None, "{text}");
         }
         let text = "[  pid  ] rss name\n[1] z z\n[1] 3\noom-kill:task_memcg=/c1";

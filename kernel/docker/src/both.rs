@@ -4,8 +4,8 @@ use crate::runtime::DockerRuntime;
 use async_trait::async_trait;
 use plenum_containers::session::{Open, Session};
 use plenum_containers::{
-    ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered, Runtime,
-    RuntimeError, Statistics, Usage,
+    ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered,
+    Runtime, RuntimeError, Statistics, Usage,
 };
 use std::sync::Arc;
 use std::time::Duration;

@@ -234,11 +234,7 @@ fn block_io(devices: &[DeviceIo]) -> blkio::Statistics {
     let value = |op: Operation, number: u64| blkio::Value { op: Some(op.into()), value: Some(number) };
     let values = |read: u64, written: u64| {
         let total = read.saturating_add(written);
-        vec![
-            value(Operation::Read, read),
-            value(Operation::Write, written),
-            value(Operation::Total, total),
-        ]
+        vec![value(Operation::Read, read), value(Operation::Write, written), value(Operation::Total, total)]
     };
     let one = |io: &DeviceIo| Throttling {
         device: Some(Number { major_number: io.device.0.into(), minor_number: io.device.1.into() }),

@@ -103,10 +103,9 @@ impl Points {
     /// Shares of the last ten seconds, and seconds so far.
     fn stall(&mut self, name: &str, stall: Option<&plenum_containers::Stall>) {
         let Some(stall) = stall else { return };
-        for (part, avg10, total) in [
-            ("some", stall.some_avg10, stall.some_total_us),
-            ("full", stall.full_avg10, stall.full_total_us),
-        ] {
+        for (part, avg10, total) in
+            [("some", stall.some_avg10, stall.some_total_us), ("full", stall.full_avg10, stall.full_total_us)]
+        {
             self.put(&format!("{name}.{part}.avg10"), "percent", Some(f64::from(avg10) / 100.0));
             self.put(&format!("{name}.{part}.time"), "seconds", Some(total as f64 / 1e6));
         }

@@ -24,7 +24,7 @@ const LABEL_MAX: usize = 256;
 /// Answers with everything.
 pub(super) async fn answer(http: &Http) -> Result<Response, Response> {
     let look = Look::take(http, None).await?;
-    let agent = state::metrics_of(http, &look.view);
+    let agent = state::metrics_of(http, &look.view, look.counts);
     let work_dir = http.config.work_dir.clone();
     let written = tokio::task::spawn_blocking(move || {
         let mut page = Page::default();
@@ -111,13 +111,17 @@ const FAMILIES: [(&str, &str, &str, Of); 28] = [
     ("memory_unevictable_bytes", GAUGE, "Memory that cannot be taken back.", |f| {
         bytes(f.mesos.mem_unevictable_bytes)
     }),
-    ("memory_kernel_bytes", GAUGE, "The kernel's memory on its behalf.", |f| bytes(f.mesos.mem_kmem_usage_bytes)),
+    ("memory_kernel_bytes", GAUGE, "The kernel's memory on its behalf.", |f| {
+        bytes(f.mesos.mem_kmem_usage_bytes)
+    }),
     ("oom_kills_total", COUNTER, "Processes killed for want of memory.", |f| bytes(f.oom_kills)),
     ("processes", GAUGE, "Processes.", |f| count(f.mesos.processes)),
     ("threads", GAUGE, "Threads.", |f| count(f.mesos.threads)),
     ("disk_used_bytes", GAUGE, "Disk taken of its limit.", |f| bytes(f.mesos.disk_used_bytes)),
     ("disk_limit_bytes", GAUGE, "The limit of its disk.", |f| bytes(f.mesos.disk_limit_bytes)),
-    ("io_read_bytes_total", COUNTER, "Read from block devices.", |f| bytes(f.io_bytes().map(|(read, _)| read))),
+    ("io_read_bytes_total", COUNTER, "Read from block devices.", |f| {
+        bytes(f.io_bytes().map(|(read, _)| read))
+    }),
     ("io_written_bytes_total", COUNTER, "Written to block devices.", |f| {
         bytes(f.io_bytes().map(|(_, written)| written))
     }),
@@ -221,7 +225,10 @@ fn pressure(page: &mut Page, all: &[One<'_>]) {
     }
 }
 
-const STALLED: [(&str, &str, fn(&Stall) -> f64); 2] = [
+/// Name, explanation and number.
+type Stalled = (&'static str, &'static str, fn(&Stall) -> f64);
+
+const STALLED: [Stalled; 2] = [
     ("waiting_seconds_total", "Time in which some of it waited for a resource.", |stall| {
         stall.some_total_us as f64 / 1e6
     }),

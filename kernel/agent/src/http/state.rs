@@ -248,12 +248,7 @@ fn task_json(framework: &str, view: &TaskView) -> Value {
 /// Counters and gauges under Mesos' names.
 pub(super) async fn metrics(http: &Http) -> Result<BTreeMap<String, f64>, Response> {
     let (view, counts) = http.view().await?;
-    let mut all = metrics_of(http, &view);
-    for (name, count) in
-        ["tasks_staging", "tasks_running", "tasks_terminated", "tasks_remembered"].iter().zip(counts)
-    {
-        all.insert(format!("slave/{name}"), count as f64);
-    }
+    let mut all = metrics_of(http, &view, counts);
     all.extend(system());
     Ok(all)
 }
@@ -280,12 +275,17 @@ fn system() -> impl Iterator<Item = (String, f64)> {
     all.into_iter().filter_map(|(name, value)| Some((format!("system/{name}"), value?)))
 }
 
-/// What the picture alone tells.
-pub(super) fn metrics_of(http: &Http, view: &crate::core::View) -> BTreeMap<String, f64> {
+/// What a picture of the agent tells.
+pub(super) fn metrics_of(http: &Http, view: &crate::core::View, counts: [usize; 4]) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let mut put = |name: &str, value: f64| {
         all.insert(format!("slave/{name}"), value);
     };
+    for (name, count) in
+        ["tasks_staging", "tasks_running", "tasks_terminated", "tasks_remembered"].iter().zip(counts)
+    {
+        put(name, count as f64);
+    }
     put("registered", f64::from(u8::from(view.registered)));
     put("uptime_secs", http.started.elapsed().as_secs_f64());
     put("frameworks_active", view.frameworks.iter().filter(|one| !one.completed).count() as f64);
@@ -307,7 +307,8 @@ fn used(view: &crate::core::View, name: &str) -> f64 {
     let executors = view.frameworks.iter().flat_map(|framework| &framework.executors);
     let live = executors.filter(|executor| !executor.completed);
     let given = live.flat_map(|executor| {
-        let tasks = executor.tasks.iter().filter(|task| matches!(task.stage, "pending" | "queued" | "launched"));
+        let tasks =
+            executor.tasks.iter().filter(|task| matches!(task.stage, "pending" | "queued" | "launched"));
         let own = executor.info.resources.iter().filter(|_| !executor.command);
         own.chain(tasks.flat_map(|task| &task.task.resources))
     });

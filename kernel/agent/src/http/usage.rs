@@ -48,7 +48,8 @@ fn lives(task: &TaskView) -> bool {
 /// What runs in an executor.
 fn places<'a>(framework: &'a FrameworkView, executor: &'a ExecutorView) -> Vec<Place<'a>> {
     if is_pod(executor) {
-        let one = |task: &'a TaskView| Place { framework, executor, task: Some(task), container: &task.container };
+        let one =
+            |task: &'a TaskView| Place { framework, executor, task: Some(task), container: &task.container };
         return executor.tasks.iter().filter(|task| lives(task)).map(one).collect();
     }
     let task = executor.tasks.first().filter(|_| executor.command);
@@ -58,20 +59,23 @@ fn places<'a>(framework: &'a FrameworkView, executor: &'a ExecutorView) -> Vec<P
 /// A picture of the agent with what was measured.
 pub(super) struct Look {
     pub view: View,
+    /// Tasks in each stage.
+    pub counts: [usize; 4],
     figures: BTreeMap<String, Figures>,
 }
 
 impl Look {
     /// Measures everything, or the container that is named.
     pub async fn take(http: &Http, only: Option<&str>) -> Result<Self, Response> {
-        let (view, _) = http.view().await?;
+        let (view, counts) = http.view().await?;
         let all = all_places(&view);
         let all: Vec<Place<'_>> =
             all.into_iter().filter(|place| only.is_none_or(|id| id == place.container)).collect();
         let ids: Vec<String> = all.iter().map(|place| place.container.to_owned()).collect();
         let found = tokio::time::timeout(WAIT, http.runtime.stats_of(&ids)).await;
-        let found =
-            found.map_err(|_| text(http::StatusCode::SERVICE_UNAVAILABLE, "Measuring takes too long; try again."))?;
+        let found = found.map_err(|_| {
+            text(http::StatusCode::SERVICE_UNAVAILABLE, "Measuring takes too long; try again.")
+        })?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let folders = all.iter().flat_map(|place| persistent(http, place)).map(|(folder, _)| folder);
         let disks = http.disks.look(folders.collect());
@@ -81,7 +85,7 @@ impl Look {
             let one = Figures::new(&found, promised(place), now.as_secs_f64());
             figures.insert(place.container.to_owned(), with_volumes(one, http, place, &disks));
         }
-        Ok(Self { view, figures })
+        Ok(Self { view, counts, figures })
     }
 
     /// Everything that has processes of its own.

@@ -378,7 +378,11 @@ impl Inner {
 }
 
 /// What is known of a container that ended for want of memory.
-pub(crate) async fn out_of_memory(runtime: &dyn Runtime, container: &str, exit: &Exit) -> Option<OutOfMemory> {
+pub(crate) async fn out_of_memory(
+    runtime: &dyn Runtime,
+    container: &str,
+    exit: &Exit,
+) -> Option<OutOfMemory> {
     if !exit.oom {
         return None;
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod executor;
+mod figures;
 mod http;
 mod life;
 mod master;

@@ -105,6 +105,9 @@ mod tests {
         assert!(folder.unified() && folder.v1("memory").is_some() && folder.of("cpu").is_some());
         assert_eq!((folder.either("none", "a"), folder.number("b")), (Some(7), None));
         let counters = folder.counters("b").unwrap();
-        assert_eq!((counters.get("low"), counters.get("lower"), counters.get("lo")), (Some(1), Some(2), None));
+        assert_eq!(
+            (counters.get("low"), counters.get("lower"), counters.get("lo")),
+            (Some(1), Some(2), None)
+        );
     }
 }

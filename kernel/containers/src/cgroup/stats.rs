@@ -201,7 +201,11 @@ fn read_io(all: &mut Statistics, folder: &Folder<'_>) {
     });
     match v1 {
         Some((Some(bytes), requests)) => {
-            io_v1(&mut devices, &bytes, |io, read| if read { &mut io.read_bytes } else { &mut io.written_bytes });
+            io_v1(
+                &mut devices,
+                &bytes,
+                |io, read| if read { &mut io.read_bytes } else { &mut io.written_bytes },
+            );
             let requests = requests.unwrap_or_default();
             io_v1(&mut devices, &requests, |io, read| if read { &mut io.reads } else { &mut io.writes });
         }

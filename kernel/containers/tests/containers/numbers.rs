@@ -161,3 +161,47 @@ async fn a_thousand_containers() {
     }
     assert!(last < first * 4, "first hundred {first} us, last hundred {last} us");
 }
+
+/// Processor time of this process so far, user and kernel, microseconds.
+fn spent() -> [i64; 2] {
+    use nix::sys::time::TimeValLike;
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD);
+    let usage = usage.unwrap();
+    [usage.user_time().num_microseconds(), usage.system_time().num_microseconds()]
+}
+
+/// Whoever scrapes a thousand containers shall not be noticed: less than 200 us each. Debug builds take longer over the text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn measuring_costs_little() {
+    if skip() {
+        return;
+    }
+    let world = quick_world();
+    let ids: Vec<String> = (0..60).map(|i| format!("m{i}")).collect();
+    for id in &ids {
+        world.runtime.launch(sleeper(&world, id)).await.unwrap();
+    }
+    let states: Vec<_> = ids.iter().map(|id| world.runtime.launched(id).unwrap()).collect();
+    assert!(world.runtime.stats_of(&ids).await.iter().all(Option::is_some));
+    let read = move || {
+        let before = spent();
+        for launched in &states {
+            let groups = launched.cgroups.iter();
+            let state = plenum_shim::wire::State {
+                groups: groups.map(|dir| dir.as_os_str().as_encoded_bytes().to_vec()).collect(),
+                init: plenum_shim::wire::Pid { pid: launched.init_pid, start: 0 },
+                ..plenum_shim::wire::State::default()
+            };
+            let found = plenum_containers::cgroup::stats::read(&state);
+            assert!(found.usage.cpu_ns.is_some(), "{found:?}");
+        }
+        let after = spent();
+        [after[0] - before[0], after[1] - before[1]].map(|us| us / 60)
+    };
+    let [user, kernel] = tokio::task::spawn_blocking(read).await.unwrap();
+    println!("measuring one container: {user} us of ours, {kernel} us of the kernel's");
+    for id in &ids {
+        world.runtime.destroy(id).await.unwrap();
+    }
+    assert!(user + kernel < 3000, "{user} and {kernel} us");
+}

@@ -88,9 +88,42 @@ fn used(task: &ClusterTask, measured: &BTreeMap<String, Map<String, Value>>, bef
     Used { id: task.id.clone(), node: task.node().to_owned(), container, cpus, statistics }
 }
 
+/// Mebibytes to or from block devices.
+fn blocks(statistics: &Map<String, Value>, operation: &str) -> Option<f64> {
+    let devices = statistics.get("blkio_statistics")?.get("throttling")?.as_array()?;
+    let values = devices.iter().filter_map(|device| device.get("io_service_bytes")?.as_array()).flatten();
+    let of = values.filter(|value| value.get("op").and_then(Value::as_str) == Some(operation));
+    Some(of.filter_map(|value| value.get("value")?.as_f64()).sum::<f64>() / 1_048_576.0)
+}
+
+/// In how much of the last ten seconds some of it waited for processor, memory and block devices, per cent.
+fn waits(statistics: &Map<String, Value>) -> String {
+    let Some(pressure) = statistics.get("pressure") else { return "-".to_owned() };
+    let share = |what: &str| {
+        let share = pressure.get(what)?.get("some")?.get("avg10")?.as_f64()?;
+        Some(format!("{what} {}%", number(share)))
+    };
+    let known: Vec<String> = ["cpu", "memory", "io"].into_iter().filter_map(share).collect();
+    known.join(" ")
+}
+
 fn table(all: &[Used]) -> Table {
     let head = ["ID", "NODE", "CPUS", "OF", "MEM", "OF", "PROCESSES"];
-    let wide = ["CPU TIME", "THROTTLED", "CACHE", "CONTAINER"];
+    let wide = [
+        "CPU TIME",
+        "THROTTLED",
+        "CACHE",
+        "PEAK",
+        "DISK",
+        "OF",
+        "RX",
+        "TX",
+        "READ",
+        "WRITTEN",
+        "OOM KILLS",
+        "WAITS",
+        "CONTAINER",
+    ];
     let mut table = Table::new(&head, &wide, "no task runs; `plenum task list --all` shows those that ended");
     for one in all {
         let figure = |name: &str| one.statistics.get(name).and_then(Value::as_f64);
@@ -109,6 +142,15 @@ fn table(all: &[Used]) -> Table {
             text(seconds, |seconds| format!("{seconds:.1}s")).into(),
             text(figure("cpus_throttled_time_secs"), |seconds| format!("{seconds:.1}s")).into(),
             bytes("mem_cache_bytes").into(),
+            bytes("mem_peak_bytes").into(),
+            bytes("disk_used_bytes").into(),
+            bytes("disk_limit_bytes").into(),
+            bytes("net_rx_bytes").into(),
+            bytes("net_tx_bytes").into(),
+            text(blocks(&one.statistics, "READ"), mebibytes).into(),
+            text(blocks(&one.statistics, "WRITE"), mebibytes).into(),
+            text(figure("mem_oom_kills"), number).into(),
+            waits(&one.statistics).into(),
             Cell::from(&one.container),
         ]);
     }
@@ -136,6 +178,11 @@ mod tests {
         assert_eq!(see(10.0, 1.0).cpus, None, "nothing to compare with");
         let second = see(12.0, 2.0);
         assert_eq!(second.cpus, Some(0.5));
+        let more = json!({"pressure": {"cpu": {"some": {"avg10": 1.5}}}, "blkio_statistics": {"throttling": [
+            {"io_service_bytes": [{"op": "READ", "value": 2 << 20}, {"op": "TOTAL", "value": 9}]}]}});
+        let more = more.as_object().unwrap();
+        assert_eq!((blocks(more, "READ"), waits(more)), (Some(2.0), "cpu 1.5%".to_owned()));
+        assert_eq!((blocks(&second.statistics, "READ"), waits(&second.statistics)), (None, "-".to_owned()));
         assert_eq!(
             table(&[second]).render(Look::default()),
             "ID  NODE  CPUS  OF   MEM  OF  PROCESSES\nt   n1    0.5   1.5  3M   -   -\n"
