@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::id::AppId;
+use super::id::PathId;
 
 /// One version of an app. Field names are Marathon's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct App {
     /// The path.
-    pub id: AppId,
+    pub id: PathId,
     /// Shell command; excludes `args` unless there is an image.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cmd: Option<String>,
@@ -78,7 +78,7 @@ pub struct App {
     pub readiness_checks: Vec<Value>,
     /// Apps that must be up before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub dependencies: Vec<AppId>,
+    pub dependencies: Vec<PathId>,
     /// How a new version replaces the old one.
     pub upgrade_strategy: UpgradeStrategy,
     /// Labels.
@@ -378,7 +378,7 @@ impl Default for Unreachable {
 
 impl App {
     /// A definition with every default.
-    pub fn new(id: AppId, role: &str) -> Self {
+    pub fn new(id: PathId, role: &str) -> Self {
         Self {
             id,
             cmd: None,
@@ -474,7 +474,7 @@ impl App {
 }
 
 /// Whole numbers are written without a fraction, as Marathon does.
-fn tidy(value: Value) -> Value {
+pub(super) fn tidy(value: Value) -> Value {
     match value {
         Value::Number(n) => match n.as_f64() {
             Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9e15 => Value::from(f as i64),

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use plenum_api::Now;
 use serde::{Deserialize, Serialize};
 
-use super::app::App;
-use super::id::AppId;
+use super::definition::Definition;
+use super::id::PathId;
 use super::{Core, Entry, notices, records};
 
 /// A change on its way.
@@ -24,7 +24,7 @@ pub struct Deployment {
     /// The step that is under way; counted from 0.
     pub at: usize,
     /// Each app's version before; none for a new app.
-    pub original: BTreeMap<AppId, Option<String>>,
+    pub original: BTreeMap<PathId, Option<String>>,
 }
 
 /// One app's part in a step.
@@ -33,7 +33,7 @@ pub struct Action {
     /// What happens.
     pub what: What,
     /// To which app.
-    pub app: AppId,
+    pub app: PathId,
 }
 
 /// What happens to an app.
@@ -68,12 +68,12 @@ impl Deployment {
     }
 
     /// Whether it changes `app`.
-    pub fn affects(&self, app: &AppId) -> bool {
+    pub fn affects(&self, app: &PathId) -> bool {
         self.original.contains_key(app)
     }
 
     /// Whether `app`'s turn has not come.
-    pub fn holds(&self, app: &AppId) -> bool {
+    pub fn holds(&self, app: &PathId) -> bool {
         let reached = self.steps.iter().take(self.at.saturating_add(1)).flatten().any(|a| a.app == *app);
         let later = self.steps.iter().skip(self.at.saturating_add(1)).flatten().any(|a| a.app == *app);
         later && !reached
@@ -85,10 +85,10 @@ impl Deployment {
 /// # Errors
 /// The apps of a circle of dependencies.
 pub fn steps(
-    changes: &[(AppId, Vec<What>)],
-    apps: &BTreeMap<AppId, &App>,
-) -> Result<Vec<Vec<Action>>, Vec<AppId>> {
-    let mut left: BTreeSet<&AppId> =
+    changes: &[(PathId, Vec<What>)],
+    apps: &BTreeMap<PathId, &Definition>,
+) -> Result<Vec<Vec<Action>>, Vec<PathId>> {
+    let mut left: BTreeSet<&PathId> =
         changes.iter().filter(|(_, w)| !w.contains(&What::Stop)).map(|(id, _)| id).collect();
     let mut out: Vec<Vec<Action>> = Vec::new();
     let starts = changes.iter().filter(|(_, w)| w.contains(&What::Start));
@@ -97,12 +97,12 @@ pub fn steps(
         out.push(starts);
     }
     while !left.is_empty() {
-        let needs = |id: &AppId| apps.get(id).map(|a| a.dependencies.as_slice()).unwrap_or_default();
-        let waits = |id: &AppId| {
-            let below = |dependency: &AppId| left.iter().any(|l| *l == dependency || l.is_below(dependency));
+        let needs = |id: &PathId| apps.get(id).map(|a| a.dependencies()).unwrap_or_default();
+        let waits = |id: &PathId| {
+            let below = |dependency: &PathId| left.iter().any(|l| *l == dependency || l.is_below(dependency));
             needs(id).iter().any(below)
         };
-        let ready: Vec<&AppId> = left.iter().filter(|id| !waits(id)).copied().collect();
+        let ready: Vec<&PathId> = left.iter().filter(|id| !waits(id)).copied().collect();
         if ready.is_empty() {
             return Err(left.into_iter().cloned().collect());
         }
@@ -128,16 +128,16 @@ pub fn steps(
 impl Entry {
     /// What keeps the app from being as wanted, in words; none when it is.
     pub fn blocker(&self) -> Option<String> {
-        let config = &self.app.version_info.last_config_change_at;
+        let config = self.wanted.config();
         let ending = self.instances.values().filter(|i| !i.is_wanted()).count();
         let wanted = || self.instances.values().filter(|i| i.is_wanted());
         if self.removing {
             let left = self.instances.len();
             return (left > 0).then(|| format!("{left} instances have not ended yet"));
         }
-        let old = if self.roll { wanted().filter(|i| i.record.config != *config).count() } else { 0 };
-        let target = usize::try_from(self.app.instances).unwrap_or(usize::MAX);
-        let ready = wanted().filter(|i| i.is_ready(&self.app)).count();
+        let old = if self.roll { wanted().filter(|i| i.record.config != config).count() } else { 0 };
+        let target = usize::try_from(self.wanted.instances()).unwrap_or(usize::MAX);
+        let ready = wanted().filter(|i| i.is_ready(&self.wanted)).count();
         if old > 0 {
             return Some(format!("{old} instances of an older version are still to be replaced"));
         }
@@ -153,7 +153,7 @@ impl Entry {
 
 impl Core {
     /// Moves deployments on whose current step is done. Gives the apps whose turn has come.
-    pub(super) fn advance(&mut self, touched: &BTreeSet<AppId>, now: Now) -> BTreeSet<AppId> {
+    pub(super) fn advance(&mut self, touched: &BTreeSet<PathId>, now: Now) -> BTreeSet<PathId> {
         let mut turn = BTreeSet::new();
         let open: Vec<String> = self
             .deployments
@@ -198,14 +198,15 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use super::super::app::App;
     use super::*;
 
     #[test]
     fn dependencies_come_first_and_circles_are_named() {
-        let id = |text: &str| AppId::parse(text).unwrap();
+        let id = |text: &str| PathId::parse(text).unwrap();
         let app = |name: &str, needs: &[&str]| {
             let dependencies = needs.iter().map(|n| id(n)).collect();
-            App { dependencies, ..App::new(id(name), "*") }
+            Definition::App(App { dependencies, ..App::new(id(name), "*") })
         };
         let (web, db, old) = (app("web", &["db"]), app("db", &[]), app("old", &[]));
         let apps = [(id("web"), &web), (id("db"), &db), (id("old"), &old)].into();

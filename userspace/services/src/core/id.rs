@@ -12,9 +12,9 @@ pub const SEGMENT_RULE: &str = r"must fully match regular expression '^(([a-z0-9
 /// An absolute path of an app or a group: `/` or `/a/b`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct AppId(String);
+pub struct PathId(String);
 
-impl AppId {
+impl PathId {
     /// Reads a path as clients write it: a missing leading slash is added, doubled and trailing ones are dropped.
     ///
     /// # Errors
@@ -23,11 +23,11 @@ impl AppId {
         Self::resolve(text, None)
     }
 
-    /// Like [`AppId::parse`], with a relative path read below `base`, and `..` going up.
+    /// Like [`PathId::parse`], with a relative path read below `base`, and `..` going up.
     ///
     /// # Errors
-    /// As for [`AppId::parse`].
-    pub fn resolve(text: &str, base: Option<&AppId>) -> Result<Self, &'static str> {
+    /// As for [`PathId::parse`].
+    pub fn resolve(text: &str, base: Option<&PathId>) -> Result<Self, &'static str> {
         let mut parts: Vec<&str> = match base {
             Some(base) if !text.starts_with('/') => base.segments().collect(),
             _ => Vec::new(),
@@ -66,7 +66,7 @@ impl AppId {
     }
 
     /// The group that holds this path.
-    pub fn parent(&self) -> AppId {
+    pub fn parent(&self) -> PathId {
         match self.0.rsplit_once('/') {
             Some((head, _)) if !head.is_empty() => Self(head.to_owned()),
             _ => Self::root(),
@@ -74,7 +74,7 @@ impl AppId {
     }
 
     /// Whether `self` lies in the group `other`, at any depth.
-    pub fn is_below(&self, other: &AppId) -> bool {
+    pub fn is_below(&self, other: &PathId) -> bool {
         self != other
             && (other.is_root() || self.0.strip_prefix(&other.0).is_some_and(|rest| rest.starts_with('/')))
     }
@@ -95,7 +95,7 @@ impl AppId {
     }
 }
 
-impl fmt::Display for AppId {
+impl fmt::Display for PathId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -117,18 +117,22 @@ fn is_segment(text: &str) -> bool {
 #[serde(transparent)]
 pub struct InstanceId(String);
 
-/// The end of every task id: an instance has one task and is launched once.
-const TASK_SUFFIX: &str = "._app.1";
+/// What stands for the container of an app in the ids of its tasks.
+const APP_CONTAINER: &str = "_app";
 
 impl InstanceId {
     /// A new id for an instance of `app`.
-    pub fn fresh(app: &AppId, ids: &mut dyn IdSource) -> Self {
+    pub fn fresh(app: &PathId, ids: &mut dyn IdSource) -> Self {
         Self(format!("{}.instance-{}", app.safe(), ids.uuid_text()))
     }
 
-    /// The instance a task id belongs to, if the task id has our shape.
-    pub fn of_task(task: &str) -> Option<Self> {
-        task.strip_suffix(TASK_SUFFIX).map(|id| Self(id.to_owned()))
+    /// The instance a task id belongs to, the container and the number of the launch, if the task id has our shape.
+    pub fn of_task(task: &str) -> Option<(Self, &str, u32)> {
+        let (rest, launch) = task.rsplit_once('.')?;
+        let (id, container) = rest.rsplit_once('.')?;
+        let launch = launch.parse().ok().filter(|n| *n > 0)?;
+        let container = if container == APP_CONTAINER { "" } else { container };
+        id.contains(".instance-").then(|| (Self(id.to_owned()), container, launch))
     }
 
     /// From a record's key.
@@ -136,9 +140,10 @@ impl InstanceId {
         Self(key.to_owned())
     }
 
-    /// The id of the instance's task.
-    pub fn task_id(&self) -> String {
-        format!("{}{TASK_SUFFIX}", self.0)
+    /// The id of the task of one container (empty: the app's own) in the launch of that number.
+    pub fn task_id(&self, container: &str, launch: u32) -> String {
+        let container = if container.is_empty() { APP_CONTAINER } else { container };
+        format!("{}.{container}.{launch}", self.0)
     }
 
     /// The id.
@@ -167,26 +172,29 @@ mod tests {
             ("/a.b-c/1", "/a.b-c/1"),
             ("/", "/"),
         ] {
-            assert_eq!(AppId::parse(given).map(|id| id.to_string()), Ok(want.to_owned()), "{given}");
+            assert_eq!(PathId::parse(given).map(|id| id.to_string()), Ok(want.to_owned()), "{given}");
         }
         for bad in ["Web", "a b", "-a", "a-", "a/_b", "a..b", "é"] {
-            assert_eq!(AppId::parse(bad), Err(SEGMENT_RULE), "{bad}");
+            assert_eq!(PathId::parse(bad), Err(SEGMENT_RULE), "{bad}");
         }
     }
 
     #[test]
     fn names_are_derived() {
-        let id = AppId::parse("/a/b/c").unwrap();
+        let id = PathId::parse("/a/b/c").unwrap();
         assert_eq!(
             (id.safe().as_str(), id.task_name().as_str(), id.key().as_str()),
             ("a_b_c", "c.b.a", "a:b:c")
         );
         assert_eq!(id.parent().as_str(), "/a/b");
-        assert!(id.is_below(&AppId::root()) && id.is_below(&AppId::parse("/a").unwrap()));
-        assert!(!AppId::parse("/ab").unwrap().is_below(&AppId::parse("/a").unwrap()));
+        assert!(id.is_below(&PathId::root()) && id.is_below(&PathId::parse("/a").unwrap()));
+        assert!(!PathId::parse("/ab").unwrap().is_below(&PathId::parse("/a").unwrap()));
         let instance = InstanceId::from_key("a.instance-1");
-        assert_eq!(instance.task_id(), "a.instance-1._app.1");
-        assert_eq!(InstanceId::of_task("a.instance-1._app.1"), Some(instance));
+        assert_eq!(instance.task_id("", 1), "a.instance-1._app.1");
+        assert_eq!(instance.task_id("db", 3), "a.instance-1.db.3");
+        assert_eq!(InstanceId::of_task("a.instance-1._app.1"), Some((instance.clone(), "", 1)));
+        assert_eq!(InstanceId::of_task("a.instance-1.db.3"), Some((instance, "db", 3)));
+        assert_eq!(InstanceId::of_task("a.instance-1.db.0"), None);
         assert_eq!(InstanceId::of_task("other"), None);
     }
 }

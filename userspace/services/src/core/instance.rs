@@ -1,11 +1,13 @@
 //! One run of an app: what is written down before it is launched, and what was observed since.
 
+use std::sync::Arc;
+
 use plenum_api::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::app::App;
 use super::constraint::Location;
-use super::id::{AppId, InstanceId};
+use super::definition::{Definition, ONLY};
+use super::id::{InstanceId, PathId};
 
 /// A task's state, in Mesos' words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +103,7 @@ const CONDITIONS: [&str; 12] = [
     "Gone",
 ];
 
-/// What is written down before the launch and never changed, but for the goal.
+/// What is written down before the launch and never changed, but for the goal and the number of launches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Format number.
@@ -109,7 +111,7 @@ pub struct Record {
     /// The id.
     pub id: InstanceId,
     /// Whose instance.
-    pub app: AppId,
+    pub app: PathId,
     /// The version it was launched from.
     pub version: String,
     /// The configuration it was launched from: `lastConfigChangeAt` of that version.
@@ -118,14 +120,37 @@ pub struct Record {
     pub created: Millis,
     /// The node.
     pub agent: String,
-    /// Where the node is.
-    pub location: Location,
+    /// Where the node is. Shared with the node's other instances.
+    pub location: Arc<Location>,
     /// The role whose resources it uses.
     pub role: String,
-    /// One an app port.
+    /// One a port.
     pub host_ports: Vec<Option<u16>>,
     /// What is wanted of it.
     pub goal: Goal,
+    /// The names of a pod's containers; empty for an app.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<String>,
+    /// How often it was launched. More than once only where it has volumes.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub launches: u32,
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(n: &u32) -> bool {
+    *n == 1
+}
+
+impl Record {
+    /// Its containers and the ids of their tasks, of the latest launch.
+    pub fn tasks(&self) -> impl Iterator<Item = (&str, String)> {
+        let only = self.containers.is_empty().then_some(ONLY);
+        let names = only.into_iter().chain(self.containers.iter().map(String::as_str));
+        names.map(|name| (name, self.id.task_id(name, self.launches)))
+    }
 }
 
 /// What is wanted of an instance.
@@ -139,13 +164,15 @@ pub enum Goal {
     Ghost,
 }
 
-/// An instance.
+/// What was observed of one container of an instance.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Instance {
-    /// What is stored.
-    pub record: Record,
+pub struct Task {
+    /// The container's name; [`ONLY`] of an app.
+    pub name: String,
     /// Last observed; of an instance that was read from the store, nothing yet.
     pub state: Option<State>,
+    /// When that began (time of day).
+    pub since: Millis,
     /// By its health check.
     pub healthy: Option<bool>,
     /// Failed checks in a row that were heard of.
@@ -154,16 +181,45 @@ pub struct Instance {
     pub health_seen: (Option<Millis>, Option<Millis>),
     /// When it was first healthy.
     pub first_healthy: Option<Millis>,
-    /// When it was accepted.
-    pub staged: Millis,
     /// When it ran.
     pub started: Option<Millis>,
-    /// When the current state began (monotonic).
-    pub since: Millis,
     /// Its addresses and their protocols.
     pub addresses: Vec<(String, String)>,
     /// What its check said last.
     pub check: Option<serde_json::Value>,
+    /// What was said with its end.
+    pub message: String,
+}
+
+impl Task {
+    fn new(name: &str, state: Option<State>, since: Millis) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            since,
+            healthy: None,
+            failures: 0,
+            health_seen: (None, None),
+            first_healthy: None,
+            started: None,
+            addresses: Vec::new(),
+            check: None,
+            message: String::new(),
+        }
+    }
+}
+
+/// An instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// What is stored.
+    pub record: Record,
+    /// One a container.
+    pub tasks: Vec<Task>,
+    /// When it was accepted.
+    pub staged: Millis,
+    /// When the current state began (monotonic).
+    pub since: Millis,
     /// When it is asked again to end, or what became of it.
     pub again: Option<Millis>,
 }
@@ -172,20 +228,32 @@ impl Instance {
     /// An instance that is about to be launched, or was read from the store (`launched` false).
     pub fn new(record: Record, now: Millis, launched: bool) -> Self {
         let staged = record.created;
-        Self {
-            record,
-            state: launched.then_some(State::Staging),
-            healthy: None,
-            failures: 0,
-            health_seen: (None, None),
-            first_healthy: None,
-            staged,
-            started: None,
-            since: now,
-            addresses: Vec::new(),
-            check: None,
-            again: None,
+        let state = launched.then_some(State::Staging);
+        let tasks = record.tasks().map(|(name, _)| Task::new(name, state, staged)).collect();
+        Self { record, tasks, staged, since: now, again: None }
+    }
+
+    /// The state of the whole; none while nothing is known of a part. One that fails takes the others with it, and the end is that of
+    /// the worst.
+    pub fn state(&self) -> Option<State> {
+        let mut living = None;
+        let mut ended = None;
+        for task in &self.tasks {
+            let state = task.state?;
+            let slot = if state.is_terminal() { &mut ended } else { &mut living };
+            *slot = (*slot).max_by_rank(state);
         }
+        match (living, ended) {
+            (Some(state), Some(State::Finished) | None) => Some(state),
+            (Some(State::Unreachable), _) => Some(State::Unreachable),
+            (Some(_), Some(_)) => Some(State::Killing),
+            (None, ended) => ended,
+        }
+    }
+
+    /// The container of that name.
+    pub fn task_mut(&mut self, name: &str) -> Option<&mut Task> {
+        self.tasks.iter_mut().find(|task| task.name == name)
     }
 
     /// Counts towards what is wanted.
@@ -196,14 +264,28 @@ impl Instance {
     /// Is being ended although nobody here asked for it: its node is being emptied, or its health check gave it up. What takes its place
     /// need not wait for its end.
     pub fn is_leaving(&self) -> bool {
-        self.state == Some(State::Killing) && self.is_wanted()
+        self.is_wanted() && self.state() == Some(State::Killing)
     }
 
-    /// Serves: runs and, where there is a health check, passes it.
-    pub fn is_ready(&self, app: &App) -> bool {
-        self.state == Some(State::Running)
-            && (app.health_checks.is_empty() || self.healthy == Some(true))
-            && self.is_wanted()
+    /// Serves: runs and, where there are health checks, passes them.
+    pub fn is_ready(&self, definition: &Definition) -> bool {
+        let passes = |task: &Task| match task.state {
+            Some(State::Running) => task.healthy == Some(true) || !definition.has_health_check(&task.name),
+            // A container of a pod that did its work.
+            state => state == Some(State::Finished),
+        };
+        self.is_wanted() && self.state() == Some(State::Running) && self.tasks.iter().all(passes)
+    }
+
+    /// Health of the whole: false if a check says so, true if all that there are pass.
+    pub fn healthy(&self) -> Option<bool> {
+        let known = self.tasks.iter().filter_map(|task| task.healthy);
+        known.reduce(|all, one| all && one)
+    }
+
+    /// When the last container began to run.
+    pub fn started(&self) -> Option<Millis> {
+        self.tasks.iter().filter_map(|task| task.started).max()
     }
 
     /// The host ports, in order.
@@ -211,6 +293,36 @@ impl Instance {
         self.record.host_ports.iter().flatten().copied().collect()
     }
 }
+
+trait Worse {
+    /// The worse of the two.
+    fn max_by_rank(self, other: State) -> Option<State>;
+}
+
+impl Worse for Option<State> {
+    fn max_by_rank(self, other: State) -> Option<State> {
+        let rank = |state: State| WORST_FIRST.iter().position(|s| *s == state).unwrap_or(usize::MAX);
+        Some(self.filter(|mine| rank(*mine) <= rank(other)).unwrap_or(other))
+    }
+}
+
+/// The order in which the state of one container is that of its pod.
+const WORST_FIRST: [State; 14] = [
+    State::Error,
+    State::Failed,
+    State::GoneByOperator,
+    State::Gone,
+    State::Dropped,
+    State::Lost,
+    State::Unknown,
+    State::Unreachable,
+    State::Killing,
+    State::Staging,
+    State::Starting,
+    State::Running,
+    State::Killed,
+    State::Finished,
+];
 
 /// A status update, reduced to what the core looks at.
 #[derive(Clone, Debug, PartialEq)]

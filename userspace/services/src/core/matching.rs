@@ -1,10 +1,13 @@
 //! Does an offer fit an app, what of it is taken, and if not, why not. Pure arithmetic: the decision and its
 //! explanation are one piece of code.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::app::App;
 use super::constraint::{Constraint, Location};
+use super::definition::Definition;
+use super::pod::Resources;
 
 /// What a node offers.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +17,7 @@ pub struct Offer {
     /// The node.
     pub agent: String,
     /// Where it is.
-    pub location: Location,
+    pub location: Arc<Location>,
     /// The role it is offered to.
     pub role: String,
     /// Planned maintenance is under way.
@@ -122,18 +125,34 @@ pub struct Rejection {
     pub fix: String,
 }
 
-/// What an app asks of an offer, prepared once for many offers.
+/// What one instance asks of an offer, prepared once for many offers.
 #[derive(Debug)]
-pub struct Wish<'a> {
-    app: &'a App,
-    constraints: Vec<Constraint>,
+pub struct Wish {
+    role: String,
+    accepted: Vec<String>,
+    constraints: Vec<(Constraint, String)>,
+    needs: Resources,
+    ports: Vec<Option<u16>>,
 }
 
-impl<'a> Wish<'a> {
-    /// What `app` asks for. Its constraints were validated when it was accepted; one that no longer parses is ignored.
-    pub fn new(app: &'a App) -> Self {
-        let constraints = app.constraints.iter().filter_map(|c| Constraint::parse(c).ok()).collect();
-        Self { app, constraints }
+impl Wish {
+    /// What an instance of `definition` asks for. Its constraints were validated when it was accepted; one that no longer parses is
+    /// ignored.
+    pub fn new(definition: &Definition) -> Self {
+        let rules = definition.constraints();
+        let parsed = rules.iter().filter_map(|rule| Some((Constraint::parse(rule).ok()?, rule.join(":"))));
+        Self {
+            role: definition.role().to_owned(),
+            accepted: definition.accepted_roles().to_vec(),
+            constraints: parsed.collect(),
+            needs: definition.needs(),
+            ports: definition.host_ports(),
+        }
+    }
+
+    /// Whether it matters where the other instances are.
+    pub fn looks_at_others(&self) -> bool {
+        !self.constraints.is_empty()
     }
 
     /// Tries `offer`, with the app's other instances at `placed`. `seed` spreads the choice of dynamic ports.
@@ -168,7 +187,7 @@ impl<'a> Wish<'a> {
             }
         };
         let gpus = offer.portions.iter().any(|p| p.name == "gpus" && p.amount != Amount::Scalar(0));
-        if gpus && self.app.gpus == 0 {
+        if gpus && self.needs.gpus == 0 {
             broken.push(Rejection {
                 reason: Reason::DeclinedScarceResources,
                 rule: "nodes with GPUs are kept for apps that need them".to_owned(),
@@ -182,21 +201,20 @@ impl<'a> Wish<'a> {
     }
 
     fn accepts(&self, reserved: &str) -> bool {
-        match &self.app.accepted_resource_roles {
-            Some(roles) if !roles.is_empty() => roles.iter().any(|r| r == reserved),
-            _ => reserved == "*" || reserved == self.app.role,
+        match self.accepted.as_slice() {
+            [] => reserved == "*" || reserved == self.role,
+            roles => roles.iter().any(|r| r == reserved),
         }
     }
 
     fn roles(&self, offer: &Offer, broken: &mut Vec<Rejection>) {
-        let app = self.app;
-        if offer.role != app.role {
+        if offer.role != self.role {
             broken.push(Rejection {
                 reason: Reason::UnfulfilledRole,
                 rule: "role".to_owned(),
-                needed: format!("an offer to the role {}", app.role),
+                needed: format!("an offer to the role {}", self.role),
                 had: format!("an offer to {}", offer.role),
-                fix: format!("wait for an offer to {}, or change the app's role", app.role),
+                fix: format!("wait for an offer to {}, or change the app's role", self.role),
             });
         } else if !offer.portions.iter().any(|p| self.accepts(&p.reserved)) {
             let had: std::collections::BTreeSet<&str> =
@@ -205,7 +223,7 @@ impl<'a> Wish<'a> {
             broken.push(Rejection {
                 reason: Reason::UnfulfilledRole,
                 rule: "acceptedResourceRoles".to_owned(),
-                needed: app.accepted_resource_roles.clone().unwrap_or_default().join(", "),
+                needed: self.accepted.join(", "),
                 fix: format!("add one of {had} to acceptedResourceRoles"),
                 had,
             });
@@ -213,12 +231,12 @@ impl<'a> Wish<'a> {
     }
 
     fn places(&self, offer: &Offer, placed: &[&Location], broken: &mut Vec<Rejection>) {
-        for (constraint, words) in self.constraints.iter().zip(&self.app.constraints) {
+        for (constraint, words) in &self.constraints {
             if let Err((needed, had)) = constraint.check(&offer.location, placed.iter().copied()) {
                 broken.push(Rejection {
                     reason: Reason::UnfulfilledConstraint,
-                    rule: words.join(":"),
-                    fix: format!("add a node for which {needed}, or loosen {}", words.join(":")),
+                    rule: words.clone(),
+                    fix: format!("add a node for which {needed}, or loosen {words}"),
                     needed,
                     had,
                 });
@@ -227,12 +245,12 @@ impl<'a> Wish<'a> {
     }
 
     fn scalars(&self) -> [(&'static str, Reason, i64); 4] {
-        let app = self.app;
+        let needs = &self.needs;
         [
-            ("cpus", Reason::InsufficientCpus, thousandths(app.cpus)),
-            ("mem", Reason::InsufficientMemory, thousandths(app.mem)),
-            ("disk", Reason::InsufficientDisk, thousandths(app.disk)),
-            ("gpus", Reason::InsufficientGpus, i64::from(app.gpus).saturating_mul(1000)),
+            ("cpus", Reason::InsufficientCpus, thousandths(needs.cpus)),
+            ("mem", Reason::InsufficientMemory, thousandths(needs.mem)),
+            ("disk", Reason::InsufficientDisk, thousandths(needs.disk)),
+            ("gpus", Reason::InsufficientGpus, i64::from(needs.gpus).saturating_mul(1000)),
         ]
     }
 
@@ -264,20 +282,19 @@ impl<'a> Wish<'a> {
         seed: u64,
         takes: &mut Vec<Take>,
     ) -> Result<Vec<Option<u16>>, Rejection> {
-        let ports = self.app.ports();
+        let ports = &self.ports;
         let portions = self.portions(offer, "ports");
         let mut free: Vec<(usize, u64)> = Vec::new();
-        let wanted = ports.iter().filter(|p| p.host.is_some()).count();
+        let wanted = ports.iter().flatten().count();
         if wanted == 0 {
             return Ok(ports.iter().map(|_| None).collect());
         }
-        let exact: Vec<u64> =
-            ports.iter().filter_map(|p| p.host).filter(|p| *p != 0).map(u64::from).collect();
+        let exact: Vec<u64> = ports.iter().flatten().filter(|p| **p != 0).map(|p| u64::from(*p)).collect();
         let mut host_ports = Vec::with_capacity(ports.len());
         let total: u64 = portions.iter().map(|(_, p)| count(&p.amount)).fold(0, u64::saturating_add);
         let mut cursor = if total == 0 { 0 } else { seed % total };
-        for port in &ports {
-            let chosen = match port.host {
+        for port in ports {
+            let chosen = match *port {
                 None => None,
                 Some(0) => Some(
                     next_free(&portions, total, &mut cursor, &free, &exact)
@@ -438,7 +455,8 @@ fn remove(list: &mut Vec<(u64, u64)>, number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::id::AppId;
+    use crate::core::app::App;
+    use crate::core::id::PathId;
 
     fn offer(cpus: f64, mem: f64, ports: &[(u64, u64)]) -> Offer {
         let scalar = |name: &str, n: f64| Portion {
@@ -451,19 +469,19 @@ mod tests {
         Offer {
             id: "o".to_owned(),
             agent: "a".to_owned(),
-            location: Location { host: "h".to_owned(), ..Location::default() },
+            location: Arc::new(Location { host: "h".to_owned(), ..Location::default() }),
             role: "*".to_owned(),
             maintenance: false,
             portions: vec![scalar("cpus", cpus), scalar("mem", mem), ports],
         }
     }
 
-    fn app(change: impl FnOnce(&mut App)) -> App {
-        let mut app = App::new(AppId::parse("/a").unwrap(), "*");
+    fn app(change: impl FnOnce(&mut App)) -> Definition {
+        let mut app = App::new(PathId::parse("/a").unwrap(), "*");
         let body = serde_json::json!({"cmd": "x", "cpus": 1, "mem": 100});
         crate::core::update::apply(&mut app, body.as_object().unwrap(), "*").unwrap();
         change(&mut app);
-        app
+        Definition::App(app)
     }
 
     #[test]

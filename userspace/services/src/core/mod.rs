@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod constraint;
+pub mod definition;
 pub mod deployment;
 pub mod error;
 pub mod id;
@@ -17,6 +18,7 @@ mod notices;
 mod offers;
 pub mod once;
 mod planner;
+pub mod pod;
 pub mod records;
 pub mod requests;
 mod status;
@@ -32,11 +34,11 @@ use indexmap::IndexMap;
 use plenum_api::{IdSource, Millis, Now};
 use serde_json::Value;
 
-use app::App;
+use definition::Definition;
 use deployment::Deployment;
-use id::{AppId, InstanceId};
+use id::{InstanceId, PathId};
 use instance::{Instance, Record, Status};
-use matching::{Offer, Rejection, Take};
+use matching::{Offer, Rejection, Take, Wish};
 
 /// What the machine is set to.
 #[derive(Clone, Debug)]
@@ -165,7 +167,7 @@ pub struct Launch {
     /// What was written down.
     pub record: Record,
     /// The definition.
-    pub app: Arc<App>,
+    pub definition: Arc<Definition>,
     /// What it takes of the offer.
     pub takes: Vec<Take>,
 }
@@ -179,13 +181,15 @@ pub struct Notice {
     pub body: Value,
 }
 
-/// An app and everything about it.
+/// An app or a pod and everything about it.
 #[derive(Debug)]
 pub struct Entry {
     /// What is wanted.
-    pub app: Arc<App>,
+    pub wanted: Arc<Definition>,
+    /// What an instance of it asks of offers.
+    pub wish: Arc<Wish>,
     /// What was wanted before, and is now, by version.
-    pub versions: BTreeMap<String, Arc<App>>,
+    pub versions: BTreeMap<String, Arc<Definition>>,
     /// It is to go; hidden from readers.
     pub removing: bool,
     /// Instances of older configurations are replaced. Off after a deployment was stopped by force.
@@ -258,8 +262,8 @@ pub struct Stranger {
 #[derive(Debug)]
 pub struct Core {
     pub(crate) settings: Settings,
-    pub(crate) apps: BTreeMap<AppId, Entry>,
-    pub(crate) index: BTreeMap<InstanceId, AppId>,
+    pub(crate) apps: BTreeMap<PathId, Entry>,
+    pub(crate) index: BTreeMap<InstanceId, PathId>,
     pub(crate) deployments: IndexMap<String, Deployment>,
     pub(crate) ghosts: BTreeMap<InstanceId, Record>,
     /// Ghosts that nobody wanted to end: they were out of reach for too long. They may take their place again while it is free.
@@ -268,9 +272,9 @@ pub struct Core {
     pub(crate) framework: Option<String>,
     pub(crate) master: Option<String>,
     offers: offers::Offers,
-    dirty: BTreeSet<AppId>,
-    hungry: BTreeSet<AppId>,
-    wake: BTreeSet<(Millis, AppId)>,
+    dirty: BTreeSet<PathId>,
+    hungry: BTreeSet<PathId>,
+    wake: BTreeSet<(Millis, PathId)>,
     reconcile_at: Option<Millis>,
     last_version: Millis,
     out: Vec<Effect>,
@@ -337,7 +341,7 @@ impl Core {
 
     /// The roles of all apps, to subscribe with.
     pub fn roles(&self) -> BTreeSet<String> {
-        let mut roles: BTreeSet<String> = self.apps.values().map(|e| e.app.role.clone()).collect();
+        let mut roles: BTreeSet<String> = self.apps.values().map(|e| e.wanted.role().to_owned()).collect();
         roles.insert(self.settings.default_role.clone());
         roles
     }
@@ -368,12 +372,11 @@ impl Core {
 
     /// Asks about every instance we know, then about everything the master knows.
     fn reconcile(&mut self, all: bool, now: Now) {
-        let of = |i: &Instance| (i.record.id.task_id(), Some(i.record.agent.clone()));
         // One that was accepted a moment ago may not have reached the master's books.
-        let old = |i: &&Instance| all || i.state.is_none() || now.mono.since(i.since) > RECONCILE_SOON;
-        let known = self.apps.values().flat_map(|e| e.instances.values()).filter(old).map(of);
-        let ghosts = self.ghosts.values().map(|r| (r.id.task_id(), Some(r.agent.clone())));
-        let tasks: Vec<_> = known.chain(ghosts).collect();
+        let old = |i: &&Instance| all || i.state().is_none() || now.mono.since(i.since) > RECONCILE_SOON;
+        let known = self.apps.values().flat_map(|e| e.instances.values()).filter(old).map(|i| &i.record);
+        let of = |r: &Record| r.tasks().map(|(_, task)| (task, Some(r.agent.clone()))).collect::<Vec<_>>();
+        let tasks: Vec<_> = known.chain(self.ghosts.values()).flat_map(of).collect();
         for chunk in tasks.chunks(1000) {
             self.out.push(Effect::Reconcile(chunk.to_vec()));
         }
@@ -399,7 +402,7 @@ impl Core {
         if self.reconcile_at.is_some_and(|at| at <= now.mono) {
             self.reconcile(false, now);
             // The master says nothing about nodes it waits for itself: ask again soon.
-            let silent = self.apps.values().any(|e| e.instances.values().any(|i| i.state.is_none()));
+            let silent = self.apps.values().any(|e| e.instances.values().any(|i| i.state().is_none()));
             let pause = if silent { RECONCILE_SOON } else { RECONCILE_EVERY };
             self.reconcile_at = Some(now.mono + pause);
         }
@@ -438,12 +441,12 @@ impl Core {
     }
 
     /// The entry of an app that readers see.
-    pub fn entry(&self, id: &AppId) -> Option<&Entry> {
+    pub fn entry(&self, id: &PathId) -> Option<&Entry> {
         self.apps.get(id).filter(|e| !e.removing)
     }
 
     /// Every app that readers see.
-    pub fn entries(&self) -> impl Iterator<Item = (&AppId, &Entry)> {
+    pub fn entries(&self) -> impl Iterator<Item = (&PathId, &Entry)> {
         self.apps.iter().filter(|(_, e)| !e.removing)
     }
 }

@@ -4,6 +4,7 @@ use plenum_api::Now;
 use serde_json::{Map, Value, json};
 
 use super::deployment::Deployment;
+use super::id::InstanceId;
 use super::instance::{Instance, Status};
 use super::{Notice, time};
 
@@ -28,9 +29,11 @@ pub(super) fn registered(kind: &'static str, framework: &str, master: &str, now:
 
 pub(super) fn status_update(instance: &Instance, status: &Status, now: Now) -> Notice {
     let record = &instance.record;
-    let addresses: Vec<Value> = instance
-        .addresses
+    let task = InstanceId::of_task(&status.task);
+    let task = task.and_then(|(_, container, _)| instance.tasks.iter().find(|task| task.name == container));
+    let addresses: Vec<Value> = task
         .iter()
+        .flat_map(|task| &task.addresses)
         .map(|(ip, protocol)| json!({"ipAddress": ip, "protocol": protocol}))
         .collect();
     let fields = json!({
@@ -60,12 +63,12 @@ pub(super) fn instance_changed(instance: &Instance, condition: &str, now: Now) -
     notice("instance_changed_event", fields, now)
 }
 
-pub(super) fn health_changed(instance: &Instance, alive: bool, now: Now) -> [Notice; 2] {
+pub(super) fn health_changed(instance: &Instance, task: &str, alive: bool, now: Now) -> [Notice; 2] {
     let record = &instance.record;
     let old = json!({
         "appId": record.app,
         "instanceId": record.id,
-        "taskId": record.id.task_id(),
+        "taskId": task,
         "version": record.version,
         "alive": alive,
     });

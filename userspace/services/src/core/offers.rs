@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use plenum_api::{IdSource, Millis, Now};
 
-use super::app::App;
 use super::constraint::Location;
-use super::id::{AppId, InstanceId};
+use super::definition::ONLY;
+use super::id::{InstanceId, PathId};
 use super::instance::{Goal, Instance, Record};
-use super::matching::{self, Offer, Placement, Rejection, Wish};
+use super::matching::{self, Offer, Placement, Rejection};
 use super::{Core, Effect, Entry, Launch, NodeVerdict, Write, notices, records};
 
 /// How long offers are refused when nothing waits. Asking again forgets it.
@@ -71,7 +71,7 @@ impl Core {
         if self.master.is_none() {
             return;
         }
-        let ready: Vec<AppId> = self.hungry_within(now.mono);
+        let ready: Vec<PathId> = self.hungry_within(now.mono);
         if !ready.is_empty() && !self.offers.held.is_empty() {
             self.fill(&ready, now, ids);
         }
@@ -79,16 +79,16 @@ impl Core {
     }
 
     /// Apps that miss instances and whose delay is over at `at`.
-    fn hungry_within(&self, at: Millis) -> Vec<AppId> {
-        let due = |id: &&AppId| self.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at);
+    fn hungry_within(&self, at: Millis) -> Vec<PathId> {
+        let due = |id: &&PathId| self.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at);
         self.hungry.iter().filter(due).cloned().collect()
     }
 
     /// One instance an app and offer in turn, until nothing fits any more: that spreads instances over nodes.
-    fn fill(&mut self, ready: &[AppId], now: Now, ids: &mut dyn IdSource) {
+    fn fill(&mut self, ready: &[PathId], now: Now, ids: &mut dyn IdSource) {
         let mut held = std::mem::take(&mut self.offers.held);
-        let mut hopeless: BTreeSet<(String, AppId)> = BTreeSet::new();
-        let mut looked: BTreeSet<(String, AppId)> = BTreeSet::new();
+        let mut hopeless: BTreeSet<(String, PathId)> = BTreeSet::new();
+        let mut looked: BTreeSet<(String, PathId)> = BTreeSet::new();
         let mut writes = Vec::new();
         loop {
             let mut progress = false;
@@ -106,7 +106,7 @@ impl Core {
                         entry.count(&one.offer, fit.as_ref().err(), now);
                     }
                     let Ok(placement) = fit else {
-                        if entry.app.constraints.is_empty() {
+                        if !entry.wish.looks_at_others() {
                             hopeless.insert(pair);
                         }
                         continue;
@@ -183,17 +183,17 @@ impl Core {
 impl Entry {
     /// Until when failures hold launches back.
     pub(super) fn held_until(&self) -> Millis {
-        let config = &self.app.version_info.last_config_change_at;
-        self.backoff.as_ref().filter(|b| b.config == *config).map_or(Millis(0), |b| b.until)
+        let config = self.wanted.config();
+        self.backoff.as_ref().filter(|b| b.config == config).map_or(Millis(0), |b| b.until)
     }
 
     fn try_offer(&self, offer: &Offer, seed: u64) -> Result<Placement, Vec<Rejection>> {
-        let placed: Vec<&Location> = if self.app.constraints.is_empty() {
-            Vec::new()
+        let placed: Vec<&Location> = if self.wish.looks_at_others() {
+            self.instances.values().map(|i| &*i.record.location).collect()
         } else {
-            self.instances.values().map(|i| &i.record.location).collect()
+            Vec::new()
         };
-        Wish::new(&self.app).fit(offer, &placed, seed)
+        self.wish.fit(offer, &placed, seed)
     }
 
     fn count(&mut self, offer: &Offer, broken: Option<&Vec<Rejection>>, now: Now) {
@@ -222,13 +222,16 @@ impl Entry {
         now: Now,
         ids: &mut dyn IdSource,
     ) -> (Launch, Write) {
-        let app: Arc<App> = Arc::clone(&self.app);
+        let definition = Arc::clone(&self.wanted);
+        let names = definition.containers().into_iter().filter(|name| *name != ONLY);
         let record = Record {
             f: records::FORMAT,
-            id: InstanceId::fresh(&app.id, ids),
-            app: app.id.clone(),
-            version: app.version.clone(),
-            config: app.version_info.last_config_change_at.clone(),
+            id: InstanceId::fresh(definition.id(), ids),
+            app: definition.id().clone(),
+            version: definition.version().to_owned(),
+            config: definition.config().to_owned(),
+            containers: names.map(str::to_owned).collect(),
+            launches: 1,
             created: now.wall,
             agent: held.offer.agent.clone(),
             location: held.offer.location.clone(),
@@ -240,6 +243,6 @@ impl Entry {
         self.instances.insert(record.id.clone(), Instance::new(record.clone(), now.mono, true));
         self.missing = self.missing.saturating_sub(1);
         let write = records::put_instance(&record);
-        (Launch { record, app, takes: placement.takes }, write)
+        (Launch { record, definition, takes: placement.takes }, write)
     }
 }

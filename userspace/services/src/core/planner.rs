@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use plenum_api::{IdSource, Millis, Now};
 
-use super::app::{App, KillSelection, Unreachable};
-use super::id::{AppId, InstanceId};
-use super::instance::{Goal, Instance, Record, State};
+use super::app::KillSelection;
+use super::definition::Definition;
+use super::id::{InstanceId, PathId};
+use super::instance::{Goal, Instance, State};
 use super::{Core, Effect, Entry, Tally, Write, notices, records};
 
 /// After so long an instance that did not end is asked again.
@@ -36,7 +37,7 @@ impl Core {
         self.place(now, ids);
     }
 
-    fn plan_app(&mut self, id: &AppId, now: Now) {
+    fn plan_app(&mut self, id: &PathId, now: Now) {
         let holds = self.deployments.values().any(|d| d.holds(id));
         let Some(entry) = self.apps.get_mut(id) else { return };
         let (mut writes, wake, lapsed) = entry.give_up_unreachable(now);
@@ -86,25 +87,27 @@ impl Core {
     }
 
     /// Asks instances that are to end to do so, again after a while.
-    fn end_instances(&mut self, id: &AppId, now: Now) {
+    fn end_instances(&mut self, id: &PathId, now: Now) {
         if self.master.is_none() {
             return;
         }
         let Some(entry) = self.apps.get_mut(id) else { return };
-        let grace = entry.app.task_kill_grace_period_seconds.map(Millis::from_secs_f64);
+        let grace = entry.wanted.grace();
         for instance in entry.instances.values_mut().filter(|i| !i.is_wanted()) {
             if instance.again.is_none_or(|at| at <= now.mono) {
                 let again = now.mono + KILL_AGAIN.max(grace.unwrap_or_default());
                 instance.again = Some(again);
                 self.wake.insert((again, id.clone()));
-                let (task, agent) = (instance.record.id.task_id(), Some(instance.record.agent.clone()));
-                self.out.push(Effect::Kill { task, agent, grace });
+                for (_, task) in instance.record.tasks() {
+                    let agent = Some(instance.record.agent.clone());
+                    self.out.push(Effect::Kill { task, agent, grace });
+                }
             }
         }
     }
 
     /// Removes an app that is to go once nothing of it runs.
-    fn bury(&mut self, id: &AppId, now: Now) {
+    fn bury(&mut self, id: &PathId, now: Now) {
         if !self.apps.get(id).is_some_and(|e| e.removing && e.instances.is_empty()) {
             return;
         }
@@ -112,7 +115,7 @@ impl Core {
         self.hungry.remove(id);
         let versions = entry.versions.keys().map(|v| Write::Delete(records::version_key(id, v)));
         // The root last: an app whose versions are half gone is still one that is to go. Loading needs its version.
-        let current = records::version_key(id, &entry.app.version);
+        let current = records::version_key(id, entry.wanted.version());
         let mut writes: Vec<Write> =
             versions.filter(|w| !matches!(w, Write::Delete(key) if *key == current)).collect();
         writes.push(Write::Delete(records::root_key(id)));
@@ -128,14 +131,9 @@ impl Entry {
     /// Gives instances up that are out of reach for too long, or that are to end anyway: they become ghosts, which are
     /// ended when they come back. Says when to look again, and which were wanted to the last.
     fn give_up_unreachable(&mut self, now: Now) -> (Vec<Write>, Option<Millis>, BTreeSet<InstanceId>) {
-        let patience = match &self.app.unreachable_strategy {
-            Unreachable::Disabled(_) => None,
-            Unreachable::Enabled { inactive_after_seconds, .. } => {
-                Some(Millis::from_secs_f64(*inactive_after_seconds))
-            }
-        };
+        let patience = self.wanted.unreachable_patience();
         let (mut writes, mut wake, mut lapsed) = (Vec::new(), None, BTreeSet::new());
-        for instance in self.instances.values_mut().filter(|i| i.state == Some(State::Unreachable)) {
+        for instance in self.instances.values_mut().filter(|i| i.state() == Some(State::Unreachable)) {
             let until = patience.map(|p| instance.since + p);
             if !instance.is_wanted() || until.is_some_and(|at| at <= now.mono) {
                 if instance.is_wanted() && !self.removing {
@@ -152,22 +150,22 @@ impl Entry {
 
     /// How many instances to add and which to end, from the numbers alone.
     pub(super) fn decide(&self) -> Decision {
-        let config = &self.app.version_info.last_config_change_at;
+        let config = self.wanted.config();
         let wanted = || self.instances.values().filter(|i| i.is_wanted() && !i.is_leaving());
         if self.removing {
             let wanted = || self.instances.values().filter(|i| i.is_wanted());
             return Decision { missing: 0, stop: wanted().map(|i| i.record.id.clone()).collect() };
         }
-        let target = usize::try_from(self.app.instances).unwrap_or(usize::MAX);
-        let is_old = |i: &&Instance| self.roll && i.record.config != *config;
+        let target = usize::try_from(self.wanted.instances()).unwrap_or(usize::MAX);
+        let is_old = |i: &&Instance| self.roll && i.record.config != config;
         let old: Vec<&Instance> = wanted().filter(is_old).collect();
         let new: Vec<&Instance> = wanted().filter(|i| !is_old(i)).collect();
         let alive = self.instances.len();
         // Whoever is still ending has its place until it has ended; only replacing a version, or what others are taking away, may go
         // above the target.
         let replacing =
-            self.instances.values().any(|i| i.is_leaving() || (self.roll && i.record.config != *config));
-        let (least, most) = if replacing { bounds(&self.app) } else { (0, target) };
+            self.instances.values().any(|i| i.is_leaving() || (self.roll && i.record.config != config));
+        let (least, most) = if replacing { bounds(&self.wanted) } else { (0, target) };
         let missing = target.saturating_sub(new.len()).min(most.saturating_sub(alive));
         let mut stop = self.surplus(&new, new.len().saturating_sub(target));
         if !old.is_empty() {
@@ -181,7 +179,7 @@ impl Entry {
 
     /// Readiness by the definition an instance was launched from.
     fn is_ready(&self, instance: &Instance) -> bool {
-        instance.is_ready(self.versions.get(&instance.record.version).unwrap_or(&self.app))
+        instance.is_ready(self.versions.get(&instance.record.version).unwrap_or(&self.wanted))
     }
 
     fn surplus(&self, of: &[&Instance], count: usize) -> Vec<InstanceId> {
@@ -196,7 +194,7 @@ impl Entry {
         let mut stop = Vec::new();
         for instance in old {
             // Nothing is known of it since we started: it may well serve.
-            if instance.state.is_none() {
+            if instance.state().is_none() {
                 continue;
             }
             if self.is_ready(instance) {
@@ -212,7 +210,7 @@ impl Entry {
 
     fn sort_victims(&self, victims: &mut [&Instance]) {
         victims.sort_by(|a, b| {
-            let age = match self.app.kill_selection {
+            let age = match self.wanted.kill_selection() {
                 KillSelection::Youngest => b.record.created.cmp(&a.record.created),
                 KillSelection::Oldest => a.record.created.cmp(&b.record.created),
             };
@@ -224,22 +222,16 @@ impl Entry {
 
 /// The least that must stay ready and the most that may be alive while instances are replaced. When the two leave no
 /// room to move, one more is allowed, as in Marathon.
-fn bounds(app: &App) -> (usize, usize) {
-    let target = f64::from(app.instances);
-    let least = (target * app.upgrade_strategy.minimum_health_capacity).ceil() as usize;
-    let most = (target * (1.0 + app.upgrade_strategy.maximum_over_capacity)).floor() as usize;
+fn bounds(definition: &Definition) -> (usize, usize) {
+    let (target, upgrade) = (f64::from(definition.instances()), definition.upgrade());
+    let least = (target * upgrade.minimum_health_capacity).ceil() as usize;
+    let most = (target * (1.0 + upgrade.maximum_over_capacity)).floor() as usize;
     (least, if most <= least { least.saturating_add(1) } else { most })
-}
-
-impl Record {
-    /// The task's id and node, as a reconciliation names them.
-    pub(super) fn task_and_agent(&self) -> (String, Option<String>) {
-        (self.id.task_id(), Some(self.agent.clone()))
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::app::App;
     use super::*;
 
     #[test]
@@ -254,11 +246,11 @@ mod tests {
             (3, 0.0, 0.0, (0, 3)),
             (0, 1.0, 1.0, (0, 1)),
         ] {
-            let mut app = App::new(AppId::parse("/a").unwrap(), "*");
+            let mut app = App::new(PathId::parse("/a").unwrap(), "*");
             app.instances = instances;
             app.upgrade_strategy.minimum_health_capacity = minimum;
             app.upgrade_strategy.maximum_over_capacity = over;
-            assert_eq!(bounds(&app), want, "{instances} {minimum} {over}");
+            assert_eq!(bounds(&Definition::App(app)), want, "{instances} {minimum} {over}");
         }
     }
 }

@@ -9,9 +9,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::app::App;
+use super::definition::Definition;
 use super::deployment::Deployment;
-use super::id::AppId;
+use super::id::PathId;
 use super::instance::{Goal, Instance, Record};
+use super::matching::Wish;
+use super::pod::Pod;
 use super::{Core, Entry, Settings, Tally, Write, time};
 
 /// The format that is written. Older ones are read for two releases.
@@ -35,11 +38,11 @@ struct Framework {
     id: String,
 }
 
-/// The root of an app: which version is wanted.
+/// The root of an app or a pod: which version is wanted.
 #[derive(Serialize, Deserialize)]
 struct Root {
     f: u32,
-    id: AppId,
+    id: PathId,
     version: String,
     roll: bool,
     removing: bool,
@@ -48,7 +51,10 @@ struct Root {
 #[derive(Serialize, Deserialize)]
 struct Version {
     f: u32,
-    app: App,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    app: Option<App>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pod: Option<Pod>,
 }
 
 #[derive(Deserialize)]
@@ -61,13 +67,14 @@ pub(super) fn put_framework(id: &str) -> Write {
 }
 
 pub(super) fn put_root(entry: &Entry) -> Write {
-    let app = &entry.app;
-    let (version, roll, removing) = (app.version.clone(), entry.roll, entry.removing);
-    put(root_key(&app.id), &Root { f: FORMAT, id: app.id.clone(), version, roll, removing })
+    let (id, version) = (entry.wanted.id().clone(), entry.wanted.version().to_owned());
+    let (roll, removing) = (entry.roll, entry.removing);
+    put(root_key(&id), &Root { f: FORMAT, id: id.clone(), version, roll, removing })
 }
 
-pub(super) fn put_version(app: &App) -> Write {
-    put(version_key(&app.id, &app.version), &Version { f: FORMAT, app: app.clone() })
+pub(super) fn put_version(definition: &Definition) -> Write {
+    let (app, pod) = (definition.app().cloned(), definition.pod().cloned());
+    put(version_key(definition.id(), definition.version()), &Version { f: FORMAT, app, pod })
 }
 
 pub(super) fn put_instance(record: &Record) -> Write {
@@ -86,11 +93,11 @@ pub(super) fn delete_deployment(id: &str) -> Write {
     Write::Delete(format!("deployments/{id}"))
 }
 
-pub(super) fn root_key(id: &AppId) -> String {
+pub(super) fn root_key(id: &PathId) -> String {
     format!("apps/{}", id.key())
 }
 
-pub(super) fn version_key(id: &AppId, version: &str) -> String {
+pub(super) fn version_key(id: &PathId, version: &str) -> String {
     format!("versions/{}/{version}", id.key())
 }
 
@@ -116,15 +123,22 @@ impl Core {
     /// The first entry that cannot be understood.
     pub fn load(settings: Settings, entries: &[(String, Vec<u8>)], now: Now) -> Result<Self, Unreadable> {
         let mut core = Self::new(settings);
-        let mut versions: BTreeMap<AppId, BTreeMap<String, Arc<App>>> = BTreeMap::new();
+        let mut versions: BTreeMap<PathId, BTreeMap<String, Arc<Definition>>> = BTreeMap::new();
         let (mut roots, mut instances) = (Vec::new(), Vec::new());
         for (key, value) in entries {
             match key.split('/').next().unwrap_or("") {
                 "framework" => core.framework = Some(read::<Framework>(key, value)?.id),
                 "apps" => roots.push((key, read::<Root>(key, value)?)),
                 "versions" => {
-                    let app = read::<Version>(key, value)?.app;
-                    versions.entry(app.id.clone()).or_default().insert(app.version.clone(), Arc::new(app));
+                    let Version { app, pod, .. } = read(key, value)?;
+                    let definition = app.map(Definition::App).or(pod.map(Definition::Pod));
+                    let empty = || Unreadable {
+                        key: key.clone(),
+                        reason: "it is neither an app nor a pod".to_owned(),
+                    };
+                    let definition = Arc::new(definition.ok_or_else(empty)?);
+                    let of = versions.entry(definition.id().clone()).or_default();
+                    of.insert(definition.version().to_owned(), definition);
                 }
                 "instances" => instances.push(read::<Record>(key, value)?),
                 "deployments" => {
@@ -141,19 +155,21 @@ impl Core {
         }
         for (key, root) in roots {
             let mine = versions.remove(&root.id).unwrap_or_default();
-            let Some(app) = mine.get(&root.version).cloned() else {
+            let Some(wanted) = mine.get(&root.version).cloned() else {
                 let reason = format!("its version {} is missing", root.version);
                 return Err(Unreadable { key: key.clone(), reason });
             };
             core.dirty.insert(root.id.clone());
-            core.apps
-                .insert(root.id, Entry { roll: root.roll, removing: root.removing, ..Entry::new(app, mine) });
+            core.apps.insert(
+                root.id,
+                Entry { roll: root.roll, removing: root.removing, ..Entry::new(wanted, mine) },
+            );
         }
         for record in instances {
             core.adopt(record, now);
         }
         core.deployments.sort_by(|_, a, _, b| a.version.cmp(&b.version));
-        let newest = core.apps.values().filter_map(|e| time::parse(&e.app.version)).max();
+        let newest = core.apps.values().filter_map(|e| time::parse(e.wanted.version())).max();
         let planned = core.deployments.values().filter_map(|d| time::parse(&d.version)).max();
         core.last_version = newest.max(planned).unwrap_or_default();
         Ok(core)
@@ -173,10 +189,17 @@ impl Core {
 }
 
 impl Entry {
+    /// Wants something else.
+    pub(super) fn want(&mut self, wanted: Arc<Definition>) {
+        self.wish = Arc::new(Wish::new(&wanted));
+        self.wanted = wanted;
+    }
+
     /// An app of which nothing runs.
-    pub(super) fn new(app: Arc<App>, versions: BTreeMap<String, Arc<App>>) -> Self {
+    pub(super) fn new(wanted: Arc<Definition>, versions: BTreeMap<String, Arc<Definition>>) -> Self {
         Self {
-            app,
+            wish: Arc::new(Wish::new(&wanted)),
+            wanted,
             versions,
             removing: false,
             roll: true,

@@ -8,9 +8,10 @@ use plenum_api::{IdSource, Now};
 use serde_json::{Map, Value, json};
 
 use super::app::{App, VersionInfo};
+use super::definition::Definition;
 use super::deployment::{self, Deployment, What};
 use super::error::{ApiError, Flaw};
-use super::id::{AppId, InstanceId};
+use super::id::{InstanceId, PathId};
 use super::instance::Goal;
 use super::once::Once;
 use super::{Core, Effect, Entry, Write, notices, records, update, validate, view};
@@ -40,7 +41,7 @@ pub enum Kind {
     /// A change of an app, or a new one if there is none.
     Update {
         /// Which.
-        id: AppId,
+        id: PathId,
         /// The fields.
         body: Map<String, Value>,
         /// Fields that are absent stay as they are.
@@ -56,24 +57,24 @@ pub enum Kind {
         create: bool,
     },
     /// An app goes.
-    Remove(AppId),
+    Remove(PathId),
     /// A group goes with everything in it.
-    RemoveGroup(AppId),
+    RemoveGroup(PathId),
     /// All instances of an app are replaced.
-    Restart(AppId),
+    Restart(PathId),
     /// Instances end; they are replaced unless the app shrinks with them.
     Kill(Killing),
     /// A deployment is undone, or with force just forgotten.
     Cancel(String),
     /// An app's delay ends now.
-    ResetDelay(AppId),
+    ResetDelay(PathId),
 }
 
 /// Which instances end.
 #[derive(Clone, Debug)]
 pub struct Killing {
     /// Only of this app, which must exist.
-    pub app: Option<AppId>,
+    pub app: Option<PathId>,
     /// These tasks; all of the app if none.
     pub tasks: Option<Vec<String>>,
     /// Only on this host.
@@ -104,12 +105,12 @@ impl Reply {
 /// What is to become of an app.
 enum Target {
     /// This; `restart` replaces instances even if nothing changed.
-    Be { app: Box<App>, restart: bool },
+    Be { wanted: Box<Definition>, restart: bool },
     /// To go.
     Gone,
 }
 
-type Targets = BTreeMap<AppId, Target>;
+type Targets = BTreeMap<PathId, Target>;
 
 /// At most so many apps in one request: their roots flip in one transaction.
 const MOST_APPS: usize = 80;
@@ -168,8 +169,8 @@ impl Core {
             }
             Kind::Restart(id) => {
                 let entry = self.entry(id).ok_or_else(|| ApiError::no_app(id))?;
-                let app = Box::new(App::clone(&entry.app));
-                self.submit([(id.clone(), Target::Be { app, restart: true })].into(), r.force, now, ids)
+                let wanted = Box::new(Definition::clone(&entry.wanted));
+                self.submit([(id.clone(), Target::Be { wanted, restart: true })].into(), r.force, now, ids)
             }
             Kind::Kill(which) => self.kill(which, r.force, now, ids),
             Kind::Cancel(id) => self.cancel(id, r.force, now, ids),
@@ -207,14 +208,18 @@ impl Core {
     }
 
     /// The definition that `body` makes of the app `id`.
-    fn updated(&self, id: &AppId, body: &Map<String, Value>, partial: bool) -> Result<Target, ApiError> {
-        let before = self.entry(id);
-        if let (Some(entry), Some(version)) = (before, only_version(body)) {
+    fn updated(&self, id: &PathId, body: &Map<String, Value>, partial: bool) -> Result<Target, ApiError> {
+        let entry = self.entry(id);
+        let before = entry.and_then(|e| e.wanted.app());
+        if entry.is_some() && before.is_none() {
+            return Err(ApiError::Conflict(format!("'{id}' is a pod: change it at /v2/pods{id}")));
+        }
+        if let (Some(entry), Some(version)) = (entry, only_version(body)) {
             let old = entry.versions.get(version);
             let old = old.ok_or_else(|| {
                 ApiError::NotFound(format!("App '{id}' does not exist in version {version}"))
             })?;
-            return Ok(Target::Be { app: Box::new(App::clone(old)), restart: false });
+            return Ok(Target::Be { wanted: Box::new(Definition::clone(old)), restart: false });
         }
         if id.is_root() {
             return Err(ApiError::invalid("/id", "must not be the root"));
@@ -225,7 +230,7 @@ impl Core {
             return Err(ApiError::invalid("/id", format!("must be {id}, or left out")));
         }
         let mut app = match before {
-            Some(entry) if partial => App::clone(&entry.app),
+            Some(app) if partial => app.clone(),
             _ => App::new(id.clone(), &self.settings.default_role),
         };
         update::apply(&mut app, body, &self.settings.default_role).map_err(ApiError::BadFields)?;
@@ -238,15 +243,14 @@ impl Core {
             return Err(ApiError::Invalid(flaws));
         }
         self.assign_service_ports(&mut app)?;
-        Ok(Target::Be { app: Box::new(app), restart: false })
+        Ok(Target::Be { wanted: Box::new(Definition::App(app)), restart: false })
     }
 
     /// Gives service ports to ports that have none, that no app uses.
     fn assign_service_ports(&self, app: &mut App) -> Result<(), ApiError> {
         let used = self.entries().filter(|(id, _)| **id != app.id);
-        let mut used: std::collections::BTreeSet<u16> = used
-            .flat_map(|(_, e)| e.app.ports().into_iter().map(|p| p.service).collect::<Vec<_>>())
-            .collect();
+        let mut used: std::collections::BTreeSet<u16> =
+            used.flat_map(|(_, e)| e.wanted.service_ports()).collect();
         used.extend(app.ports().iter().map(|p| p.service));
         let host = app.host_networking();
         let exact = app.require_ports;
@@ -269,8 +273,8 @@ impl Core {
     }
 
     fn announce(&mut self, r: &Request, target: &Target, now: Now) {
-        if let Target::Be { app, .. } = target {
-            let fields = json!({"clientIp": r.client, "uri": r.uri, "appDefinition": app.to_json()});
+        if let Target::Be { wanted, .. } = target {
+            let fields = json!({"clientIp": r.client, "uri": r.uri, "appDefinition": wanted.to_json()});
             self.publish(notices::notice("api_post_event", fields, now));
         }
     }
@@ -307,16 +311,17 @@ impl Core {
         if !force && !in_the_way.is_empty() {
             return Err(ApiError::Locked(in_the_way));
         }
-        let changes: Vec<(AppId, Vec<What>)> =
+        let changes: Vec<(PathId, Vec<What>)> =
             targets.iter().map(|(id, target)| (id.clone(), self.actions(id, target))).collect();
-        let apps: BTreeMap<AppId, &App> = targets
-            .iter()
-            .filter_map(
-                |(id, t)| if let Target::Be { app, .. } = t { Some((id.clone(), &**app)) } else { None },
-            )
-            .collect();
+        let apps: BTreeMap<PathId, &Definition> =
+            targets
+                .iter()
+                .filter_map(|(id, t)| {
+                    if let Target::Be { wanted, .. } = t { Some((id.clone(), &**wanted)) } else { None }
+                })
+                .collect();
         let steps = deployment::steps(&changes, &apps).map_err(|circle| {
-            let names: Vec<&str> = circle.iter().map(AppId::as_str).collect();
+            let names: Vec<&str> = circle.iter().map(PathId::as_str).collect();
             ApiError::invalid(
                 "/dependencies",
                 format!("Dependency graph has cyclic dependencies: {}", names.join(", ")),
@@ -331,7 +336,7 @@ impl Core {
             at: 0,
             original: targets
                 .keys()
-                .map(|id| (id.clone(), self.entry(id).map(|e| e.app.version.clone())))
+                .map(|id| (id.clone(), self.entry(id).map(|e| e.wanted.version().to_owned())))
                 .collect(),
         };
         let mut writes = first;
@@ -353,17 +358,17 @@ impl Core {
         Ok(Reply { status: 200, body: Some(body), deployment: Some(id), location: None })
     }
 
-    fn actions(&self, id: &AppId, target: &Target) -> Vec<What> {
+    fn actions(&self, id: &PathId, target: &Target) -> Vec<What> {
         match (self.entry(id), target) {
             (_, Target::Gone) => vec![What::Stop],
             (None, Target::Be { .. }) => vec![What::Start, What::Scale],
-            (Some(entry), Target::Be { app, restart }) => {
-                let config = &entry.app.version_info.last_config_change_at;
+            (Some(entry), Target::Be { wanted, restart }) => {
+                let config = entry.wanted.config();
                 // A deployment that is replaced may have left some behind.
-                let rest = entry.roll && entry.instances.values().any(|i| i.record.config != *config);
-                if *restart || rest || entry.app.differs_in_config(app) {
+                let rest = entry.roll && entry.instances.values().any(|i| i.record.config != config);
+                if *restart || rest || entry.wanted.differs_in_config(wanted) {
                     vec![What::Restart]
-                } else if entry.app.instances != app.instances || entry.blocker().is_some() {
+                } else if entry.wanted.instances() != wanted.instances() || entry.blocker().is_some() {
                     vec![What::Scale]
                 } else {
                     Vec::new()
@@ -373,8 +378,8 @@ impl Core {
     }
 
     /// Makes `target` what is wanted of the app `id`, in memory and in `writes`.
-    fn retarget(&mut self, id: &AppId, target: Target, version: &str, writes: &mut Vec<Write>) {
-        let (app, restart) = match target {
+    fn retarget(&mut self, id: &PathId, target: Target, version: &str, writes: &mut Vec<Write>) {
+        let (mut wanted, restart) = match target {
             Target::Gone => {
                 if let Some(entry) = self.apps.get_mut(id) {
                     entry.removing = true;
@@ -382,13 +387,13 @@ impl Core {
                 }
                 return;
             }
-            Target::Be { app, restart } => (*app, restart),
+            Target::Be { wanted, restart } => (*wanted, restart),
         };
-        let before = self.entry(id).map(|e| Arc::clone(&e.app));
+        let before = self.entry(id).map(|e| Arc::clone(&e.wanted));
         if let Some(old) = &before
             && !restart
-            && old.version == app.version
-            && **old == app
+            && old.version() == wanted.version()
+            && **old == wanted
         {
             if let Some(entry) = self.apps.get_mut(id).filter(|e| !e.roll) {
                 entry.roll = true;
@@ -396,31 +401,32 @@ impl Core {
             }
             return;
         }
-        let known = self.apps.get(id).and_then(|e| e.versions.get(&app.version));
-        let is_old = known.is_some_and(|old| !old.differs_in_config(&app));
+        let known = self.apps.get(id).and_then(|e| e.versions.get(wanted.version()));
+        let is_old = known.is_some_and(|old| !old.differs_in_config(&wanted));
         let now = || version.to_owned();
         let info = match &before {
             None => VersionInfo { last_scaling_at: now(), last_config_change_at: now() },
             Some(_) if restart => VersionInfo { last_scaling_at: now(), last_config_change_at: now() },
             // Going back to a version: what still runs of it stays.
-            Some(_) if is_old => VersionInfo { last_scaling_at: now(), ..app.version_info.clone() },
-            Some(old) if old.differs_in_config(&app) => {
+            Some(_) if is_old => VersionInfo { last_scaling_at: now(), ..wanted.info().clone() },
+            Some(old) if old.differs_in_config(&wanted) => {
                 VersionInfo { last_scaling_at: now(), last_config_change_at: now() }
             }
-            Some(old) => VersionInfo { last_scaling_at: now(), ..old.version_info.clone() },
+            Some(old) => VersionInfo { last_scaling_at: now(), ..old.info().clone() },
         };
-        let app = Arc::new(App { version: version.to_owned(), version_info: info, ..app });
-        writes.push(records::put_version(&app));
+        wanted.stamp(version, info);
+        let wanted = Arc::new(wanted);
+        writes.push(records::put_version(&wanted));
         let keep: Vec<String> =
             self.deployments.values().filter_map(|d| d.original.get(id)?.clone()).collect();
         let entry = self.apps.entry(id.clone());
-        let entry = entry.or_insert_with(|| Entry::new(Arc::clone(&app), BTreeMap::new()));
-        entry.versions.insert(version.to_owned(), Arc::clone(&app));
-        entry.app = app;
+        let entry = entry.or_insert_with(|| Entry::new(Arc::clone(&wanted), BTreeMap::new()));
+        entry.versions.insert(version.to_owned(), Arc::clone(&wanted));
+        entry.want(wanted);
         (entry.removing, entry.roll) = (false, true);
         entry.tally = super::Tally::default();
         while entry.versions.len() > self.settings.versions {
-            let spare = |v: &&String| **v != entry.app.version && !keep.contains(v);
+            let spare = |v: &&String| **v != entry.wanted.version() && !keep.contains(v);
             let Some(oldest) = entry.versions.keys().find(spare).cloned() else { break };
             entry.versions.remove(&oldest);
             writes.push(Write::Delete(records::version_key(id, &oldest)));
@@ -462,8 +468,8 @@ impl Core {
             let before = version.as_ref().and_then(|v| entry.and_then(|e| e.versions.get(v)));
             match before {
                 Some(before) => {
-                    let app_before = Box::new(App::clone(before));
-                    targets.insert(app.clone(), Target::Be { app: app_before, restart: false });
+                    let wanted = Box::new(Definition::clone(before));
+                    targets.insert(app.clone(), Target::Be { wanted, restart: false });
                 }
                 None if entry.is_some() => {
                     targets.insert(app.clone(), Target::Gone);
@@ -478,7 +484,7 @@ impl Core {
 /// Parameters of ending instances, gathered.
 struct Victims {
     shown: Vec<Value>,
-    by_app: BTreeMap<AppId, Vec<InstanceId>>,
+    by_app: BTreeMap<PathId, Vec<InstanceId>>,
     strangers: Vec<(String, Option<String>)>,
 }
 
@@ -537,16 +543,19 @@ impl Core {
         Ok(Reply::ok(200, body))
     }
 
-    fn victims(&self, app: Option<&AppId>, tasks: Option<&[String]>, host: Option<&str>) -> Victims {
+    fn victims(&self, app: Option<&PathId>, tasks: Option<&[String]>, host: Option<&str>) -> Victims {
         let mut out = Victims { shown: Vec::new(), by_app: BTreeMap::new(), strangers: Vec::new() };
-        let named =
-            |id: &InstanceId| tasks.is_none_or(|t| t.iter().any(|t| *t == id.task_id() || t == id.as_str()));
+        let named = |id: &InstanceId| {
+            tasks.is_none_or(|t| {
+                t.iter().any(|t| t == id.as_str() || InstanceId::of_task(t).is_some_and(|(of, ..)| of == *id))
+            })
+        };
         for (app_id, entry) in self.entries().filter(|(id, _)| app.is_none_or(|a| a == *id)) {
             let fits = |host: &str, at: &super::constraint::Location| at.host == host;
             for instance in entry.instances.values() {
                 let record = &instance.record;
                 if named(&record.id) && host.is_none_or(|h| fits(h, &record.location)) {
-                    out.shown.push(view::task(entry, instance));
+                    out.shown.extend(view::tasks_of(entry, instance));
                     out.by_app.entry(app_id.clone()).or_default().push(record.id.clone());
                 }
             }
@@ -566,19 +575,19 @@ impl Core {
             let Some(entry) = self.entry(id) else { continue };
             let wanted =
                 instances.iter().filter(|i| entry.instances.get(i).is_some_and(|i| i.is_wanted())).count();
-            let mut app = App::clone(&entry.app);
-            app.instances = app.instances.saturating_sub(u32::try_from(wanted).unwrap_or(u32::MAX));
-            targets.insert(id.clone(), Target::Be { app: Box::new(app), restart: false });
+            let mut fewer = Definition::clone(&entry.wanted);
+            fewer.scale_to(fewer.instances().saturating_sub(u32::try_from(wanted).unwrap_or(u32::MAX)));
+            targets.insert(id.clone(), Target::Be { wanted: Box::new(fewer), restart: false });
         }
         targets
     }
 }
 
-fn body_id(body: &Map<String, Value>) -> Result<Option<AppId>, ApiError> {
+fn body_id(body: &Map<String, Value>) -> Result<Option<PathId>, ApiError> {
     match body.get("id") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => {
-            AppId::parse(text).map(Some).map_err(|error| ApiError::invalid("/id", error))
+            PathId::parse(text).map(Some).map_err(|error| ApiError::invalid("/id", error))
         }
         Some(_) => Err(ApiError::BadFields(vec![Flaw::new("/id", "error.expected.jsstring")])),
     }

@@ -4,8 +4,8 @@
 use plenum_api::{Millis, Now};
 use serde_json::json;
 
-use super::id::{AppId, InstanceId};
-use super::instance::{Goal, Instance, Record, State, Status};
+use super::id::{InstanceId, PathId};
+use super::instance::{Goal, Instance, Record, State, Status, Task};
 use super::{Backoff, Core, Effect, Entry, Stranger, notices, records, time};
 
 /// An instance that ran for so long starts the delay over when it fails.
@@ -13,16 +13,13 @@ const SETTLED: Millis = Millis::from_secs(60);
 
 impl Core {
     pub(super) fn status(&mut self, status: Status, now: Now) {
-        let instance = InstanceId::of_task(&status.task);
-        let app = instance.as_ref().and_then(|i| self.index.get(i)).cloned();
-        match (instance, app) {
-            (Some(instance), Some(app)) if status.state.is_terminal() => {
-                self.ended(&app, &instance, &status, now)
+        let whose = InstanceId::of_task(&status.task);
+        match whose.map(|(id, container, launch)| (self.index.get(&id).cloned(), id, container, launch)) {
+            Some((Some(app), id, container, launch)) => {
+                let place = Place { app: &app, id: &id, container, launch };
+                self.seen(&place, &status, now);
             }
-            (Some(instance), Some(app)) => self.observed(&app, &instance, &status, now),
-            (Some(instance), None) if self.ghosts.contains_key(&instance) => {
-                self.ghost(&instance, &status, now)
-            }
+            Some((None, id, ..)) if self.ghosts.contains_key(&id) => self.ghost(&id, &status, now),
             _ => self.stranger(&status, now),
         }
         if let (Some(uuid), Some(agent)) = (status.uuid, status.agent) {
@@ -30,59 +27,75 @@ impl Core {
         }
     }
 
-    fn ended(&mut self, app: &AppId, id: &InstanceId, status: &Status, now: Now) {
-        let Some(entry) = self.apps.get_mut(app) else { return };
-        let Some(mut instance) = entry.instances.remove(id) else { return };
-        self.index.remove(id);
-        let staged = instance.state == Some(State::Staging);
-        instance.healthy = status.healthy.or(instance.healthy);
-        if instance.is_wanted() {
-            entry.note_failure(&instance, status, now);
-            entry.back_off(&instance, status, now);
+    /// Something about a container of an instance that we know.
+    fn seen(&mut self, place: &Place<'_>, status: &Status, now: Now) {
+        let Some(instance) = self.apps.get_mut(place.app).and_then(|e| e.instances.get_mut(place.id)) else {
+            return;
+        };
+        if instance.record.launches != place.launch || instance.task_mut(place.container).is_none() {
+            // Of an earlier launch: it must not run beside the later one.
+            if !status.state.is_terminal() {
+                let (task, agent) = (status.task.clone(), status.agent.clone());
+                self.out.push(Effect::Kill { task, agent, grace: None });
+            }
+            return;
         }
-        self.dirty.insert(app.clone());
-        if staged && matches!(status.state, State::Lost | State::Unknown) {
-            // Should the launch be on its way in spite of that, it must not run unknown to us.
-            let (task, agent) = instance.record.task_and_agent();
-            self.out.push(Effect::Kill { task, agent, grace: None });
-        }
-        self.commit(vec![records::delete_instance(&instance.record)]);
-        self.publish(notices::status_update(&instance, status, now));
-        self.publish(notices::instance_changed(&instance, status.state.condition(), now));
-    }
-
-    fn observed(&mut self, app: &AppId, id: &InstanceId, status: &Status, now: Now) {
-        let Some(instance) = self.apps.get_mut(app).and_then(|e| e.instances.get_mut(id)) else { return };
-        let changed = instance.state != Some(status.state);
-        if changed {
+        let before = (instance.state(), instance.since);
+        let Some(task) = instance.task_mut(place.container) else { return };
+        let was = task.state;
+        let health = task.note(status, now);
+        let changed = was != Some(status.state);
+        let state = instance.state();
+        if state != before.0 {
             instance.since = now.mono;
         }
-        instance.state = Some(status.state);
-        if status.state == State::Running {
-            instance.started.get_or_insert(now.wall);
-        }
-        if !status.addresses.is_empty() {
-            instance.addresses.clone_from(&status.addresses);
-        }
-        if status.check.is_some() {
-            instance.check.clone_from(&status.check);
-        }
-        let health = status.healthy.filter(|h| instance.healthy != Some(*h));
-        if let Some(healthy) = status.healthy {
-            instance.note_health(healthy, now);
+        if state.is_some_and(State::is_terminal) {
+            return self.ended(place, before, status, now);
         }
         let mut news = Vec::new();
         if changed {
             news.push(notices::status_update(instance, status, now));
-            news.push(notices::instance_changed(instance, status.state.condition(), now));
+        }
+        if let Some(state) = state.filter(|state| before.0 != Some(*state)) {
+            news.push(notices::instance_changed(instance, state.condition(), now));
         }
         if let Some(healthy) = health {
-            news.extend(notices::health_changed(instance, healthy, now));
+            news.extend(notices::health_changed(instance, &status.task, healthy, now));
         }
-        self.dirty.insert(app.clone());
+        if changed
+            && status.state.is_terminal()
+            && let Some(entry) = self.apps.get_mut(place.app)
+            && let Some(record) = entry.instances.get(place.id).map(|i| i.record.clone())
+        {
+            entry.note_failure(&record, status, now);
+        }
+        self.dirty.insert(place.app.clone());
         for notice in news {
             self.publish(notice);
         }
+    }
+
+    /// The last of an instance's containers ended. `before` is the instance's state and since when.
+    fn ended(&mut self, place: &Place<'_>, before: (Option<State>, Millis), status: &Status, now: Now) {
+        let Some(entry) = self.apps.get_mut(place.app) else { return };
+        let Some(instance) = entry.instances.remove(place.id) else { return };
+        self.index.remove(place.id);
+        if instance.is_wanted() {
+            entry.note_failure(&instance.record, status, now);
+            entry.back_off(&instance, before, status, now);
+        }
+        self.dirty.insert(place.app.clone());
+        if before.0 == Some(State::Staging) && matches!(status.state, State::Lost | State::Unknown) {
+            // Should the launch be on its way in spite of that, it must not run unknown to us.
+            for (_, task) in instance.record.tasks() {
+                let agent = Some(instance.record.agent.clone());
+                self.out.push(Effect::Kill { task, agent, grace: None });
+            }
+        }
+        self.commit(vec![records::delete_instance(&instance.record)]);
+        self.publish(notices::status_update(&instance, status, now));
+        let condition = instance.state().unwrap_or(status.state).condition();
+        self.publish(notices::instance_changed(&instance, condition, now));
     }
 
     /// One that we gave up came back, or is finally known to have ended.
@@ -112,7 +125,7 @@ impl Core {
         let Some(record) = self.ghosts.get(id) else { return false };
         let app = record.app.clone();
         let Some(entry) = self.apps.get_mut(&app) else { return false };
-        let fits = !entry.removing && record.config == entry.app.version_info.last_config_change_at;
+        let fits = !entry.removing && record.config == entry.wanted.config();
         if !fits || entry.decide().missing == 0 {
             return false;
         }
@@ -124,7 +137,9 @@ impl Core {
         entry.missing = entry.missing.saturating_sub(1);
         entry.instances.insert(id.clone(), Instance::new(record.clone(), now.mono, false));
         self.commit(vec![write]);
-        self.observed(&record.app, id, status, now);
+        if let Some((_, container, launch)) = InstanceId::of_task(&status.task) {
+            self.seen(&Place { app: &record.app, id, container, launch }, status, now);
+        }
         true
     }
 
@@ -150,7 +165,40 @@ impl Status {
     }
 }
 
-impl Instance {
+/// Which container of which instance.
+struct Place<'a> {
+    app: &'a PathId,
+    id: &'a InstanceId,
+    container: &'a str,
+    launch: u32,
+}
+
+impl Task {
+    /// Takes in what was observed. Says whether its health changed, and to what.
+    fn note(&mut self, status: &Status, now: Now) -> Option<bool> {
+        if self.state != Some(status.state) {
+            self.since = now.wall;
+        }
+        self.state = Some(status.state);
+        if status.state == State::Running {
+            self.started.get_or_insert(now.wall);
+        }
+        if status.state.is_terminal() {
+            self.message.clone_from(&status.message);
+        }
+        if !status.addresses.is_empty() {
+            self.addresses.clone_from(&status.addresses);
+        }
+        if status.check.is_some() {
+            self.check.clone_from(&status.check);
+        }
+        let changed = status.healthy.filter(|healthy| self.healthy != Some(*healthy));
+        if let Some(healthy) = status.healthy {
+            self.note_health(healthy, now);
+        }
+        changed
+    }
+
     fn note_health(&mut self, healthy: bool, now: Now) {
         self.healthy = Some(healthy);
         if healthy {
@@ -165,11 +213,10 @@ impl Instance {
 }
 
 impl Entry {
-    fn note_failure(&mut self, instance: &Instance, status: &Status, now: Now) {
+    fn note_failure(&mut self, record: &Record, status: &Status, now: Now) {
         if matches!(status.state, State::Finished | State::Killed) {
             return;
         }
-        let record = &instance.record;
         self.last_failure = Some(json!({
             "appId": record.app,
             "host": record.location.host,
@@ -183,28 +230,27 @@ impl Entry {
     }
 
     /// Launches wait after an end that nobody asked for; longer after each, anew after a long run.
-    fn back_off(&mut self, instance: &Instance, status: &Status, now: Now) {
+    fn back_off(&mut self, instance: &Instance, before: (Option<State>, Millis), status: &Status, now: Now) {
         if status.state == State::Killed || status.is_nodes_fault() || instance.record.goal != Goal::Run {
             return;
         }
-        let config = &self.app.version_info.last_config_change_at;
-        if instance.record.config != *config {
+        let config = self.wanted.config();
+        if instance.record.config != config {
             return;
         }
-        let first = Millis::from_secs_f64(self.app.backoff_seconds);
-        let most = Millis::from_secs_f64(self.app.max_launch_delay_seconds);
-        let ran = instance.state == Some(State::Running) && now.mono.since(instance.since) >= SETTLED;
+        let delays = self.wanted.delays();
+        let ran = before.0 == Some(State::Running) && now.mono.since(before.1) >= SETTLED;
         let delay = match &self.backoff {
-            Some(before) if before.config == *config && !ran => {
+            Some(before) if before.config == config && !ran => {
                 // Several that fail together are one failure.
                 if before.until > now.mono {
                     return;
                 }
-                Millis::from_secs_f64(before.delay.as_secs_f64() * self.app.backoff_factor)
+                Millis::from_secs_f64(before.delay.as_secs_f64() * delays.factor)
             }
-            _ => first,
+            _ => delays.first,
         };
-        let delay = delay.min(most);
-        self.backoff = Some(Backoff { config: config.clone(), delay, until: now.mono + delay });
+        let delay = delay.min(delays.most);
+        self.backoff = Some(Backoff { config: config.to_owned(), delay, until: now.mono + delay });
     }
 }

@@ -76,7 +76,7 @@ impl Script {
     }
 
     fn request(&self, command: &str, words: &[&str], rest: &str) -> Event {
-        let id = || AppId::parse(words[0]).unwrap();
+        let id = || PathId::parse(words[0]).unwrap();
         let body = |text: &str| match serde_json::from_str(text) {
             Ok(Value::Object(map)) => map,
             other => panic!("{other:?}"),
@@ -122,7 +122,7 @@ impl Script {
 
     fn show(&mut self, command: &str, id: &str) -> Vec<String> {
         let value = match command {
-            "why" => view::why(&self.core, &AppId::parse(id).unwrap(), self.now).unwrap_or_default(),
+            "why" => view::why(&self.core, &PathId::parse(id).unwrap(), self.now).unwrap_or_default(),
             "queue" => view::queue(&self.core, self.now, false),
             "deployments" => Value::from(view::deployments(&self.core)),
             _ => Value::from(
@@ -131,7 +131,7 @@ impl Script {
                     .map(|(id, e)| {
                         let shown = view::app(&self.core, id, view::Embed::LIST).unwrap();
                         let of = |k: &str| shown[k].clone();
-                        let tasks: Vec<String> = e.instances.keys().map(InstanceId::task_id).collect();
+                        let tasks: Vec<String> = e.instances.keys().map(|id| id.task_id("", 1)).collect();
                         json!([
                             id,
                             of("instances"),
@@ -192,7 +192,7 @@ impl Script {
                         "{id} is written down before its launch"
                     );
                     assert!(self.launched.insert(id.to_string()), "{id} is launched once");
-                    words.push(format!("{} ports={:?}", id.task_id(), launch.record.host_ports));
+                    words.push(format!("{} ports={:?}", id.task_id("", 1), launch.record.host_ports));
                 }
                 Some(format!("accept {offer}: {}", words.join(", ")))
             }
@@ -230,7 +230,7 @@ impl Script {
 
     fn name_from_key(&mut self, key: &str) {
         if let Some(id) = key.strip_prefix("instances/") {
-            let task = InstanceId::from_key(id).task_id();
+            let task = InstanceId::from_key(id).task_id("", 1);
             if !self.tasks.iter().any(|(t, _)| *t == task) {
                 let agent = self
                     .core
@@ -273,7 +273,7 @@ impl Script {
         for (id, entry) in &core.apps {
             assert!(self.store.contains_key(&records::root_key(id)), "{id} is stored");
             assert!(
-                self.store.contains_key(&records::version_key(id, &entry.app.version)),
+                self.store.contains_key(&records::version_key(id, entry.wanted.version())),
                 "{id}'s version is stored"
             );
         }
@@ -307,7 +307,7 @@ fn offer(words: &[&str]) -> Offer {
     Offer {
         id: words[0].to_owned(),
         agent: words[1].to_owned(),
-        location,
+        location: Arc::new(location),
         role,
         maintenance: false,
         portions,

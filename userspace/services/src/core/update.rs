@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::app::{App, PortDefinition, Unreachable};
 use super::error::Flaw;
-use super::id::AppId;
+use super::id::PathId;
 
 /// Puts the fields of `body` onto `app`. What is absent stays; `null` gives the default back.
 ///
@@ -60,7 +60,7 @@ fn placement(app: &mut App, defaults: &App, r: &mut Reader<'_>) {
         app.dependencies.clear();
         let base = app.id.parent();
         for (i, text) in dependencies.iter().enumerate() {
-            match AppId::resolve(text, Some(&base)) {
+            match PathId::resolve(text, Some(&base)) {
                 Ok(id) => app.dependencies.push(id),
                 Err(error) => r.flaws.push(Flaw::new(format!("/dependencies({i})"), error)),
             }
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn read(body: Value) -> Result<App, Vec<Flaw>> {
-        let mut app = App::new(AppId::parse("/a").unwrap(), "*");
+        let mut app = App::new(PathId::parse("/a").unwrap(), "*");
         apply(&mut app, body.as_object().unwrap(), "*").map(|()| app)
     }
 

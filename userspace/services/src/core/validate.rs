@@ -194,7 +194,7 @@ fn container_flaws(container: &Container, flaws: &mut Flaws) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::id::AppId;
+    use crate::core::id::PathId;
 
     #[test]
     fn flaws_carry_paths() {
@@ -219,7 +219,7 @@ mod tests {
         ];
         for (body, want) in cases {
             let body: serde_json::Value = serde_json::from_str(body).unwrap();
-            let mut app = App::new(AppId::parse("/a").unwrap(), "*");
+            let mut app = App::new(PathId::parse("/a").unwrap(), "*");
             crate::core::update::apply(&mut app, body.as_object().unwrap(), "*").unwrap();
             let got: Vec<String> = validate(&app).into_iter().map(|f| f.path).collect();
             assert_eq!(got, *want, "{body}");

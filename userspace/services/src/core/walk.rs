@@ -145,8 +145,8 @@ impl Walk {
         );
         for (id, entry) in &core.apps {
             assert!(!entry.removing, "{id} is gone\n{}", last());
-            let running = entry.instances.values().filter(|i| i.state == Some(State::Running)).count();
-            assert_eq!(running, entry.app.instances as usize, "{id} has its instances\n{}", last());
+            let running = entry.instances.values().filter(|i| i.state() == Some(State::Running)).count();
+            assert_eq!(running, entry.wanted.instances() as usize, "{id} has its instances\n{}", last());
         }
         let known: usize = core.apps.values().map(|e| e.instances.len()).sum();
         assert_eq!(known, self.alive.len(), "what runs is what is known\n{}", last());

@@ -9,7 +9,7 @@ use super::answer::{json_answer, text_answer};
 use super::query::Selector;
 use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
-use crate::core::id::AppId;
+use crate::core::id::PathId;
 use crate::core::requests::{Killing, Kind};
 use crate::core::{Core, view};
 
@@ -51,12 +51,12 @@ pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Resp
 }
 
 /// The id that the parts of a path make.
-pub(super) fn id(parts: &[&str]) -> Result<AppId, ApiError> {
+pub(super) fn id(parts: &[&str]) -> Result<PathId, ApiError> {
     let text = parts.join("/");
-    AppId::parse(&text).map_err(|_| ApiError::no_app(format!("/{text}")))
+    PathId::parse(&text).map_err(|_| ApiError::no_app(format!("/{text}")))
 }
 
-async fn list(api: &Api, ask: &Ask, group: Option<AppId>) -> Result<Response, ApiError> {
+async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, ApiError> {
     let embed = view::Embed::parse(ask.query.all("embed"), "apps.", view::Embed::LIST);
     let text = |key: &str| ask.query.get(key).map(str::to_owned);
     let (cmd, id) = (text("cmd"), text("id"));
@@ -74,14 +74,14 @@ async fn list(api: &Api, ask: &Ask, group: Option<AppId>) -> Result<Response, Ap
                     && selector.as_ref().is_none_or(|s| s.fits(&app.labels))
                     && group.as_ref().is_none_or(|g| app.id.is_below(g))
             };
-            let entries = core.entries().filter(|(_, e)| fits(&e.app));
+            let entries = core.entries().filter(|(_, e)| e.wanted.app().is_some_and(fits));
             entries.filter_map(|(id, _)| view::app(core, id, embed)).collect::<Vec<Value>>()
         })
         .await?;
     Ok(json_answer(StatusCode::OK, &json!({key: apps})))
 }
 
-async fn show(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
+async fn show(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {
     let embed = view::Embed::parse(ask.query.all("embed"), "app.", view::Embed::ALL_BUT_TASKS.with_tasks());
     // What is asked for is added; the rest of a single app is always there.
     let embed = view::Embed { stats: embed.stats, ..view::Embed::ALL_BUT_TASKS.with_tasks() };
@@ -90,8 +90,8 @@ async fn show(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
 
 async fn found(
     api: &Api,
-    id: AppId,
-    look: impl FnOnce(&Core, &AppId) -> Option<Value> + Send + 'static,
+    id: PathId,
+    look: impl FnOnce(&Core, &PathId) -> Option<Value> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let name = id.clone();
     let body = api.handle.read(move |core, _| look(core, &id)).await?;
@@ -113,7 +113,7 @@ async fn many(api: &Api, ask: &Ask) -> Result<Response, ApiError> {
     ask.change(api, kind, ask.query.flag("force", false)?).await
 }
 
-async fn tasks(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
+async fn tasks(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {
     if !super::others::wants_text(&ask.accept) {
         return found(api, id, |core, id| view::app_tasks(core, id).map(|tasks| json!({"tasks": tasks})))
             .await;
@@ -124,7 +124,7 @@ async fn tasks(api: &Api, ask: &Ask, id: AppId) -> Result<Response, ApiError> {
     Ok(text_answer(mine.map(|line| format!("{line}\n")).collect::<String>()))
 }
 
-async fn kill(api: &Api, ask: &Ask, app: AppId, task: Option<&str>) -> Result<Response, ApiError> {
+async fn kill(api: &Api, ask: &Ask, app: PathId, task: Option<&str>) -> Result<Response, ApiError> {
     let scale = ask.query.flag("scale", false)?;
     if scale && ask.query.flag("wipe", false)? {
         return Err(ApiError::BadRequest("You cannot use scale and wipe at the same time.".to_owned()));
@@ -135,18 +135,18 @@ async fn kill(api: &Api, ask: &Ask, app: AppId, task: Option<&str>) -> Result<Re
     ask.change(api, kind, ask.query.flag("force", false)?).await
 }
 
-async fn versions(api: &Api, id: AppId) -> Result<Response, ApiError> {
+async fn versions(api: &Api, id: PathId) -> Result<Response, ApiError> {
     found(api, id, |core, id| view::versions(core, id).map(|versions| json!({"versions": versions}))).await
 }
 
-async fn one_version(api: &Api, id: AppId, version: &str) -> Result<Response, ApiError> {
+async fn one_version(api: &Api, id: PathId, version: &str) -> Result<Response, ApiError> {
     let (asked, name) = (version.to_owned(), version.to_owned());
     let missing = format!("App '{id}' does not exist in version {name}");
     let body = api.handle.read(move |core, _| view::version(core, &id, &asked)).await?;
     body.map(|body| json_answer(StatusCode::OK, &body)).ok_or(ApiError::NotFound(missing))
 }
 
-async fn why(api: &Api, id: AppId) -> Result<Response, ApiError> {
+async fn why(api: &Api, id: PathId) -> Result<Response, ApiError> {
     let name = id.clone();
     let body = api.handle.read(move |core, now| view::why(core, &id, now)).await?;
     body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{json_answer, text_answer};
 use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
-use crate::core::id::AppId;
+use crate::core::id::PathId;
 use crate::core::requests::{Killing, Kind};
 use crate::core::view;
 
@@ -48,7 +48,7 @@ pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respon
             let base = group_id(path)?;
             let own = body.remove("id").and_then(|v| v.as_str().map(str::to_owned));
             let base = match own {
-                Some(text) => AppId::resolve(&text, Some(&base)).map_err(|e| ApiError::invalid("/id", e))?,
+                Some(text) => PathId::resolve(&text, Some(&base)).map_err(|e| ApiError::invalid("/id", e))?,
                 None => base,
             };
             let mut bodies = Vec::new();
@@ -68,14 +68,14 @@ pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respon
     }
 }
 
-fn group_id(parts: &[&str]) -> Result<AppId, ApiError> {
+fn group_id(parts: &[&str]) -> Result<PathId, ApiError> {
     let text = parts.join("/");
-    AppId::parse(&text).map_err(|_| ApiError::NotFound(format!("Group '/{text}' does not exist")))
+    PathId::parse(&text).map_err(|_| ApiError::NotFound(format!("Group '/{text}' does not exist")))
 }
 
 /// The apps of a group's description, with absolute ids.
 fn flatten(
-    base: &AppId,
+    base: &PathId,
     mut group: Map<String, Value>,
     at: &str,
     depth: usize,
@@ -97,7 +97,7 @@ fn flatten(
             .get("id")
             .and_then(Value::as_str)
             .ok_or_else(|| bad(&format!("{path}/id"), "error.path.missing"))?;
-        AppId::resolve(text, Some(base)).map_err(|e| ApiError::invalid(&format!("{path}/id"), e))
+        PathId::resolve(text, Some(base)).map_err(|e| ApiError::invalid(&format!("{path}/id"), e))
     };
     for (i, app) in take(&mut group, "apps").into_iter().enumerate() {
         let path = format!("{at}/apps({i})");

@@ -58,7 +58,9 @@ async fn call(
         Effect::Accept { offer, launches, refuse } => {
             // An offer that is gone cannot be used: the instances will be found missing and replaced.
             let Some(whole) = offers.remove(&offer) else { return Err(CallError::NotSubscribed) };
-            let task_infos = launches.iter().map(|launch| wire::task_info(launch, &whole)).collect();
+            let task_infos =
+                launches.iter().filter_map(|l| Some(wire::task_info(l, l.definition.app()?, &whole)));
+            let task_infos = task_infos.collect();
             let operation = offer::Operation {
                 r#type: Some(offer::operation::Type::Launch.into()),
                 launch: Some(offer::operation::Launch { task_infos }),

@@ -25,7 +25,7 @@ pub fn offer(offer: &mesos::Offer) -> Offer {
     Offer {
         id: offer.id.value.clone(),
         agent: offer.agent_id.value.clone(),
-        location,
+        location: std::sync::Arc::new(location),
         role: allocated.or_else(first).unwrap_or_else(|| "*".to_owned()),
         maintenance: offer.unavailability.is_some(),
         portions: offer.resources.iter().map(portion).collect(),

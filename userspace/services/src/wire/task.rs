@@ -11,17 +11,18 @@ use serde_json::Value;
 
 use crate::core::Launch;
 use crate::core::app::{App, Container};
+use crate::core::definition::ONLY;
 
 /// The task of a launch on `offer`.
-pub fn task_info(launch: &Launch, offer: &mesos::Offer) -> TaskInfo {
-    let (app, record) = (&*launch.app, &launch.record);
+pub fn task_info(launch: &Launch, app: &App, offer: &mesos::Offer) -> TaskInfo {
+    let record = &launch.record;
     let ports = port_numbers(app, &record.host_ports);
     TaskInfo {
         name: app.id.task_name(),
-        task_id: record.id.task_id().into(),
+        task_id: record.id.task_id(ONLY, record.launches).into(),
         agent_id: offer.agent_id.clone(),
         resources: super::resources(offer, &launch.takes),
-        command: Some(command(launch, &ports)),
+        command: Some(command(launch, app, &ports)),
         container: container(app, &ports),
         health_check: app.health_checks.first().map(|_| health(app, &ports)),
         labels: labels(app.labels.iter()),
@@ -56,8 +57,7 @@ fn port_numbers(app: &App, host_ports: &[Option<u16>]) -> Vec<Numbers> {
     app.ports().into_iter().enumerate().map(number).collect()
 }
 
-fn command(launch: &Launch, ports: &[Numbers]) -> CommandInfo {
-    let app = &*launch.app;
+fn command(launch: &Launch, app: &App, ports: &[Numbers]) -> CommandInfo {
     let uris = app.fetch.iter().map(|f| command_info::Uri {
         value: f.uri.clone(),
         executable: Some(f.executable),
@@ -67,7 +67,7 @@ fn command(launch: &Launch, ports: &[Numbers]) -> CommandInfo {
     });
     let mut command = CommandInfo {
         uris: uris.collect(),
-        environment: Some(Environment { variables: environment(launch, ports) }),
+        environment: Some(Environment { variables: environment(launch, app, ports) }),
         user: app.user.clone(),
         shell: Some(app.cmd.is_some()),
         ..Default::default()
@@ -87,8 +87,8 @@ fn command(launch: &Launch, ports: &[Numbers]) -> CommandInfo {
     command
 }
 
-fn environment(launch: &Launch, ports: &[Numbers]) -> Vec<environment::Variable> {
-    let (app, record) = (&*launch.app, &launch.record);
+fn environment(launch: &Launch, app: &App, ports: &[Numbers]) -> Vec<environment::Variable> {
+    let record = &launch.record;
     let mut plain: Vec<(String, String)> = vec![
         ("HOST".to_owned(), record.location.host.clone()),
         ("MARATHON_APP_ID".to_owned(), app.id.to_string()),
@@ -97,7 +97,7 @@ fn environment(launch: &Launch, ports: &[Numbers]) -> Vec<environment::Variable>
         ("MARATHON_APP_RESOURCE_MEM".to_owned(), decimal(app.mem)),
         ("MARATHON_APP_RESOURCE_DISK".to_owned(), decimal(app.disk)),
         ("MARATHON_APP_RESOURCE_GPUS".to_owned(), app.gpus.to_string()),
-        ("MESOS_TASK_ID".to_owned(), record.id.task_id()),
+        ("MESOS_TASK_ID".to_owned(), record.id.task_id(ONLY, record.launches)),
     ];
     if let Some(docker) = app.container.as_ref().and_then(|c| c.docker.as_ref()) {
         plain.push(("MARATHON_APP_DOCKER_IMAGE".to_owned(), docker.image.clone()));
@@ -390,11 +390,12 @@ mod tests {
 
     use super::*;
     use crate::core::constraint::Location;
-    use crate::core::id::{AppId, InstanceId};
+    use crate::core::definition::Definition;
+    use crate::core::id::{InstanceId, PathId};
     use crate::core::instance::{Goal, Record};
 
     fn task(body: Value, host_ports: &[Option<u16>]) -> TaskInfo {
-        let mut app = App::new(AppId::parse("/shop/web").unwrap(), "*");
+        let mut app = App::new(PathId::parse("/shop/web").unwrap(), "*");
         crate::core::update::apply(&mut app, body.as_object().unwrap(), "*").unwrap();
         let record = Record {
             f: 1,
@@ -404,12 +405,15 @@ mod tests {
             config: "v".to_owned(),
             created: Millis(0),
             agent: "a".to_owned(),
-            location: Location { host: "h".to_owned(), ..Location::default() },
+            location: Arc::new(Location { host: "h".to_owned(), ..Location::default() }),
             role: "*".to_owned(),
             host_ports: host_ports.to_vec(),
             goal: Goal::Run,
+            containers: Vec::new(),
+            launches: 1,
         };
-        task_info(&Launch { record, app: Arc::new(app), takes: Vec::new() }, &mesos::Offer::default())
+        let definition = Arc::new(Definition::App(app.clone()));
+        task_info(&Launch { record, definition, takes: Vec::new() }, &app, &mesos::Offer::default())
     }
 
     fn variables(task: &TaskInfo) -> std::collections::BTreeMap<String, String> {

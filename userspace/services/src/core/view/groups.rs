@@ -5,29 +5,29 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::super::Core;
-use super::super::id::AppId;
+use super::super::id::PathId;
 use super::{Embed, entry_json};
 
 /// Whether there is such a group: the root, or one with an app below.
-pub fn group_exists(core: &Core, id: &AppId) -> bool {
+pub fn group_exists(core: &Core, id: &PathId) -> bool {
     id.is_root() || core.entries().any(|(app, _)| app.is_below(id))
 }
 
 /// A group with its apps and groups.
-pub fn group(core: &Core, id: &AppId, embed: Embed) -> Value {
+pub fn group(core: &Core, id: &PathId, embed: Embed) -> Value {
     let apps = core.entries().filter(|(app, _)| app.parent() == *id && !app.is_root());
     let apps: Vec<Value> = apps.map(|(_, entry)| entry_json(core, entry, embed)).collect();
     let depth = id.segments().count();
-    let children: BTreeSet<AppId> = core
+    let children: BTreeSet<PathId> = core
         .entries()
         .filter(|(app, _)| app.is_below(id) && app.parent() != *id)
         .filter_map(|(app, _)| {
             let path: Vec<&str> = app.segments().take(depth.saturating_add(1)).collect();
-            AppId::parse(&path.join("/")).ok()
+            PathId::parse(&path.join("/")).ok()
         })
         .collect();
     let groups: Vec<Value> = children.iter().map(|child| group(core, child, embed)).collect();
-    let versions = core.entries().filter(|(app, _)| app.is_below(id)).map(|(_, e)| e.app.version.as_str());
+    let versions = core.entries().filter(|(app, _)| app.is_below(id)).map(|(_, e)| e.wanted.version());
     let version = versions.max().unwrap_or("1970-01-01T00:00:00.000Z");
     json!({"id": id, "apps": apps, "groups": groups, "pods": [], "dependencies": [], "version": version})
 }

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 pub use groups::{group, group_exists};
 pub use queue::{queue, why};
 
-use super::id::AppId;
-use super::instance::{Instance, State};
+use super::definition::Definition;
+use super::id::PathId;
+use super::instance::{Instance, State, Task};
 use super::{Core, Entry, notices, time};
 
 /// What is shown with an app.
@@ -78,33 +79,30 @@ impl Embed {
 }
 
 /// An app, if readers see it.
-pub fn app(core: &Core, id: &AppId, embed: Embed) -> Option<Value> {
+pub fn app(core: &Core, id: &PathId, embed: Embed) -> Option<Value> {
     core.entry(id).map(|entry| entry_json(core, entry, embed))
 }
 
 fn entry_json(core: &Core, entry: &Entry, embed: Embed) -> Value {
-    let mut out = entry.app.to_json();
+    let mut out = entry.wanted.to_json();
     if embed.counts {
         let count = |test: &dyn Fn(&Instance) -> bool| entry.instances.values().filter(|i| test(i)).count();
+        let checked = entry.wanted.has_health_checks();
         let healthy = |want: bool| {
-            count(&|i| {
-                i.state == Some(State::Running)
-                    && i.healthy == Some(want)
-                    && !entry.app.health_checks.is_empty()
-            })
+            count(&|i| i.state() == Some(State::Running) && i.healthy() == Some(want) && checked)
         };
-        let staged = |i: &Instance| matches!(i.state, Some(State::Staging | State::Starting));
+        let staged = |i: &Instance| matches!(i.state(), Some(State::Staging | State::Starting));
         out.insert("tasksStaged".to_owned(), json!(count(&staged)));
-        out.insert("tasksRunning".to_owned(), json!(count(&|i| i.state == Some(State::Running))));
+        out.insert("tasksRunning".to_owned(), json!(count(&|i| i.state() == Some(State::Running))));
         out.insert("tasksHealthy".to_owned(), json!(healthy(true)));
         out.insert("tasksUnhealthy".to_owned(), json!(healthy(false)));
     }
     if embed.deployments {
-        let mine = core.deployments.values().filter(|d| d.affects(&entry.app.id));
+        let mine = core.deployments.values().filter(|d| d.affects(entry.wanted.id()));
         out.insert("deployments".to_owned(), mine.map(|d| json!({"id": d.id})).collect());
     }
     if embed.tasks {
-        out.insert("tasks".to_owned(), entry.instances.values().map(|i| task(entry, i)).collect());
+        out.insert("tasks".to_owned(), entry.instances.values().flat_map(|i| tasks_of(entry, i)).collect());
     }
     if embed.readiness {
         out.insert("readinessCheckResults".to_owned(), json!([]));
@@ -125,13 +123,13 @@ fn stats(entry: &Entry) -> Value {
         let some: Vec<&Instance> = entry.instances.values().filter(|i| test(i)).collect();
         let count = |test: &dyn Fn(&Instance) -> bool| some.iter().filter(|i| test(i)).count();
         json!({"stats": {"counts": {
-            "staged": count(&|i| matches!(i.state, Some(State::Staging | State::Starting))),
-            "running": count(&|i| i.state == Some(State::Running)),
-            "healthy": count(&|i| i.healthy == Some(true)),
-            "unhealthy": count(&|i| i.healthy == Some(false)),
+            "staged": count(&|i| matches!(i.state(), Some(State::Staging | State::Starting))),
+            "running": count(&|i| i.state() == Some(State::Running)),
+            "healthy": count(&|i| i.healthy() == Some(true)),
+            "unhealthy": count(&|i| i.healthy() == Some(false)),
         }}})
     };
-    let info = &entry.app.version_info;
+    let info = entry.wanted.info();
     json!({
         "startedAfterLastScaling": of(&|i| time::text(i.record.created) >= info.last_scaling_at),
         "withLatestConfig": of(&|i| i.record.config == info.last_config_change_at),
@@ -140,43 +138,49 @@ fn stats(entry: &Entry) -> Value {
     })
 }
 
-/// A task.
-pub fn task(entry: &Entry, instance: &Instance) -> Value {
+/// The tasks of an instance.
+pub fn tasks_of(entry: &Entry, instance: &Instance) -> Vec<Value> {
+    let definition = entry.versions.get(&instance.record.version).unwrap_or(&entry.wanted);
+    let ids = instance.record.tasks();
+    let pairs = ids.filter_map(|(name, id)| Some((instance.tasks.iter().find(|t| t.name == name)?, id)));
+    pairs.map(|(task, id)| one_task(definition, instance, task, &id)).collect()
+}
+
+fn one_task(definition: &Definition, instance: &Instance, task: &Task, id: &str) -> Value {
     let record = &instance.record;
-    let app = entry.versions.get(&record.version).unwrap_or(&entry.app);
     let moment = |at: Option<plenum_api::Millis>| at.map_or(Value::Null, |at| Value::from(time::text(at)));
     let addresses =
-        instance.addresses.iter().map(|(ip, protocol)| json!({"ipAddress": ip, "protocol": protocol}));
-    let services: Vec<u16> = app.ports().iter().map(|p| p.service).collect();
+        task.addresses.iter().map(|(ip, protocol)| json!({"ipAddress": ip, "protocol": protocol}));
+    let services = definition.service_ports();
     let mut out = json!({
-        "id": record.id.task_id(),
+        "id": id,
         "appId": record.app,
         "host": record.location.host,
         "ports": instance.ports(),
         "servicePorts": services,
         "ipAddresses": addresses.collect::<Vec<_>>(),
         "slaveId": record.agent,
-        "state": instance.state.map_or("TASK_STAGING", State::name),
+        "state": task.state.map_or("TASK_STAGING", State::name),
         "stagedAt": time::text(instance.staged),
-        "startedAt": moment(instance.started),
+        "startedAt": moment(task.started),
         "version": record.version,
         "localVolumes": [],
         "region": record.location.region,
         "zone": record.location.zone,
         "role": record.role,
     });
-    if let Some(alive) = instance.healthy.filter(|_| !app.health_checks.is_empty()) {
+    if let Some(alive) = task.healthy.filter(|_| definition.has_health_check(&task.name)) {
         out["healthCheckResults"] = json!([{
             "alive": alive,
-            "consecutiveFailures": instance.failures,
-            "firstSuccess": moment(instance.first_healthy),
-            "lastSuccess": moment(instance.health_seen.0),
-            "lastFailure": moment(instance.health_seen.1),
+            "consecutiveFailures": task.failures,
+            "firstSuccess": moment(task.first_healthy),
+            "lastSuccess": moment(task.health_seen.0),
+            "lastFailure": moment(task.health_seen.1),
             "lastFailureCause": null,
             "instanceId": record.id,
         }]);
     }
-    if let Some(check) = &instance.check {
+    if let Some(check) = &task.check {
         out["checkResult"] = check.clone();
     }
     out
@@ -186,28 +190,31 @@ pub fn task(entry: &Entry, instance: &Instance) -> Value {
 pub fn tasks(core: &Core, states: &[&str]) -> Vec<Value> {
     let fits = |i: &Instance| {
         states.is_empty()
-            || match i.state {
+            || match i.state() {
                 Some(State::Running) => states.contains(&"running"),
                 Some(State::Staging | State::Starting) => states.contains(&"staging"),
                 _ => false,
             }
     };
     let entries = core.entries();
-    entries.flat_map(|(_, e)| e.instances.values().filter(|i| fits(i)).map(move |i| task(e, i))).collect()
+    entries
+        .flat_map(|(_, e)| e.instances.values().filter(|i| fits(i)).flat_map(move |i| tasks_of(e, i)))
+        .collect()
 }
 
 /// The tasks of one app.
-pub fn app_tasks(core: &Core, id: &AppId) -> Option<Vec<Value>> {
-    core.entry(id).map(|e| e.instances.values().map(|i| task(e, i)).collect())
+pub fn app_tasks(core: &Core, id: &PathId) -> Option<Vec<Value>> {
+    core.entry(id).map(|e| e.instances.values().flat_map(|i| tasks_of(e, i)).collect())
 }
 
 /// Tasks as the tab separated table that old load balancers read: app, service port, addresses.
 pub fn tasks_text(core: &Core) -> String {
     let mut out = String::new();
     for (id, entry) in core.entries() {
+        let Some(app) = entry.wanted.app() else { continue };
         let name = id.safe();
-        let running = |i: &&Instance| i.state == Some(State::Running);
-        for (n, port) in entry.app.ports().iter().enumerate() {
+        let running = |i: &&Instance| i.state() == Some(State::Running);
+        for (n, port) in app.ports().iter().enumerate() {
             out.push_str(&format!("{name}\t{}\t", port.service));
             for i in entry.instances.values().filter(running) {
                 if let Some(host_port) = i.record.host_ports.get(n).copied().flatten() {
@@ -216,7 +223,7 @@ pub fn tasks_text(core: &Core) -> String {
             }
             out.push('\n');
         }
-        if entry.app.ports().is_empty() {
+        if app.ports().is_empty() {
             let hosts: Vec<&str> =
                 entry.instances.values().filter(running).map(|i| i.record.location.host.as_str()).collect();
             out.push_str(&format!("{name}\t \t{}\n", hosts.join("\t")));
@@ -226,13 +233,13 @@ pub fn tasks_text(core: &Core) -> String {
 }
 
 /// The versions of an app, newest first.
-pub fn versions(core: &Core, id: &AppId) -> Option<Vec<String>> {
+pub fn versions(core: &Core, id: &PathId) -> Option<Vec<String>> {
     core.entry(id).map(|e| e.versions.keys().rev().cloned().collect())
 }
 
 /// One version of an app.
-pub fn version(core: &Core, id: &AppId, version: &str) -> Option<Value> {
-    core.entry(id)?.versions.get(version).map(|app| Value::Object(app.to_json()))
+pub fn version(core: &Core, id: &PathId, version: &str) -> Option<Value> {
+    core.entry(id)?.versions.get(version).map(|definition| Value::Object(definition.to_json()))
 }
 
 /// Deployments under way.
@@ -267,7 +274,11 @@ pub fn strangers(core: &Core) -> Value {
     let ghosts: Vec<Value> = core
         .ghosts
         .values()
-        .map(|r| json!({"id": r.id.task_id(), "appId": r.app, "slaveId": r.agent, "host": r.location.host}))
+        .flat_map(|r| {
+            r.tasks().map(
+                move |(_, id)| json!({"id": id, "appId": r.app, "slaveId": r.agent, "host": r.location.host}),
+            )
+        })
         .collect();
     json!({"unknown": strangers, "replaced": ghosts})
 }
@@ -275,7 +286,7 @@ pub fn strangers(core: &Core) -> Value {
 /// Numbers for `/metrics`.
 pub fn counts(core: &Core) -> Map<String, Value> {
     let instances = || core.entries().flat_map(|(_, e)| e.instances.values());
-    let state = |want: State| instances().filter(|i| i.state == Some(want)).count();
+    let state = |want: State| instances().filter(|i| i.state() == Some(want)).count();
     let waiting: u64 = core.entries().map(|(_, e)| u64::from(e.missing)).sum();
     [
         ("service.mesosphere.marathon.app.count", json!(core.entries().count())),

@@ -3,7 +3,7 @@
 use plenum_api::Now;
 use serde_json::{Value, json};
 
-use super::super::id::AppId;
+use super::super::id::PathId;
 use super::super::matching::Reason;
 use super::super::{Core, Entry, time};
 
@@ -30,11 +30,11 @@ fn item(entry: &Entry, now: Now, last_offers: bool) -> Value {
             "rejectSummaryLastOffers": funnel_last(entry),
             "rejectSummaryLaunchAttempt": funnel(tally.processed, |r| tally.reasons.get(&r).copied().unwrap_or(0)),
         },
-        "app": entry.app.to_json(),
+        "app": entry.wanted.to_json(),
     });
     // Marathon 1.9 and later say the role. The default one goes without saying: clients from before refuse an unknown key.
-    if entry.app.role != "*" {
-        out["role"] = Value::from(entry.app.role.as_str());
+    if entry.wanted.role() != "*" {
+        out["role"] = Value::from(entry.wanted.role());
     }
     if last_offers {
         let refused = tally.nodes.iter().filter(|(_, n)| !n.broken.is_empty());
@@ -71,7 +71,7 @@ fn funnel(total: u64, declined: impl Fn(Reason) -> u64) -> Vec<Value> {
 }
 
 /// Why an app is not as wanted: what it waits for, and each node's verdict.
-pub fn why(core: &Core, id: &AppId, now: Now) -> Option<Value> {
+pub fn why(core: &Core, id: &PathId, now: Now) -> Option<Value> {
     let entry = core.entry(id)?;
     let left = entry.held_until().since(now.mono);
     let nodes: Vec<Value> = entry
