@@ -156,6 +156,7 @@ impl Core {
     pub(super) fn advance(&mut self, touched: &BTreeSet<PathId>, now: Now) -> BTreeSet<PathId> {
         let mut turn = BTreeSet::new();
         let open: Vec<String> = self
+            .state
             .deployments
             .values()
             .filter(|d| d.steps.is_empty() || d.original.keys().any(|app| touched.contains(app)))
@@ -163,13 +164,13 @@ impl Core {
             .collect();
         for id in open {
             while self.step_done(&id) {
-                let Some(deployment) = self.deployments.get_mut(&id) else { break };
+                let Some(deployment) = self.deployments_mut().get_mut(&id) else { break };
                 let done = notices::deployment_step("deployment_step_success", deployment, now);
                 if !deployment.steps.is_empty() {
                     deployment.at = deployment.at.saturating_add(1);
                     self.publish(done);
                 }
-                let Some(deployment) = self.deployments.get(&id) else { break };
+                let Some(deployment) = self.state.deployments.get(&id) else { break };
                 if deployment.at < deployment.steps.len() {
                     turn.extend(deployment.current().iter().map(|a| a.app.clone()));
                     let info = notices::deployment_step("deployment_info", deployment, now);
@@ -178,7 +179,7 @@ impl Core {
                     self.publish(info);
                     continue;
                 }
-                let Some(deployment) = self.deployments.shift_remove(&id) else { break };
+                let Some(deployment) = self.deployments_mut().shift_remove(&id) else { break };
                 self.commit(vec![records::delete_deployment(&id)]);
                 self.publish(notices::deployment_end("deployment_success", &deployment, None, now));
             }
@@ -187,8 +188,8 @@ impl Core {
     }
 
     fn step_done(&self, id: &str) -> bool {
-        let Some(deployment) = self.deployments.get(id) else { return false };
-        deployment.current().iter().all(|action| match (action.what, self.apps.get(&action.app)) {
+        let Some(deployment) = self.state.deployments.get(id) else { return false };
+        deployment.current().iter().all(|action| match (action.what, self.state.apps.get(&action.app)) {
             (What::Start, _) | (_, None) => true,
             (What::Stop, Some(_)) => false,
             (_, Some(entry)) => entry.blocker().is_none(),

@@ -21,6 +21,7 @@ mod planner;
 pub mod pod;
 pub mod records;
 pub mod requests;
+pub mod shared;
 mod status;
 pub mod time;
 pub mod update;
@@ -39,6 +40,7 @@ use deployment::Deployment;
 use id::{InstanceId, PathId};
 use instance::{Instance, Record, Status};
 use matching::{Offer, Rejection, Take, Wish};
+use shared::Shared;
 
 /// What the machine is set to.
 #[derive(Clone, Debug)]
@@ -182,7 +184,7 @@ pub struct Notice {
 }
 
 /// An app or a pod and everything about it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// What is wanted.
     pub wanted: Arc<Definition>,
@@ -195,7 +197,7 @@ pub struct Entry {
     /// Instances of older configurations are replaced. Off after a deployment was stopped by force.
     pub roll: bool,
     /// What runs.
-    pub instances: BTreeMap<InstanceId, Instance>,
+    pub instances: Shared<InstanceId, Instance>,
     /// Instances to launch.
     pub missing: u32,
     /// The delay after failures.
@@ -258,19 +260,61 @@ pub struct Stranger {
     pub since: Millis,
 }
 
+/// All that readers see. A copy costs next to nothing, and stays as it is while the machine goes on.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What the machine is set to.
+    pub settings: Arc<Settings>,
+    /// Apps and pods.
+    pub apps: Shared<PathId, Entry>,
+    /// Deployments under way, the oldest first.
+    pub deployments: Arc<IndexMap<String, Deployment>>,
+    /// Instances that were given up and may come back.
+    pub ghosts: Shared<InstanceId, Record>,
+    /// Tasks of ours that nobody wrote down.
+    pub strangers: Shared<String, Stranger>,
+    /// Our id at the master.
+    pub framework: Option<String>,
+    /// The master that has us.
+    pub master: Option<String>,
+}
+
+impl Snapshot {
+    fn new(settings: Settings) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            apps: Shared::default(),
+            deployments: Arc::default(),
+            ghosts: Shared::default(),
+            strangers: Shared::default(),
+            framework: None,
+            master: None,
+        }
+    }
+
+    /// Whether a master has us.
+    pub fn is_connected(&self) -> bool {
+        self.master.is_some()
+    }
+
+    /// The app or pod of that id, unless it is going.
+    pub fn entry(&self, id: &PathId) -> Option<&Entry> {
+        self.apps.get(id).filter(|e| !e.removing)
+    }
+
+    /// Every app and pod that readers see.
+    pub fn entries(&self) -> impl Iterator<Item = (&PathId, &Entry)> {
+        self.apps.iter().filter(|(_, e)| !e.removing)
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Core {
-    pub(crate) settings: Settings,
-    pub(crate) apps: BTreeMap<PathId, Entry>,
+    pub(crate) state: Snapshot,
     pub(crate) index: BTreeMap<InstanceId, PathId>,
-    pub(crate) deployments: IndexMap<String, Deployment>,
-    pub(crate) ghosts: BTreeMap<InstanceId, Record>,
     /// Ghosts that nobody wanted to end: they were out of reach for too long. They may take their place again while it is free.
     lapsed: BTreeSet<InstanceId>,
-    pub(crate) strangers: BTreeMap<String, Stranger>,
-    pub(crate) framework: Option<String>,
-    pub(crate) master: Option<String>,
     offers: offers::Offers,
     dirty: BTreeSet<PathId>,
     hungry: BTreeSet<PathId>,
@@ -288,15 +332,9 @@ impl Core {
     /// An empty machine.
     pub fn new(settings: Settings) -> Self {
         Self {
-            settings,
-            apps: BTreeMap::new(),
+            state: Snapshot::new(settings),
             index: BTreeMap::new(),
-            deployments: IndexMap::new(),
-            ghosts: BTreeMap::new(),
             lapsed: BTreeSet::new(),
-            strangers: BTreeMap::new(),
-            framework: None,
-            master: None,
             offers: offers::Offers::default(),
             dirty: BTreeSet::new(),
             hungry: BTreeSet::new(),
@@ -312,7 +350,7 @@ impl Core {
         match event {
             Event::Subscribed { framework, master } => self.subscribed(framework, master, now),
             Event::Disconnected => self.disconnected(now),
-            Event::Offers(offers) => self.offers.add(offers, now.mono + self.settings.hold),
+            Event::Offers(offers) => self.offers.add(offers, now.mono + self.state.settings.hold),
             Event::Rescinded(id) => self.offers.remove(&id),
             Event::Status(status) => self.status(*status, now),
             Event::Request(request) => self.request(*request, now, ids),
@@ -331,39 +369,35 @@ impl Core {
 
     /// The framework's id, if it has one.
     pub fn framework(&self) -> Option<&str> {
-        self.framework.as_deref()
-    }
-
-    /// Whether a master has us.
-    pub fn is_connected(&self) -> bool {
-        self.master.is_some()
+        self.state.framework.as_deref()
     }
 
     /// The roles of all apps, to subscribe with.
     pub fn roles(&self) -> BTreeSet<String> {
-        let mut roles: BTreeSet<String> = self.apps.values().map(|e| e.wanted.role().to_owned()).collect();
-        roles.insert(self.settings.default_role.clone());
+        let mut roles: BTreeSet<String> =
+            self.state.apps.values().map(|e| e.wanted.role().to_owned()).collect();
+        roles.insert(self.state.settings.default_role.clone());
         roles
     }
 
     fn subscribed(&mut self, framework: String, master: String, now: Now) {
-        let kind = if self.framework.as_ref() == Some(&framework) {
+        let kind = if self.state.framework.as_ref() == Some(&framework) {
             "scheduler_reregistered_event"
         } else {
             self.out.push(Effect::Commit(vec![records::put_framework(&framework)]));
             "scheduler_registered_event"
         };
         self.publish(notices::registered(kind, &framework, &master, now));
-        self.framework = Some(framework);
-        self.master = Some(master);
+        self.state.framework = Some(framework);
+        self.state.master = Some(master);
         self.offers.reset();
         self.reconcile(true, now);
         self.reconcile_at = Some(now.mono + RECONCILE_SOON);
-        self.dirty.extend(self.apps.keys().cloned());
+        self.dirty.extend(self.state.apps.keys().cloned());
     }
 
     fn disconnected(&mut self, now: Now) {
-        if self.master.take().is_some() {
+        if self.state.master.take().is_some() {
             self.publish(notices::plain("scheduler_disconnected_event", now));
         }
         self.offers.reset();
@@ -374,9 +408,10 @@ impl Core {
     fn reconcile(&mut self, all: bool, now: Now) {
         // One that was accepted a moment ago may not have reached the master's books.
         let old = |i: &&Instance| all || i.state().is_none() || now.mono.since(i.since) > RECONCILE_SOON;
-        let known = self.apps.values().flat_map(|e| e.instances.values()).filter(old).map(|i| &i.record);
+        let known =
+            self.state.apps.values().flat_map(|e| e.instances.values()).filter(old).map(|i| &i.record);
         let of = |r: &Record| r.tasks().map(|(_, task)| (task, Some(r.agent.clone()))).collect::<Vec<_>>();
-        let tasks: Vec<_> = known.chain(self.ghosts.values()).flat_map(of).collect();
+        let tasks: Vec<_> = known.chain(self.state.ghosts.values()).flat_map(of).collect();
         for chunk in tasks.chunks(1000) {
             self.out.push(Effect::Reconcile(chunk.to_vec()));
         }
@@ -386,7 +421,7 @@ impl Core {
     /// Compares views once what was on its way must have shown itself.
     fn doubt(&mut self, now: Now) {
         let at = now.mono + RECONCILE_SOON + Millis::from_secs(1);
-        if self.master.is_some() {
+        if self.state.master.is_some() {
             self.reconcile_at = Some(self.reconcile_at.map_or(at, |before| before.min(at)));
         }
     }
@@ -402,7 +437,7 @@ impl Core {
         if self.reconcile_at.is_some_and(|at| at <= now.mono) {
             self.reconcile(false, now);
             // The master says nothing about nodes it waits for itself: ask again soon.
-            let silent = self.apps.values().any(|e| e.instances.values().any(|i| i.state().is_none()));
+            let silent = self.state.apps.values().any(|e| e.instances.values().any(|i| i.state().is_none()));
             let pause = if silent { RECONCILE_SOON } else { RECONCILE_EVERY };
             self.reconcile_at = Some(now.mono + pause);
         }
@@ -440,14 +475,22 @@ impl Core {
         self.commit(rest);
     }
 
-    /// The entry of an app that readers see.
-    pub fn entry(&self, id: &PathId) -> Option<&Entry> {
-        self.apps.get(id).filter(|e| !e.removing)
+    /// What readers see, as it is now.
+    pub fn state(&self) -> &Snapshot {
+        &self.state
     }
 
-    /// Every app that readers see.
-    pub fn entries(&self) -> impl Iterator<Item = (&PathId, &Entry)> {
-        self.apps.iter().filter(|(_, e)| !e.removing)
+    fn entry(&self, id: &PathId) -> Option<&Entry> {
+        self.state.entry(id)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&PathId, &Entry)> {
+        self.state.entries()
+    }
+
+    /// The deployments, to be changed.
+    fn deployments_mut(&mut self) -> &mut IndexMap<String, Deployment> {
+        Arc::make_mut(&mut self.state.deployments)
     }
 }
 

@@ -68,7 +68,7 @@ impl Offers {
 impl Core {
     /// Uses the offers in hand for what waits and settles what is left.
     pub(super) fn place(&mut self, now: Now, ids: &mut dyn IdSource) {
-        if self.master.is_none() {
+        if self.state.master.is_none() {
             return;
         }
         let ready: Vec<PathId> = self.hungry_within(now.mono);
@@ -80,7 +80,8 @@ impl Core {
 
     /// Apps that miss instances and whose delay is over at `at`.
     fn hungry_within(&self, at: Millis) -> Vec<PathId> {
-        let due = |id: &&PathId| self.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at);
+        let due =
+            |id: &&PathId| self.state.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at);
         self.hungry.iter().filter(due).cloned().collect()
     }
 
@@ -95,7 +96,7 @@ impl Core {
             for (offer_id, one) in &mut held {
                 for id in ready {
                     let pair = (offer_id.clone(), id.clone());
-                    let Some(entry) = self.apps.get_mut(id).filter(|e| e.missing > 0) else { continue };
+                    let Some(entry) = self.state.apps.get_mut(id).filter(|e| e.missing > 0) else { continue };
                     if hopeless.contains(&pair) {
                         continue;
                     }
@@ -133,7 +134,7 @@ impl Core {
     /// Accepts, keeps or declines what is in hand, then asks for more or for none.
     fn settle(&mut self, now: Now) {
         let waiting = !self.hungry_within(now.mono).is_empty();
-        let soon = !self.hungry_within(now.mono + self.settings.hold).is_empty();
+        let soon = !self.hungry_within(now.mono + self.state.settings.hold).is_empty();
         let hungry = !self.hungry.is_empty();
         let (mut keep, mut back) = (BTreeMap::new(), Vec::new());
         for (id, held) in std::mem::take(&mut self.offers.held) {
@@ -151,7 +152,7 @@ impl Core {
         }
         self.offers.held = keep;
         if !back.is_empty() {
-            let refuse = if hungry { self.settings.refuse } else { REFUSE_LONG };
+            let refuse = if hungry { self.state.settings.refuse } else { REFUSE_LONG };
             self.out.push(Effect::Decline { offers: back, refuse });
         }
         self.steer(waiting || soon, now);

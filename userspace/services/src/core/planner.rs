@@ -38,8 +38,8 @@ impl Core {
     }
 
     fn plan_app(&mut self, id: &PathId, now: Now) {
-        let holds = self.deployments.values().any(|d| d.holds(id));
-        let Some(entry) = self.apps.get_mut(id) else { return };
+        let holds = self.state.deployments.values().any(|d| d.holds(id));
+        let Some(entry) = self.state.apps.get_mut(id) else { return };
         let (mut writes, wake, lapsed) = entry.give_up_unreachable(now);
         let ghosts: Vec<InstanceId> = entry
             .instances
@@ -53,7 +53,7 @@ impl Core {
                 if lapsed.contains(&ghost) {
                     self.lapsed.insert(ghost.clone());
                 }
-                self.ghosts.insert(ghost, instance.record);
+                self.state.ghosts.insert(ghost, instance.record);
             }
         }
         let decision = if holds { Decision::default() } else { entry.decide() };
@@ -74,7 +74,7 @@ impl Core {
         }
         let held_until = entry.held_until();
         if entry.missing > 0 && held_until > now.mono {
-            let early = held_until.since(self.settings.hold);
+            let early = held_until.since(self.state.settings.hold);
             self.wake.insert((if early > now.mono { early } else { held_until }, id.clone()));
         }
         if entry.missing > 0 && (more || held_until > Millis(0)) {
@@ -88,30 +88,29 @@ impl Core {
 
     /// Asks instances that are to end to do so, again after a while.
     fn end_instances(&mut self, id: &PathId, now: Now) {
-        if self.master.is_none() {
+        if self.state.master.is_none() {
             return;
         }
-        let Some(entry) = self.apps.get_mut(id) else { return };
+        let Some(entry) = self.state.apps.get_mut(id) else { return };
         let grace = entry.wanted.grace();
-        for instance in entry.instances.values_mut().filter(|i| !i.is_wanted()) {
-            if instance.again.is_none_or(|at| at <= now.mono) {
-                let again = now.mono + KILL_AGAIN.max(grace.unwrap_or_default());
-                instance.again = Some(again);
-                self.wake.insert((again, id.clone()));
-                for (_, task) in instance.record.tasks() {
-                    let agent = Some(instance.record.agent.clone());
-                    self.out.push(Effect::Kill { task, agent, grace });
-                }
+        let again = now.mono + KILL_AGAIN.max(grace.unwrap_or_default());
+        let due = |i: &Instance| !i.is_wanted() && i.again.is_none_or(|at| at <= now.mono);
+        entry.instances.change_where(due, |instance| {
+            instance.again = Some(again);
+            self.wake.insert((again, id.clone()));
+            for (_, task) in instance.record.tasks() {
+                let agent = Some(instance.record.agent.clone());
+                self.out.push(Effect::Kill { task, agent, grace });
             }
-        }
+        });
     }
 
     /// Removes an app that is to go once nothing of it runs.
     fn bury(&mut self, id: &PathId, now: Now) {
-        if !self.apps.get(id).is_some_and(|e| e.removing && e.instances.is_empty()) {
+        if !self.state.apps.get(id).is_some_and(|e| e.removing && e.instances.is_empty()) {
             return;
         }
-        let Some(entry) = self.apps.remove(id) else { return };
+        let Some(entry) = self.state.apps.remove(id) else { return };
         self.hungry.remove(id);
         let versions = entry.versions.keys().map(|v| Write::Delete(records::version_key(id, v)));
         // The root last: an app whose versions are half gone is still one that is to go. Loading needs its version.
@@ -132,19 +131,23 @@ impl Entry {
     /// ended when they come back. Says when to look again, and which were wanted to the last.
     fn give_up_unreachable(&mut self, now: Now) -> (Vec<Write>, Option<Millis>, BTreeSet<InstanceId>) {
         let patience = self.wanted.unreachable_patience();
-        let (mut writes, mut wake, mut lapsed) = (Vec::new(), None, BTreeSet::new());
-        for instance in self.instances.values_mut().filter(|i| i.state() == Some(State::Unreachable)) {
-            let until = patience.map(|p| instance.since + p);
-            if !instance.is_wanted() || until.is_some_and(|at| at <= now.mono) {
-                if instance.is_wanted() && !self.removing {
+        let (mut writes, mut lapsed) = (Vec::new(), BTreeSet::new());
+        let until = |i: &Instance| patience.map(|p| i.since + p);
+        let lost = |i: &Instance| i.state() == Some(State::Unreachable);
+        let over = |i: &Instance| !i.is_wanted() || until(i).is_some_and(|at| at <= now.mono);
+        let waited = self.instances.values().filter(|i| lost(i) && !over(i)).filter_map(until);
+        let wake = waited.min();
+        let removing = self.removing;
+        self.instances.change_where(
+            |i| lost(i) && over(i),
+            |instance| {
+                if instance.is_wanted() && !removing {
                     lapsed.insert(instance.record.id.clone());
                 }
                 instance.record.goal = Goal::Ghost;
                 writes.push(records::put_instance(&instance.record));
-            } else if let Some(at) = until {
-                wake = Some(wake.map_or(at, |w: Millis| w.min(at)));
-            }
-        }
+            },
+        );
         (writes, wake, lapsed)
     }
 

@@ -15,6 +15,7 @@ use super::id::PathId;
 use super::instance::{Goal, Instance, Record};
 use super::matching::Wish;
 use super::pod::Pod;
+use super::shared::Shared;
 use super::{Core, Entry, Settings, Tally, Write, time};
 
 /// The format that is written. Older ones are read for two releases.
@@ -127,7 +128,7 @@ impl Core {
         let (mut roots, mut instances) = (Vec::new(), Vec::new());
         for (key, value) in entries {
             match key.split('/').next().unwrap_or("") {
-                "framework" => core.framework = Some(read::<Framework>(key, value)?.id),
+                "framework" => core.state.framework = Some(read::<Framework>(key, value)?.id),
                 "apps" => roots.push((key, read::<Root>(key, value)?)),
                 "versions" => {
                     let Version { app, pod, .. } = read(key, value)?;
@@ -143,7 +144,7 @@ impl Core {
                 "instances" => instances.push(read::<Record>(key, value)?),
                 "deployments" => {
                     let deployment: Deployment = read(key, value)?;
-                    core.deployments.insert(deployment.id.clone(), deployment);
+                    core.deployments_mut().insert(deployment.id.clone(), deployment);
                 }
                 _ => {
                     return Err(Unreadable {
@@ -160,7 +161,7 @@ impl Core {
                 return Err(Unreadable { key: key.clone(), reason });
             };
             core.dirty.insert(root.id.clone());
-            core.apps.insert(
+            core.state.apps.insert(
                 root.id,
                 Entry { roll: root.roll, removing: root.removing, ..Entry::new(wanted, mine) },
             );
@@ -168,21 +169,21 @@ impl Core {
         for record in instances {
             core.adopt(record, now);
         }
-        core.deployments.sort_by(|_, a, _, b| a.version.cmp(&b.version));
-        let newest = core.apps.values().filter_map(|e| time::parse(e.wanted.version())).max();
-        let planned = core.deployments.values().filter_map(|d| time::parse(&d.version)).max();
+        core.deployments_mut().sort_by(|_, a, _, b| a.version.cmp(&b.version));
+        let newest = core.state.apps.values().filter_map(|e| time::parse(e.wanted.version())).max();
+        let planned = core.state.deployments.values().filter_map(|d| time::parse(&d.version)).max();
         core.last_version = newest.max(planned).unwrap_or_default();
         Ok(core)
     }
 
     fn adopt(&mut self, record: Record, now: Now) {
-        match self.apps.get_mut(&record.app) {
+        match self.state.apps.get_mut(&record.app) {
             Some(entry) if record.goal != Goal::Ghost => {
                 self.index.insert(record.id.clone(), record.app.clone());
                 entry.instances.insert(record.id.clone(), Instance::new(record, now.mono, false));
             }
             _ => {
-                self.ghosts.insert(record.id.clone(), Record { goal: Goal::Ghost, ..record });
+                self.state.ghosts.insert(record.id.clone(), Record { goal: Goal::Ghost, ..record });
             }
         }
     }
@@ -203,7 +204,7 @@ impl Entry {
             versions,
             removing: false,
             roll: true,
-            instances: BTreeMap::new(),
+            instances: Shared::default(),
             missing: 0,
             backoff: None,
             waiting: None,

@@ -175,7 +175,7 @@ impl Core {
             Kind::Kill(which) => self.kill(which, r.force, now, ids),
             Kind::Cancel(id) => self.cancel(id, r.force, now, ids),
             Kind::ResetDelay(id) => {
-                let entry = self.apps.get_mut(id).filter(|e| e.missing > 0);
+                let entry = self.state.apps.get_mut(id).filter(|e| e.missing > 0);
                 let entry = entry.ok_or_else(|| {
                     ApiError::NotFound(format!("Application {id} not found in tasks queue."))
                 })?;
@@ -202,7 +202,7 @@ impl Core {
         let target = self.updated(&id, body, false)?;
         self.announce(r, &target, now);
         let result = self.submit([(id.clone(), target)].into(), r.force, now, ids)?;
-        let shown = view::app(self, &id, view::Embed::ALL_BUT_TASKS.with_tasks()).unwrap_or_default();
+        let shown = view::app(&self.state, &id, view::Embed::ALL_BUT_TASKS.with_tasks()).unwrap_or_default();
         let location = Some(format!("/v2/apps{id}"));
         Ok(Reply { status: 201, body: Some(shown), location, ..result })
     }
@@ -231,10 +231,10 @@ impl Core {
         }
         let mut app = match before {
             Some(app) if partial => app.clone(),
-            _ => App::new(id.clone(), &self.settings.default_role),
+            _ => App::new(id.clone(), &self.state.settings.default_role),
         };
-        update::apply(&mut app, body, &self.settings.default_role).map_err(ApiError::BadFields)?;
-        let accepted = &self.settings.default_accepted_roles;
+        update::apply(&mut app, body, &self.state.settings.default_role).map_err(ApiError::BadFields)?;
+        let accepted = &self.state.settings.default_accepted_roles;
         if app.accepted_resource_roles.is_none() && !accepted.is_empty() {
             app.accepted_resource_roles = Some(accepted.clone());
         }
@@ -254,7 +254,7 @@ impl Core {
         used.extend(app.ports().iter().map(|p| p.service));
         let host = app.host_networking();
         let exact = app.require_ports;
-        let (first, last) = self.settings.service_ports;
+        let (first, last) = self.state.settings.service_ports;
         let mut next = first..=last;
         let mut fresh = || {
             let port = next.find(|p| !used.contains(p));
@@ -303,6 +303,7 @@ impl Core {
             return Err(ApiError::invalid("/", error));
         }
         let in_the_way: Vec<String> = self
+            .state
             .deployments
             .values()
             .filter(|d| targets.keys().any(|id| d.affects(id)))
@@ -353,7 +354,7 @@ impl Core {
         let group = json!({"groupId": "/", "version": version});
         self.publish(notices::notice("group_change_success", group, now));
         self.publish(notices::deployment_step("deployment_info", &deployment, now));
-        self.deployments.insert(id.clone(), deployment);
+        self.deployments_mut().insert(id.clone(), deployment);
         let body = json!({"version": version, "deploymentId": id});
         Ok(Reply { status: 200, body: Some(body), deployment: Some(id), location: None })
     }
@@ -381,7 +382,7 @@ impl Core {
     fn retarget(&mut self, id: &PathId, target: Target, version: &str, writes: &mut Vec<Write>) {
         let (mut wanted, restart) = match target {
             Target::Gone => {
-                if let Some(entry) = self.apps.get_mut(id) {
+                if let Some(entry) = self.state.apps.get_mut(id) {
                     entry.removing = true;
                     writes.push(records::put_root(entry));
                 }
@@ -395,13 +396,13 @@ impl Core {
             && old.version() == wanted.version()
             && **old == wanted
         {
-            if let Some(entry) = self.apps.get_mut(id).filter(|e| !e.roll) {
+            if let Some(entry) = self.state.apps.get_mut(id).filter(|e| !e.roll) {
                 entry.roll = true;
                 writes.push(records::put_root(entry));
             }
             return;
         }
-        let known = self.apps.get(id).and_then(|e| e.versions.get(wanted.version()));
+        let known = self.state.apps.get(id).and_then(|e| e.versions.get(wanted.version()));
         let is_old = known.is_some_and(|old| !old.differs_in_config(&wanted));
         let now = || version.to_owned();
         let info = match &before {
@@ -418,14 +419,14 @@ impl Core {
         let wanted = Arc::new(wanted);
         writes.push(records::put_version(&wanted));
         let keep: Vec<String> =
-            self.deployments.values().filter_map(|d| d.original.get(id)?.clone()).collect();
-        let entry = self.apps.entry(id.clone());
-        let entry = entry.or_insert_with(|| Entry::new(Arc::clone(&wanted), BTreeMap::new()));
+            self.state.deployments.values().filter_map(|d| d.original.get(id)?.clone()).collect();
+        let fresh = || Entry::new(Arc::clone(&wanted), BTreeMap::new());
+        let Some(entry) = self.state.apps.entry(id, fresh) else { return };
         entry.versions.insert(version.to_owned(), Arc::clone(&wanted));
         entry.want(wanted);
         (entry.removing, entry.roll) = (false, true);
         entry.tally = super::Tally::default();
-        while entry.versions.len() > self.settings.versions {
+        while entry.versions.len() > self.state.settings.versions {
             let spare = |v: &&String| **v != entry.wanted.version() && !keep.contains(v);
             let Some(oldest) = entry.versions.keys().find(spare).cloned() else { break };
             entry.versions.remove(&oldest);
@@ -440,7 +441,7 @@ impl Core {
 
     /// Ends a deployment that a newer intent replaces.
     fn supersede(&mut self, id: &str, now: Now) -> Option<Write> {
-        let deployment = self.deployments.shift_remove(id)?;
+        let deployment = self.deployments_mut().shift_remove(id)?;
         let reason = "replaced by a newer change";
         self.publish(notices::deployment_end("deployment_failed", &deployment, Some(reason), now));
         // Whatever else it changed goes on by itself.
@@ -450,11 +451,11 @@ impl Core {
 
     fn cancel(&mut self, id: &str, force: bool, now: Now, ids: &mut dyn IdSource) -> Result<Reply, ApiError> {
         let missing = || ApiError::NotFound(format!("DeploymentPlan {id} does not exist"));
-        let deployment = self.deployments.get(id).ok_or_else(missing)?.clone();
+        let deployment = self.state.deployments.get(id).ok_or_else(missing)?.clone();
         if force {
             let mut writes: Vec<Write> = self.supersede(id, now).into_iter().collect();
             for app in deployment.original.keys() {
-                if let Some(entry) = self.apps.get_mut(app).filter(|e| !e.removing) {
+                if let Some(entry) = self.state.apps.get_mut(app).filter(|e| !e.removing) {
                     entry.roll = false;
                     writes.push(records::put_root(entry));
                 }
@@ -464,7 +465,7 @@ impl Core {
         }
         let mut targets = Targets::new();
         for (app, version) in &deployment.original {
-            let entry = self.apps.get(app);
+            let entry = self.state.apps.get(app);
             let before = version.as_ref().and_then(|v| entry.and_then(|e| e.versions.get(v)));
             match before {
                 Some(before) => {
@@ -504,13 +505,13 @@ impl Core {
         let targets: Targets = if which.scale { self.shrunk(&victims) } else { Targets::new() };
         let locked = |d: &&Deployment| targets.keys().any(|id| d.affects(id));
         let in_the_way: Vec<String> =
-            self.deployments.values().filter(locked).map(|d| d.id.clone()).collect();
+            self.state.deployments.values().filter(locked).map(|d| d.id.clone()).collect();
         if !force && !in_the_way.is_empty() {
             return Err(ApiError::Locked(in_the_way));
         }
         let mut writes = Vec::new();
         for (app, instances) in &victims.by_app {
-            let Some(entry) = self.apps.get_mut(app) else { continue };
+            let Some(entry) = self.state.apps.get_mut(app) else { continue };
             for id in instances {
                 if let Some(instance) = entry.instances.get_mut(id) {
                     instance.record.goal = Goal::Stop;
@@ -561,7 +562,7 @@ impl Core {
             }
         }
         for task in tasks.filter(|_| app.is_none()).unwrap_or_default() {
-            if let Some(stranger) = self.strangers.get(task) {
+            if let Some(stranger) = self.state.strangers.get(task) {
                 out.strangers.push((task.clone(), stranger.agent.clone()));
             }
         }

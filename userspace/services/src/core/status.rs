@@ -19,7 +19,7 @@ impl Core {
                 let place = Place { app: &app, id: &id, container, launch };
                 self.seen(&place, &status, now);
             }
-            Some((None, id, ..)) if self.ghosts.contains_key(&id) => self.ghost(&id, &status, now),
+            Some((None, id, ..)) if self.state.ghosts.contains_key(&id) => self.ghost(&id, &status, now),
             _ => self.stranger(&status, now),
         }
         if let (Some(uuid), Some(agent)) = (status.uuid, status.agent) {
@@ -29,7 +29,8 @@ impl Core {
 
     /// Something about a container of an instance that we know.
     fn seen(&mut self, place: &Place<'_>, status: &Status, now: Now) {
-        let Some(instance) = self.apps.get_mut(place.app).and_then(|e| e.instances.get_mut(place.id)) else {
+        let Some(instance) = self.state.apps.get_mut(place.app).and_then(|e| e.instances.get_mut(place.id))
+        else {
             return;
         };
         if instance.record.launches != place.launch || instance.task_mut(place.container).is_none() {
@@ -64,7 +65,7 @@ impl Core {
         }
         if changed
             && status.state.is_terminal()
-            && let Some(entry) = self.apps.get_mut(place.app)
+            && let Some(entry) = self.state.apps.get_mut(place.app)
             && let Some(record) = entry.instances.get(place.id).map(|i| i.record.clone())
         {
             entry.note_failure(&record, status, now);
@@ -77,7 +78,7 @@ impl Core {
 
     /// The last of an instance's containers ended. `before` is the instance's state and since when.
     fn ended(&mut self, place: &Place<'_>, before: (Option<State>, Millis), status: &Status, now: Now) {
-        let Some(entry) = self.apps.get_mut(place.app) else { return };
+        let Some(entry) = self.state.apps.get_mut(place.app) else { return };
         let Some(instance) = entry.instances.remove(place.id) else { return };
         self.index.remove(place.id);
         if instance.is_wanted() {
@@ -102,7 +103,7 @@ impl Core {
     fn ghost(&mut self, id: &InstanceId, status: &Status, now: Now) {
         if status.state.is_terminal() {
             self.lapsed.remove(id);
-            if let Some(record) = self.ghosts.remove(id) {
+            if let Some(record) = self.state.ghosts.remove(id) {
                 self.commit(vec![records::delete_instance(&record)]);
             }
         } else if status.state != State::Unreachable {
@@ -122,15 +123,15 @@ impl Core {
         if status.state != State::Running || !self.lapsed.contains(id) {
             return false;
         }
-        let Some(record) = self.ghosts.get(id) else { return false };
+        let Some(record) = self.state.ghosts.get(id) else { return false };
         let app = record.app.clone();
-        let Some(entry) = self.apps.get_mut(&app) else { return false };
+        let Some(entry) = self.state.apps.get_mut(&app) else { return false };
         let fits = !entry.removing && record.config == entry.wanted.config();
         if !fits || entry.decide().missing == 0 {
             return false;
         }
         let record = Record { goal: Goal::Run, ..record.clone() };
-        self.ghosts.remove(id);
+        self.state.ghosts.remove(id);
         self.lapsed.remove(id);
         self.index.insert(id.clone(), app);
         let write = records::put_instance(&record);
@@ -146,14 +147,16 @@ impl Core {
     /// Nobody wrote it down. It is shown, and left alone until somebody decides.
     fn stranger(&mut self, status: &Status, now: Now) {
         if status.state.is_terminal() {
-            self.strangers.remove(&status.task);
+            self.state.strangers.remove(&status.task);
             let fields = json!({"instanceId": status.task, "condition": status.state.condition()});
             self.publish(notices::notice("unknown_instance_terminated_event", fields, now));
             return;
         }
         let (agent, state) = (status.agent.clone(), status.state);
-        let stranger = self.strangers.entry(status.task.clone());
-        stranger.or_insert(Stranger { agent, state, since: now.wall }).state = state;
+        let fresh = || Stranger { agent, state, since: now.wall };
+        if let Some(stranger) = self.state.strangers.entry(&status.task, fresh) {
+            stranger.state = state;
+        }
     }
 }
 

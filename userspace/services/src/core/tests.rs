@@ -58,9 +58,9 @@ impl Script {
             }
             "stranger" => Event::Status(Box::new(status(word(0), "a1", &words[1..]))),
             "roles" => {
-                word(0).clone_into(&mut self.core.settings.default_role);
-                self.core.settings.default_accepted_roles =
-                    words[1..].iter().map(ToString::to_string).collect();
+                let settings = Arc::make_mut(&mut self.core.state.settings);
+                word(0).clone_into(&mut settings.default_role);
+                settings.default_accepted_roles = words[1..].iter().map(ToString::to_string).collect();
                 return Vec::new();
             }
             "wait" => return self.wait(word(0)),
@@ -122,14 +122,14 @@ impl Script {
 
     fn show(&mut self, command: &str, id: &str) -> Vec<String> {
         let value = match command {
-            "why" => view::why(&self.core, &PathId::parse(id).unwrap(), self.now).unwrap_or_default(),
-            "queue" => view::queue(&self.core, self.now, false),
-            "deployments" => Value::from(view::deployments(&self.core)),
+            "why" => view::why(&self.core.state, &PathId::parse(id).unwrap(), self.now).unwrap_or_default(),
+            "queue" => view::queue(&self.core.state, self.now, false),
+            "deployments" => Value::from(view::deployments(&self.core.state)),
             _ => Value::from(
                 self.core
                     .entries()
                     .map(|(id, e)| {
-                        let shown = view::app(&self.core, id, view::Embed::LIST).unwrap();
+                        let shown = view::app(&self.core.state, id, view::Embed::LIST).unwrap();
                         let of = |k: &str| shown[k].clone();
                         let tasks: Vec<String> = e.instances.keys().map(|id| id.task_id("", 1)).collect();
                         json!([
@@ -236,7 +236,7 @@ impl Script {
                     .core
                     .index
                     .get(&InstanceId::from_key(id))
-                    .and_then(|app| self.core.apps.get(app))
+                    .and_then(|app| self.core.state.apps.get(app))
                     .and_then(|e| e.instances.get(&InstanceId::from_key(id)))
                     .map_or("a1".to_owned(), |i| i.record.agent.clone());
                 self.tasks.push((task, agent));
@@ -262,15 +262,16 @@ impl Script {
     /// What holds at all times.
     fn check(&self) {
         let core = &self.core;
-        let instances: BTreeSet<&InstanceId> = core.apps.values().flat_map(|e| e.instances.keys()).collect();
+        let instances: BTreeSet<&InstanceId> =
+            core.state.apps.values().flat_map(|e| e.instances.keys()).collect();
         let indexed: BTreeSet<&InstanceId> = core.index.keys().collect();
         assert_eq!(instances, indexed, "the index knows every instance and no other");
         let stored: BTreeSet<String> =
             self.store.keys().filter_map(|k| k.strip_prefix("instances/")).map(str::to_owned).collect();
         let known: BTreeSet<String> =
-            instances.into_iter().chain(core.ghosts.keys()).map(ToString::to_string).collect();
+            instances.into_iter().chain(core.state.ghosts.keys()).map(ToString::to_string).collect();
         assert_eq!(stored, known, "the store knows every instance and no other");
-        for (id, entry) in &core.apps {
+        for (id, entry) in core.state.apps.iter() {
             assert!(self.store.contains_key(&records::root_key(id)), "{id} is stored");
             assert!(
                 self.store.contains_key(&records::version_key(id, entry.wanted.version())),

@@ -135,20 +135,25 @@ impl Walk {
     fn check_rest(&self) {
         let core = &self.script.core;
         let last = || self.log.join("\n");
-        assert!(core.deployments.is_empty(), "deployments end: {:?}\n{}", core.deployments, last());
         assert!(
-            core.ghosts.is_empty() && core.strangers.is_empty(),
-            "nothing runs unknown: {:?} {:?}\n{}",
-            core.ghosts,
-            core.strangers,
+            core.state.deployments.is_empty(),
+            "deployments end: {:?}\n{}",
+            core.state.deployments,
             last()
         );
-        for (id, entry) in &core.apps {
+        assert!(
+            core.state.ghosts.is_empty() && core.state.strangers.is_empty(),
+            "nothing runs unknown: {:?} {:?}\n{}",
+            core.state.ghosts,
+            core.state.strangers,
+            last()
+        );
+        for (id, entry) in core.state.apps.iter() {
             assert!(!entry.removing, "{id} is gone\n{}", last());
             let running = entry.instances.values().filter(|i| i.state() == Some(State::Running)).count();
             assert_eq!(running, entry.wanted.instances() as usize, "{id} has its instances\n{}", last());
         }
-        let known: usize = core.apps.values().map(|e| e.instances.len()).sum();
+        let known: usize = core.state.apps.values().map(|e| e.instances.len()).sum();
         assert_eq!(known, self.alive.len(), "what runs is what is known\n{}", last());
     }
 }

@@ -11,7 +11,7 @@ use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
 use crate::core::id::PathId;
 use crate::core::requests::{Killing, Kind};
-use crate::core::{Core, view};
+use crate::core::{Snapshot, view};
 
 pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
     let method = ask.method.as_str();
@@ -64,7 +64,7 @@ async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, A
     let key = if group.is_some() { "*" } else { "apps" };
     let apps = api
         .handle
-        .read(move |core, _| {
+        .read(move |state, _| {
             let fits = |app: &crate::core::app::App| {
                 let has = |inside: &str, part: &Option<String>| {
                     part.as_ref().is_none_or(|p| inside.contains(p.as_str()))
@@ -74,8 +74,8 @@ async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, A
                     && selector.as_ref().is_none_or(|s| s.fits(&app.labels))
                     && group.as_ref().is_none_or(|g| app.id.is_below(g))
             };
-            let entries = core.entries().filter(|(_, e)| e.wanted.app().is_some_and(fits));
-            entries.filter_map(|(id, _)| view::app(core, id, embed)).collect::<Vec<Value>>()
+            let entries = state.entries().filter(|(_, e)| e.wanted.app().is_some_and(fits));
+            entries.filter_map(|(id, _)| view::app(state, id, embed)).collect::<Vec<Value>>()
         })
         .await?;
     Ok(json_answer(StatusCode::OK, &json!({key: apps})))
@@ -85,16 +85,16 @@ async fn show(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {
     let embed = view::Embed::parse(ask.query.all("embed"), "app.", view::Embed::ALL_BUT_TASKS.with_tasks());
     // What is asked for is added; the rest of a single app is always there.
     let embed = view::Embed { stats: embed.stats, ..view::Embed::ALL_BUT_TASKS.with_tasks() };
-    found(api, id, move |core, id| view::app(core, id, embed).map(|app| json!({"app": app}))).await
+    found(api, id, move |state, id| view::app(state, id, embed).map(|app| json!({"app": app}))).await
 }
 
 async fn found(
     api: &Api,
     id: PathId,
-    look: impl FnOnce(&Core, &PathId) -> Option<Value> + Send + 'static,
+    look: impl FnOnce(&Snapshot, &PathId) -> Option<Value> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let name = id.clone();
-    let body = api.handle.read(move |core, _| look(core, &id)).await?;
+    let body = api.handle.read(move |state, _| look(state, &id)).await?;
     body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))
 }
 
@@ -115,11 +115,11 @@ async fn many(api: &Api, ask: &Ask) -> Result<Response, ApiError> {
 
 async fn tasks(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {
     if !super::others::wants_text(&ask.accept) {
-        return found(api, id, |core, id| view::app_tasks(core, id).map(|tasks| json!({"tasks": tasks})))
+        return found(api, id, |state, id| view::app_tasks(state, id).map(|tasks| json!({"tasks": tasks})))
             .await;
     }
     let name = id.safe();
-    let text = api.handle.read(|core, _| view::tasks_text(core)).await?;
+    let text = api.handle.read(|state, _| view::tasks_text(state)).await?;
     let mine = text.lines().filter(|line| line.split('\t').next() == Some(name.as_str()));
     Ok(text_answer(mine.map(|line| format!("{line}\n")).collect::<String>()))
 }
@@ -136,18 +136,18 @@ async fn kill(api: &Api, ask: &Ask, app: PathId, task: Option<&str>) -> Result<R
 }
 
 async fn versions(api: &Api, id: PathId) -> Result<Response, ApiError> {
-    found(api, id, |core, id| view::versions(core, id).map(|versions| json!({"versions": versions}))).await
+    found(api, id, |state, id| view::versions(state, id).map(|versions| json!({"versions": versions}))).await
 }
 
 async fn one_version(api: &Api, id: PathId, version: &str) -> Result<Response, ApiError> {
     let (asked, name) = (version.to_owned(), version.to_owned());
     let missing = format!("App '{id}' does not exist in version {name}");
-    let body = api.handle.read(move |core, _| view::version(core, &id, &asked)).await?;
+    let body = api.handle.read(move |state, _| view::version(state, &id, &asked)).await?;
     body.map(|body| json_answer(StatusCode::OK, &body)).ok_or(ApiError::NotFound(missing))
 }
 
 async fn why(api: &Api, id: PathId) -> Result<Response, ApiError> {
     let name = id.clone();
-    let body = api.handle.read(move |core, now| view::why(core, &id, now)).await?;
+    let body = api.handle.read(move |state, now| view::why(state, &id, now)).await?;
     body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))
 }

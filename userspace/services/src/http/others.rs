@@ -21,9 +21,9 @@ pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respon
     match (ask.method.as_str(), rest) {
         ("GET" | "HEAD", [path @ .., "apps"]) => {
             let id = group_id(path)?;
-            let apps = api.handle.read(move |core, _| {
-                let below = core.entries().filter(|(app, _)| app.is_below(&id));
-                below.filter_map(|(app, _)| view::app(core, app, view::Embed::LIST)).collect::<Vec<_>>()
+            let apps = api.handle.read(move |state, _| {
+                let below = state.entries().filter(|(app, _)| app.is_below(&id));
+                below.filter_map(|(app, _)| view::app(state, app, view::Embed::LIST)).collect::<Vec<_>>()
             });
             Ok(json_answer(StatusCode::OK, &json!({"apps": apps.await?})))
         }
@@ -34,7 +34,7 @@ pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respon
             let missing = ApiError::NotFound(format!("Group '{id}' does not exist"));
             let body = api
                 .handle
-                .read(move |core, _| view::group_exists(core, &id).then(|| view::group(core, &id, embed)));
+                .read(move |state, _| view::group_exists(state, &id).then(|| view::group(state, &id, embed)));
             body.await?.map(|body| json_answer(StatusCode::OK, &body)).ok_or(missing)
         }
         ("POST" | "PUT", path) => {
@@ -118,19 +118,19 @@ fn flatten(
 pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
     match (ask.method.as_str(), rest) {
         ("GET" | "HEAD", []) if wants_text(&ask.accept) => {
-            Ok(text_answer(api.handle.read(|core, _| view::tasks_text(core)).await?))
+            Ok(text_answer(api.handle.read(|state, _| view::tasks_text(state)).await?))
         }
         ("GET" | "HEAD", []) => {
             let states = ask.query.all("status").chain(ask.query.all("status[]"));
             let states: Vec<String> = states.map(str::to_owned).collect();
-            let tasks = api.handle.read(move |core, _| {
+            let tasks = api.handle.read(move |state, _| {
                 let states: Vec<&str> = states.iter().map(String::as_str).collect();
-                view::tasks(core, &states)
+                view::tasks(state, &states)
             });
             Ok(json_answer(StatusCode::OK, &json!({"tasks": tasks.await?})))
         }
         ("GET" | "HEAD", ["unknown"]) => {
-            let body = api.handle.read(|core, _| view::strangers(core)).await?;
+            let body = api.handle.read(|state, _| view::strangers(state)).await?;
             Ok(json_answer(StatusCode::OK, &body))
         }
         ("POST", ["delete"]) => {
@@ -158,7 +158,7 @@ pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
 pub(super) async fn deployments(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
     match (ask.method.as_str(), rest) {
         ("GET" | "HEAD", []) => {
-            let list = api.handle.read(|core, _| view::deployments(core)).await?;
+            let list = api.handle.read(|state, _| view::deployments(state)).await?;
             Ok(json_answer(StatusCode::OK, &Value::from(list)))
         }
         ("DELETE", [id]) => {
@@ -173,7 +173,7 @@ pub(super) async fn queue(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
     match (ask.method.as_str(), rest) {
         ("GET" | "HEAD", []) => {
             let offers = ask.query.all("embed").any(|e| e == "lastUnusedOffers");
-            let body = api.handle.read(move |core, now| view::queue(core, now, offers)).await?;
+            let body = api.handle.read(move |state, now| view::queue(state, now, offers)).await?;
             Ok(json_answer(StatusCode::OK, &body))
         }
         ("DELETE", [app @ .., "delay"]) if !app.is_empty() => {
@@ -196,7 +196,7 @@ pub(super) fn pods(ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
 }
 
 pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
-    let framework = api.handle.read(|core, _| core.framework().map(str::to_owned)).await?;
+    let framework = api.handle.read(|state, _| state.framework.clone()).await?;
     let about = &api.about;
     let body = json!({
         "name": "marathon",
@@ -220,7 +220,7 @@ pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
 }
 
 pub(super) async fn metrics(api: &Api) -> Result<Response, ApiError> {
-    let counts = api.handle.read(|core, _| view::counts(core)).await?;
+    let counts = api.handle.read(|state, _| view::counts(state)).await?;
     let gauges: Map<String, Value> =
         counts.into_iter().map(|(name, value)| (name, json!({"value": value}))).collect();
     let body = json!({

@@ -27,7 +27,7 @@ use crate::core::error::ApiError;
 use crate::core::once::Once;
 use crate::core::records::Unreadable;
 use crate::core::requests::{Kind, Reply, Request};
-use crate::core::{Core, Effect, Event, Notice, Settings, Write};
+use crate::core::{Core, Effect, Event, Notice, Settings, Snapshot, Write};
 use crate::wire;
 
 use room::Room;
@@ -104,12 +104,12 @@ pub enum EngineError {
     Unreadable(#[from] Unreadable),
 }
 
-/// A look at the state, on the task that owns it.
-type Look = Box<dyn FnOnce(&Core, Now) + Send>;
+/// Above so many apps and pods, reading is done where it may block.
+const MANY: usize = 500;
 
 enum Message {
     Write { request: Box<Request>, answer: oneshot::Sender<Reply> },
-    Read(Look),
+    Look(oneshot::Sender<Snapshot>),
 }
 
 /// Asks the scheduler. Clones are cheap.
@@ -139,7 +139,7 @@ impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Write { .. } => "Write",
-            Self::Read(_) => "Read",
+            Self::Look(_) => "Look",
         })
     }
 }
@@ -190,16 +190,26 @@ impl Handle {
     /// [`ApiError::Unavailable`] when the scheduler cannot answer now.
     pub async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Core, Now) -> T + Send + 'static,
+        look: impl FnOnce(&Snapshot, Now) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
+        let state = self.look().await?;
+        let now = OsClock.now();
+        if state.apps.len() < MANY {
+            return Ok(look(&state, now));
+        }
+        let work = tokio::task::spawn_blocking(move || look(&state, now));
+        work.await.map_err(|_| self.room.refusal())
+    }
+
+    /// The state as it is now, to be read for as long as it takes.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] when the scheduler cannot answer now.
+    pub async fn look(&self) -> Result<Snapshot, ApiError> {
         let gone = || self.room.refusal();
         let (answer, answered) = oneshot::channel();
-        let look = Box::new(move |core: &Core, now: Now| {
-            // The asker may have gone away.
-            let _ = answer.send(look(core, now));
-        });
         let ask = async {
-            self.to.send(Message::Read(look)).await.map_err(|_| gone())?;
+            self.to.send(Message::Look(answer)).await.map_err(|_| gone())?;
             answered.await.map_err(|_| gone())
         };
         tokio::time::timeout(DEADLINE, ask).await.map_err(|_| gone())?
@@ -422,7 +432,10 @@ impl Life {
             What::Happened(Some(happening)) => self.happened(happening),
             What::CallFailed => self.feed(Event::CallFailed, None),
             What::Asked(None) => return Some(End::Shutdown),
-            What::Asked(Some(Message::Read(look))) => look(&self.core, OsClock.now()),
+            What::Asked(Some(Message::Look(answer))) => {
+                // The asker may have gone away.
+                let _ = answer.send(self.core.state().clone());
+            }
             What::Asked(Some(Message::Write { request, answer })) => {
                 let token = request.token;
                 self.feed(Event::Request(request), Some((token, answer)));

@@ -11,7 +11,7 @@ pub use queue::{queue, why};
 use super::definition::Definition;
 use super::id::PathId;
 use super::instance::{Instance, State, Task};
-use super::{Core, Entry, notices, time};
+use super::{Entry, Snapshot, notices, time};
 
 /// What is shown with an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,11 +79,11 @@ impl Embed {
 }
 
 /// An app, if readers see it.
-pub fn app(core: &Core, id: &PathId, embed: Embed) -> Option<Value> {
-    core.entry(id).map(|entry| entry_json(core, entry, embed))
+pub fn app(state: &Snapshot, id: &PathId, embed: Embed) -> Option<Value> {
+    state.entry(id).filter(|entry| entry.wanted.app().is_some()).map(|entry| entry_json(state, entry, embed))
 }
 
-fn entry_json(core: &Core, entry: &Entry, embed: Embed) -> Value {
+fn entry_json(state: &Snapshot, entry: &Entry, embed: Embed) -> Value {
     let mut out = entry.wanted.to_json();
     if embed.counts {
         let count = |test: &dyn Fn(&Instance) -> bool| entry.instances.values().filter(|i| test(i)).count();
@@ -98,7 +98,7 @@ fn entry_json(core: &Core, entry: &Entry, embed: Embed) -> Value {
         out.insert("tasksUnhealthy".to_owned(), json!(healthy(false)));
     }
     if embed.deployments {
-        let mine = core.deployments.values().filter(|d| d.affects(entry.wanted.id()));
+        let mine = state.deployments.values().filter(|d| d.affects(entry.wanted.id()));
         out.insert("deployments".to_owned(), mine.map(|d| json!({"id": d.id})).collect());
     }
     if embed.tasks {
@@ -187,7 +187,7 @@ fn one_task(definition: &Definition, instance: &Instance, task: &Task, id: &str)
 }
 
 /// Every task; `states` of `staging` and `running` narrow it down.
-pub fn tasks(core: &Core, states: &[&str]) -> Vec<Value> {
+pub fn tasks(state: &Snapshot, states: &[&str]) -> Vec<Value> {
     let fits = |i: &Instance| {
         states.is_empty()
             || match i.state() {
@@ -196,21 +196,21 @@ pub fn tasks(core: &Core, states: &[&str]) -> Vec<Value> {
                 _ => false,
             }
     };
-    let entries = core.entries();
+    let entries = state.entries();
     entries
         .flat_map(|(_, e)| e.instances.values().filter(|i| fits(i)).flat_map(move |i| tasks_of(e, i)))
         .collect()
 }
 
 /// The tasks of one app.
-pub fn app_tasks(core: &Core, id: &PathId) -> Option<Vec<Value>> {
-    core.entry(id).map(|e| e.instances.values().flat_map(|i| tasks_of(e, i)).collect())
+pub fn app_tasks(state: &Snapshot, id: &PathId) -> Option<Vec<Value>> {
+    state.entry(id).map(|e| e.instances.values().flat_map(|i| tasks_of(e, i)).collect())
 }
 
 /// Tasks as the tab separated table that old load balancers read: app, service port, addresses.
-pub fn tasks_text(core: &Core) -> String {
+pub fn tasks_text(state: &Snapshot) -> String {
     let mut out = String::new();
-    for (id, entry) in core.entries() {
+    for (id, entry) in state.entries() {
         let Some(app) = entry.wanted.app() else { continue };
         let name = id.safe();
         let running = |i: &&Instance| i.state() == Some(State::Running);
@@ -233,17 +233,17 @@ pub fn tasks_text(core: &Core) -> String {
 }
 
 /// The versions of an app, newest first.
-pub fn versions(core: &Core, id: &PathId) -> Option<Vec<String>> {
-    core.entry(id).map(|e| e.versions.keys().rev().cloned().collect())
+pub fn versions(state: &Snapshot, id: &PathId) -> Option<Vec<String>> {
+    state.entry(id).map(|e| e.versions.keys().rev().cloned().collect())
 }
 
 /// One version of an app.
-pub fn version(core: &Core, id: &PathId, version: &str) -> Option<Value> {
-    core.entry(id)?.versions.get(version).map(|definition| Value::Object(definition.to_json()))
+pub fn version(state: &Snapshot, id: &PathId, version: &str) -> Option<Value> {
+    state.entry(id)?.versions.get(version).map(|definition| Value::Object(definition.to_json()))
 }
 
 /// Deployments under way.
-pub fn deployments(core: &Core) -> Vec<Value> {
+pub fn deployments(state: &Snapshot) -> Vec<Value> {
     let one = |d: &super::deployment::Deployment| {
         let actions: Vec<Value> = d
             .current()
@@ -261,17 +261,17 @@ pub fn deployments(core: &Core) -> Vec<Value> {
             "totalSteps": d.steps.len(),
         })
     };
-    core.deployments.values().map(one).collect()
+    state.deployments.values().map(one).collect()
 }
 
 /// Tasks of ours that nobody wrote down, and instances that were given up.
-pub fn strangers(core: &Core) -> Value {
-    let strangers: Vec<Value> = core
+pub fn strangers(state: &Snapshot) -> Value {
+    let strangers: Vec<Value> = state
         .strangers
         .iter()
         .map(|(task, s)| json!({"id": task, "slaveId": s.agent, "state": s.state.name(), "since": time::text(s.since)}))
         .collect();
-    let ghosts: Vec<Value> = core
+    let ghosts: Vec<Value> = state
         .ghosts
         .values()
         .flat_map(|r| {
@@ -284,18 +284,18 @@ pub fn strangers(core: &Core) -> Value {
 }
 
 /// Numbers for `/metrics`.
-pub fn counts(core: &Core) -> Map<String, Value> {
-    let instances = || core.entries().flat_map(|(_, e)| e.instances.values());
-    let state = |want: State| instances().filter(|i| i.state() == Some(want)).count();
-    let waiting: u64 = core.entries().map(|(_, e)| u64::from(e.missing)).sum();
+pub fn counts(state: &Snapshot) -> Map<String, Value> {
+    let instances = || state.entries().flat_map(|(_, e)| e.instances.values());
+    let count = |want: State| instances().filter(|i| i.state() == Some(want)).count();
+    let waiting: u64 = state.entries().map(|(_, e)| u64::from(e.missing)).sum();
     [
-        ("service.mesosphere.marathon.app.count", json!(core.entries().count())),
-        ("service.mesosphere.marathon.deployment.active.count", json!(core.deployments.len())),
-        ("service.mesosphere.marathon.task.running.count", json!(state(State::Running))),
-        ("service.mesosphere.marathon.task.staged.count", json!(state(State::Staging))),
+        ("service.mesosphere.marathon.app.count", json!(state.entries().count())),
+        ("service.mesosphere.marathon.deployment.active.count", json!(state.deployments.len())),
+        ("service.mesosphere.marathon.task.running.count", json!(count(State::Running))),
+        ("service.mesosphere.marathon.task.staged.count", json!(count(State::Staging))),
         ("plenum.services.instances.missing", json!(waiting)),
-        ("plenum.services.instances.replaced", json!(core.ghosts.len())),
-        ("plenum.services.tasks.unknown", json!(core.strangers.len())),
+        ("plenum.services.instances.replaced", json!(state.ghosts.len())),
+        ("plenum.services.tasks.unknown", json!(state.strangers.len())),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::super::id::PathId;
 use super::super::matching::Reason;
-use super::super::{Core, Entry, time};
+use super::super::{Entry, Snapshot, time};
 
 /// `/v2/queue`: every app with instances to launch.
-pub fn queue(core: &Core, now: Now, last_offers: bool) -> Value {
-    let waiting = core.entries().filter(|(_, e)| e.missing > 0);
+pub fn queue(state: &Snapshot, now: Now, last_offers: bool) -> Value {
+    let waiting = state.entries().filter(|(_, e)| e.missing > 0);
     let items: Vec<Value> = waiting.map(|(_, entry)| item(entry, now, last_offers)).collect();
     json!({"queue": items})
 }
@@ -71,8 +71,8 @@ fn funnel(total: u64, declined: impl Fn(Reason) -> u64) -> Vec<Value> {
 }
 
 /// Why an app is not as wanted: what it waits for, and each node's verdict.
-pub fn why(core: &Core, id: &PathId, now: Now) -> Option<Value> {
-    let entry = core.entry(id)?;
+pub fn why(state: &Snapshot, id: &PathId, now: Now) -> Option<Value> {
+    let entry = state.entry(id)?;
     let left = entry.held_until().since(now.mono);
     let nodes: Vec<Value> = entry
         .tally
@@ -88,20 +88,20 @@ pub fn why(core: &Core, id: &PathId, now: Now) -> Option<Value> {
             })
         })
         .collect();
-    let waits: Vec<Value> = core
+    let waits: Vec<Value> = state
         .deployments
         .values()
         .filter(|d| d.affects(id))
         .map(|d| {
             let others = d.current().iter().filter(|a| a.app != *id);
             let blockers = others
-                .filter_map(|a| Some(json!({"app": a.app, "blocker": core.apps.get(&a.app)?.blocker()?})));
+                .filter_map(|a| Some(json!({"app": a.app, "blocker": state.apps.get(&a.app)?.blocker()?})));
             json!({"deployment": d.id, "turn": !d.holds(id), "others": blockers.collect::<Vec<_>>()})
         })
         .collect();
     Some(json!({
         "app": id,
-        "blocker": summary(core, entry),
+        "blocker": summary(state, entry),
         "missing": entry.missing,
         "delayLeftSeconds": left.0.div_ceil(1000),
         "deployments": waits,
@@ -109,9 +109,9 @@ pub fn why(core: &Core, id: &PathId, now: Now) -> Option<Value> {
     }))
 }
 
-fn summary(core: &Core, entry: &Entry) -> Option<String> {
+fn summary(state: &Snapshot, entry: &Entry) -> Option<String> {
     let blocker = entry.blocker()?;
-    if !core.is_connected() {
+    if !state.is_connected() {
         return Some(format!("{blocker}; no master is connected"));
     }
     if entry.missing > 0 && entry.tally.nodes.is_empty() {
