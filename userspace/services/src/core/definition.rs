@@ -9,6 +9,8 @@ use super::id::PathId;
 use super::pod::{Pod, Resources};
 
 /// One version of an app or a pod.
+// It is always behind an `Arc` or a `Box`, and pods are few.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Definition {
     /// One task an instance.

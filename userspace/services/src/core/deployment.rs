@@ -179,7 +179,7 @@ impl Core {
                     self.publish(info);
                     continue;
                 }
-                let Some(deployment) = self.deployments_mut().shift_remove(&id) else { break };
+                let Some(deployment) = self.finish(&id) else { break };
                 self.commit(vec![records::delete_deployment(&id)]);
                 self.publish(notices::deployment_end("deployment_success", &deployment, None, now));
             }

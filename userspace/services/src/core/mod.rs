@@ -35,12 +35,13 @@ use indexmap::IndexMap;
 use plenum_api::{IdSource, Millis, Now};
 use serde_json::Value;
 
+use constraint::Location;
 use definition::Definition;
 use deployment::Deployment;
 use id::{InstanceId, PathId};
 use instance::{Instance, Record, Status};
 use matching::{Offer, Rejection, Take, Wish};
-use shared::Shared;
+use shared::{Shared, Touch};
 
 /// What the machine is set to.
 #[derive(Clone, Debug)]
@@ -208,6 +209,36 @@ pub struct Entry {
     pub last_failure: Option<Value>,
     /// What became of offers while waiting.
     pub tally: Tally,
+    /// The deployments that change it, the oldest first.
+    pub deployments: Vec<String>,
+    /// How a list shows it, once somebody asked.
+    pub shown: Shown,
+}
+
+impl Touch for Entry {
+    fn touch(&mut self) {
+        self.shown = Shown::default();
+    }
+}
+impl Touch for Instance {}
+impl Touch for Record {}
+impl Touch for Stranger {}
+
+/// Something that was made for reading and is kept until what it shows changes. A copy begins empty.
+#[derive(Debug, Default)]
+pub struct Shown(std::sync::OnceLock<Box<[u8]>>);
+
+impl Shown {
+    /// It, made if nobody did yet.
+    pub fn get(&self, make: impl FnOnce() -> Vec<u8>) -> &[u8] {
+        self.0.get_or_init(|| make().into_boxed_slice())
+    }
+}
+
+impl Clone for Shown {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// A delay after failures.
@@ -316,6 +347,8 @@ pub struct Core {
     /// Ghosts that nobody wanted to end: they were out of reach for too long. They may take their place again while it is free.
     lapsed: BTreeSet<InstanceId>,
     offers: offers::Offers,
+    /// Where nodes are, by id, to be shared by what runs on them.
+    places: BTreeMap<String, Arc<Location>>,
     dirty: BTreeSet<PathId>,
     hungry: BTreeSet<PathId>,
     wake: BTreeSet<(Millis, PathId)>,
@@ -336,6 +369,7 @@ impl Core {
             index: BTreeMap::new(),
             lapsed: BTreeSet::new(),
             offers: offers::Offers::default(),
+            places: BTreeMap::new(),
             dirty: BTreeSet::new(),
             hungry: BTreeSet::new(),
             wake: BTreeSet::new(),
@@ -350,7 +384,7 @@ impl Core {
         match event {
             Event::Subscribed { framework, master } => self.subscribed(framework, master, now),
             Event::Disconnected => self.disconnected(now),
-            Event::Offers(offers) => self.offers.add(offers, now.mono + self.state.settings.hold),
+            Event::Offers(offers) => self.offered(offers, now),
             Event::Rescinded(id) => self.offers.remove(&id),
             Event::Status(status) => self.status(*status, now),
             Event::Request(request) => self.request(*request, now, ids),
@@ -486,6 +520,42 @@ impl Core {
 
     fn entries(&self) -> impl Iterator<Item = (&PathId, &Entry)> {
         self.state.entries()
+    }
+
+    fn offered(&mut self, mut offers: Vec<Offer>, now: Now) {
+        for offer in &mut offers {
+            self.place_shared(&offer.agent, &mut offer.location);
+        }
+        self.offers.add(offers, now.mono + self.state.settings.hold);
+    }
+
+    /// One description a node, however many instances remember it.
+    fn place_shared(&mut self, agent: &str, location: &mut Arc<Location>) {
+        match self.places.get(agent) {
+            Some(known) if **known == **location => *location = Arc::clone(known),
+            _ => drop(self.places.insert(agent.to_owned(), Arc::clone(location))),
+        }
+    }
+
+    /// A deployment is under way.
+    fn begin(&mut self, deployment: Deployment) {
+        for app in deployment.original.keys() {
+            if let Some(entry) = self.state.apps.get_mut(app) {
+                entry.deployments.push(deployment.id.clone());
+            }
+        }
+        self.deployments_mut().insert(deployment.id.clone(), deployment);
+    }
+
+    /// A deployment is over, in whichever way.
+    fn finish(&mut self, id: &str) -> Option<Deployment> {
+        let deployment = self.deployments_mut().shift_remove(id)?;
+        for app in deployment.original.keys() {
+            if let Some(entry) = self.state.apps.get_mut(app) {
+                entry.deployments.retain(|other| other != id);
+            }
+        }
+        Some(deployment)
     }
 
     /// The deployments, to be changed.

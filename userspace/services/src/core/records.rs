@@ -16,7 +16,7 @@ use super::instance::{Goal, Instance, Record};
 use super::matching::Wish;
 use super::pod::Pod;
 use super::shared::Shared;
-use super::{Core, Entry, Settings, Tally, Write, time};
+use super::{Core, Entry, Settings, Shown, Tally, Write, time};
 
 /// The format that is written. Older ones are read for two releases.
 pub const FORMAT: u32 = 1;
@@ -125,7 +125,7 @@ impl Core {
     pub fn load(settings: Settings, entries: &[(String, Vec<u8>)], now: Now) -> Result<Self, Unreadable> {
         let mut core = Self::new(settings);
         let mut versions: BTreeMap<PathId, BTreeMap<String, Arc<Definition>>> = BTreeMap::new();
-        let (mut roots, mut instances) = (Vec::new(), Vec::new());
+        let (mut roots, mut instances, mut deployments) = (Vec::new(), Vec::new(), Vec::new());
         for (key, value) in entries {
             match key.split('/').next().unwrap_or("") {
                 "framework" => core.state.framework = Some(read::<Framework>(key, value)?.id),
@@ -144,7 +144,7 @@ impl Core {
                 "instances" => instances.push(read::<Record>(key, value)?),
                 "deployments" => {
                     let deployment: Deployment = read(key, value)?;
-                    core.deployments_mut().insert(deployment.id.clone(), deployment);
+                    deployments.push(deployment);
                 }
                 _ => {
                     return Err(Unreadable {
@@ -169,14 +169,19 @@ impl Core {
         for record in instances {
             core.adopt(record, now);
         }
-        core.deployments_mut().sort_by(|_, a, _, b| a.version.cmp(&b.version));
+        deployments.sort_by(|a, b| a.version.cmp(&b.version));
+        for deployment in deployments {
+            core.begin(deployment);
+        }
         let newest = core.state.apps.values().filter_map(|e| time::parse(e.wanted.version())).max();
         let planned = core.state.deployments.values().filter_map(|d| time::parse(&d.version)).max();
         core.last_version = newest.max(planned).unwrap_or_default();
         Ok(core)
     }
 
-    fn adopt(&mut self, record: Record, now: Now) {
+    fn adopt(&mut self, mut record: Record, now: Now) {
+        let agent = record.agent.clone();
+        self.place_shared(&agent, &mut record.location);
         match self.state.apps.get_mut(&record.app) {
             Some(entry) if record.goal != Goal::Ghost => {
                 self.index.insert(record.id.clone(), record.app.clone());
@@ -210,6 +215,8 @@ impl Entry {
             waiting: None,
             last_failure: None,
             tally: Tally::default(),
+            deployments: Vec::new(),
+            shown: Shown::default(),
         }
     }
 }

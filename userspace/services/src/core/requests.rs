@@ -354,7 +354,7 @@ impl Core {
         let group = json!({"groupId": "/", "version": version});
         self.publish(notices::notice("group_change_success", group, now));
         self.publish(notices::deployment_step("deployment_info", &deployment, now));
-        self.deployments_mut().insert(id.clone(), deployment);
+        self.begin(deployment);
         let body = json!({"version": version, "deploymentId": id});
         Ok(Reply { status: 200, body: Some(body), deployment: Some(id), location: None })
     }
@@ -441,7 +441,7 @@ impl Core {
 
     /// Ends a deployment that a newer intent replaces.
     fn supersede(&mut self, id: &str, now: Now) -> Option<Write> {
-        let deployment = self.deployments_mut().shift_remove(id)?;
+        let deployment = self.finish(id)?;
         let reason = "replaced by a newer change";
         self.publish(notices::deployment_end("deployment_failed", &deployment, Some(reason), now));
         // Whatever else it changed goes on by itself.

@@ -6,10 +6,16 @@ use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
 
+/// What a value in a [`Shared`] map forgets when it is about to be changed.
+pub trait Touch {
+    /// It is about to be changed.
+    fn touch(&mut self) {}
+}
+
 /// An ordered map of shared values. A clone shares everything with its origin.
 pub struct Shared<K: Ord, V>(RedBlackTreeMapSync<K, Arc<V>>);
 
-impl<K: Ord + Clone, V: Clone> Shared<K, V> {
+impl<K: Ord + Clone, V: Clone + Touch> Shared<K, V> {
     /// The value of `key`.
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
@@ -23,7 +29,9 @@ impl<K: Ord + Clone, V: Clone> Shared<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.0.get_mut(key).map(Arc::make_mut)
+        let value = self.0.get_mut(key).map(Arc::make_mut)?;
+        value.touch();
+        Some(value)
     }
 
     /// Puts a value in, in the place of the one that was there.
@@ -116,6 +124,8 @@ impl<K: Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for Shared<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Touch for String {}
 
     #[test]
     fn copies_stay_as_they_are() {

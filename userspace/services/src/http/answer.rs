@@ -29,7 +29,12 @@ fn answer(status: StatusCode, media: &'static str, body: Body) -> Response {
 
 /// A JSON body.
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
-    answer(status, "application/json", Body::from(body.to_string()))
+    json_bytes(status, body.to_string().into_bytes())
+}
+
+/// A JSON body that is written already.
+pub(super) fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
+    answer(status, "application/json", Body::from(body))
 }
 
 /// A text body.

@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::answer::{json_answer, text_answer};
+use super::answer::{json_answer, json_bytes, text_answer};
 use super::query::Selector;
 use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
@@ -62,7 +62,7 @@ async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, A
     let (cmd, id) = (text("cmd"), text("id"));
     let selector = ask.query.get("label").map(Selector::parse).transpose()?;
     let key = if group.is_some() { "*" } else { "apps" };
-    let apps = api
+    let body = api
         .handle
         .read(move |state, _| {
             let fits = |app: &crate::core::app::App| {
@@ -75,10 +75,18 @@ async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, A
                     && group.as_ref().is_none_or(|g| app.id.is_below(g))
             };
             let entries = state.entries().filter(|(_, e)| e.wanted.app().is_some_and(fits));
-            entries.filter_map(|(id, _)| view::app(state, id, embed)).collect::<Vec<Value>>()
+            let mut body = format!("{{\"{key}\":[").into_bytes();
+            for (n, (_, entry)) in entries.enumerate() {
+                if n > 0 {
+                    body.push(b',');
+                }
+                body.extend_from_slice(&view::listed(entry, embed));
+            }
+            body.extend_from_slice(b"]}");
+            body
         })
         .await?;
-    Ok(json_answer(StatusCode::OK, &json!({key: apps})))
+    Ok(json_bytes(StatusCode::OK, body))
 }
 
 async fn show(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {

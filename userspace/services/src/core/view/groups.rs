@@ -16,7 +16,7 @@ pub fn group_exists(state: &Snapshot, id: &PathId) -> bool {
 /// A group with its apps and groups.
 pub fn group(state: &Snapshot, id: &PathId, embed: Embed) -> Value {
     let apps = state.entries().filter(|(app, _)| app.parent() == *id && !app.is_root());
-    let apps: Vec<Value> = apps.map(|(_, entry)| entry_json(state, entry, embed)).collect();
+    let apps: Vec<Value> = apps.map(|(_, entry)| entry_json(entry, embed)).collect();
     let depth = id.segments().count();
     let children: BTreeSet<PathId> = state
         .entries()

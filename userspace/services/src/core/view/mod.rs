@@ -3,6 +3,8 @@
 mod groups;
 mod queue;
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 pub use groups::{group, group_exists};
@@ -80,10 +82,16 @@ impl Embed {
 
 /// An app, if readers see it.
 pub fn app(state: &Snapshot, id: &PathId, embed: Embed) -> Option<Value> {
-    state.entry(id).filter(|entry| entry.wanted.app().is_some()).map(|entry| entry_json(state, entry, embed))
+    state.entry(id).filter(|entry| entry.wanted.app().is_some()).map(|entry| entry_json(entry, embed))
 }
 
-fn entry_json(state: &Snapshot, entry: &Entry, embed: Embed) -> Value {
+/// An app in a list, as JSON. What lists show when nothing is asked for is made once and kept until the app changes.
+pub fn listed(entry: &Entry, embed: Embed) -> Cow<'_, [u8]> {
+    let make = || entry_json(entry, embed).to_string().into_bytes();
+    if embed == Embed::LIST { Cow::Borrowed(entry.shown.get(make)) } else { Cow::Owned(make()) }
+}
+
+fn entry_json(entry: &Entry, embed: Embed) -> Value {
     let mut out = entry.wanted.to_json();
     if embed.counts {
         let count = |test: &dyn Fn(&Instance) -> bool| entry.instances.values().filter(|i| test(i)).count();
@@ -98,8 +106,7 @@ fn entry_json(state: &Snapshot, entry: &Entry, embed: Embed) -> Value {
         out.insert("tasksUnhealthy".to_owned(), json!(healthy(false)));
     }
     if embed.deployments {
-        let mine = state.deployments.values().filter(|d| d.affects(entry.wanted.id()));
-        out.insert("deployments".to_owned(), mine.map(|d| json!({"id": d.id})).collect());
+        out.insert("deployments".to_owned(), entry.deployments.iter().map(|id| json!({"id": id})).collect());
     }
     if embed.tasks {
         out.insert("tasks".to_owned(), entry.instances.values().flat_map(|i| tasks_of(entry, i)).collect());
