@@ -105,6 +105,12 @@ pub struct Config {
     pub log_files: u32,
     /// Folders of the machine that tasks may mount, with what is below them. Empty: none.
     pub host_paths: Vec<PathBuf>,
+    /// Volume drivers that tasks may use, by name. Empty: none.
+    pub volume_drivers: Vec<String>,
+    /// Where their plugins are looked for: sockets and files with addresses.
+    pub volume_plugins: Vec<PathBuf>,
+    /// For a plugin to make, mount or unmount a volume.
+    pub volume_driver_timeout: u64,
     /// Whether tasks may be given the machine: `privileged`, capabilities beyond the usual ones, and the like.
     pub allow_privileged: bool,
     /// Whether tasks that run on the machine's own files have the default seccomp filter, too, as those with an image always do. Without it
@@ -161,6 +167,11 @@ impl Default for Config {
             log_file_bytes: 10 << 20,
             log_files: 5,
             host_paths: Vec::new(),
+            volume_drivers: Vec::new(),
+            volume_plugins: ["/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins"]
+                .map(PathBuf::from)
+                .to_vec(),
+            volume_driver_timeout: 120,
             allow_privileged: false,
             filter_commands: true,
             images: ImagesConfig::default(),

@@ -297,7 +297,8 @@ impl Inner {
         };
         let long = async {
             self.fetch(launch, owner).await?;
-            self.provisioner.image(&mut spec, launch, &wanted, provided).await
+            self.provisioner.image(&mut spec, launch, &wanted, provided).await?;
+            self.provisioner.driver_volumes(launch, &wanted).await
         };
         tokio::select! {
             done = long => done?,

@@ -4,6 +4,7 @@ pub(crate) mod actor;
 pub(crate) mod containers;
 mod deaths;
 mod doors;
+mod drivers;
 mod engine;
 mod fetching;
 pub(crate) mod gc;

@@ -10,6 +10,8 @@ use plenum_api::mesos::volume::source::{Type as SourceType, sandbox_path};
 use plenum_api::mesos::{ContainerInfo, Image, NetworkInfo, Secret, Volume, image, volume};
 use plenum_networks::{Port, Protocol};
 
+use super::drivers::DriverVolume;
+
 /// Mesos' name of the bridge that maps ports; Marathon uses it for `container/bridge`.
 const BRIDGE: [&str; 2] = ["mesos-bridge", "bridge"];
 
@@ -75,6 +77,8 @@ pub(crate) enum VolumeSource {
     Pod(PathBuf),
     /// A file with this content.
     Secret(Vec<u8>),
+    /// Another's, by its driver.
+    Driver(DriverVolume),
 }
 
 /// Whether the container is described in the engine's words.
@@ -190,7 +194,7 @@ fn volume(volume: &Volume) -> Result<WantedVolume, String> {
     let source = source(volume).map_err(|reason| format!("the volume for '{shown}': {reason}"))?;
     let path = match &source {
         VolumeSource::Host(path) | VolumeSource::Sandbox(path) | VolumeSource::Pod(path) => path,
-        VolumeSource::Secret(_) => Path::new(""),
+        VolumeSource::Secret(_) | VolumeSource::Driver(_) => Path::new(""),
     };
     if !inside(path) {
         return Err(format!("the volume for '{shown}': its source must not contain '..'"));
@@ -226,10 +230,26 @@ fn source(volume: &Volume) -> Result<VolumeSource, String> {
             let from = source.secret.as_ref().ok_or("a SECRET needs `secret`")?;
             Ok(VolumeSource::Secret(secret(from, "its secret")?))
         }
-        SourceType::DockerVolume => Err("volume drivers are not supported by this agent".to_owned()),
+        SourceType::DockerVolume => {
+            let volume = source.docker_volume.as_ref().ok_or("a DOCKER_VOLUME needs `docker_volume`")?;
+            driver_volume(volume).map(VolumeSource::Driver)
+        }
         SourceType::CsiVolume => Err("CSI volumes are not supported by this agent".to_owned()),
         SourceType::Unknown => Err("its source has no type this agent knows".to_owned()),
     }
+}
+
+fn driver_volume(volume: &volume::source::DockerVolume) -> Result<DriverVolume, String> {
+    let driver = volume.driver.clone().ok_or("a DOCKER_VOLUME needs a `driver`")?;
+    if !super::drivers::is_name(&driver) {
+        return Err(format!("'{driver}' is no name of a volume driver"));
+    }
+    if volume.name.is_empty() || volume.name.len() > 255 || volume.name.contains(['/', '\0', '\n']) {
+        return Err(format!("'{}' is no name of a volume", volume.name));
+    }
+    let options = volume.driver_options.iter().flat_map(|options| &options.parameter);
+    let options = options.map(|option| (option.key.clone(), option.value.clone())).collect();
+    Ok(DriverVolume { driver, name: volume.name.clone(), options })
 }
 
 /// As in Mesos a relative path of the host lies in the sandbox.
@@ -306,6 +326,15 @@ mod tests {
             (sandbox("SELF"), VolumeSource::Sandbox("a/b".into())),
             (sandbox("PARENT"), VolumeSource::Pod("a/b".into())),
             (json!({"source": {"type": "SECRET", "secret": secret}}), VolumeSource::Secret(b"hi".to_vec())),
+            (
+                json!({"source": {"type": "DOCKER_VOLUME", "docker_volume": {"driver": "d", "name": "v",
+                    "driver_options": {"parameter": [{"key": "size", "value": "1"}]}}}}),
+                VolumeSource::Driver(DriverVolume {
+                    driver: "d".to_owned(),
+                    name: "v".to_owned(),
+                    options: BTreeMap::from([("size".to_owned(), "1".to_owned())]),
+                }),
+            ),
         ] {
             let volume = volume(json.clone()).unwrap();
             assert_eq!((volume.source, volume.read_only), (expect, true), "{json}");
@@ -323,7 +352,14 @@ mod tests {
         let two = json!({"type": "MESOS", "network_infos": [{"name": "a"}, {"name": "b"}]});
         let port = json!({"type": "MESOS", "network_infos":
             [{"name": "a", "port_mappings": [{"host_port": 70000, "container_port": 1}]}]});
+        let driver = |volume: serde_json::Value| {
+            json!({"type": "MESOS", "volumes": [{"container_path": "x", "mode": "RW",
+                "source": {"type": "DOCKER_VOLUME", "docker_volume": volume}}]})
+        };
         for (json, word) in [
+            (driver(json!({"name": "v"})), "driver"),
+            (driver(json!({"driver": "../d", "name": "v"})), "name of a volume driver"),
+            (driver(json!({"driver": "d", "name": "a/b"})), "no name of a volume"),
             (volume("../x", "/srv"), "container path"),
             (volume("", "/srv"), "container path"),
             (volume("x", "/srv/../etc"), "'..'"),

@@ -17,7 +17,8 @@ use prost::Message;
 use crate::config::{Config, Parts};
 use crate::core::{Launch, LaunchStage};
 
-use super::wanted::{Wanted, WantedNetwork};
+use super::drivers::{DriverVolume, Drivers};
+use super::wanted::{VolumeSource, Wanted, WantedNetwork, WantedVolume};
 
 /// Why something cannot be provided.
 pub(crate) type Failure = (LaunchStage, String);
@@ -44,6 +45,8 @@ struct Kept {
     scratch: bool,
     /// A folder below `files`.
     files: bool,
+    /// Volumes of drivers.
+    drivers: bool,
     /// Signal that asks for the end, where the image names one.
     stop_signal: Option<i32>,
 }
@@ -57,6 +60,8 @@ pub(crate) struct Provisioner {
     scratch: PathBuf,
     /// `hosts`, `resolv.conf`, secrets; in memory.
     files: PathBuf,
+    /// Volumes of other people's drivers.
+    drivers: Drivers,
     privileged: bool,
     kept: Mutex<BTreeMap<String, Kept>>,
     /// One lock a pod: its network is made once.
@@ -87,6 +92,7 @@ impl Provisioner {
             networks: tokio::sync::OnceCell::new(),
             scratch,
             files,
+            drivers: Drivers::open(config, work_dir)?,
             privileged,
             kept: Mutex::default(),
             pods: Mutex::default(),
@@ -104,6 +110,26 @@ impl Provisioner {
         let Some(image) = &wanted.image else { return Ok(()) };
         // Boxed, as below: a thousand launches that wait for their turn do not hold room for what most of them never do.
         Box::pin(self.provide_image(spec, launch, image, provided)).await
+    }
+
+    /// Has volume drivers mount what the container wants of them. May take long; dropping the future ends it.
+    pub async fn driver_volumes(&self, launch: &Launch, wanted: &Wanted) -> Result<(), Failure> {
+        let of = |volume: &WantedVolume| match &volume.source {
+            VolumeSource::Driver(volume) => Some(volume.clone()),
+            _ => None,
+        };
+        let volumes: Vec<DriverVolume> = wanted.volumes.iter().filter_map(of).collect();
+        if volumes.is_empty() {
+            return Ok(());
+        }
+        let refused = |reason: String| (LaunchStage::Volume, reason);
+        if !self.privileged {
+            let words = "this agent does not run as root, so it cannot mount volumes";
+            return Err(refused(words.to_owned()));
+        }
+        self.note(&launch.container, |kept| kept.drivers = true);
+        let volumes: Vec<&DriverVolume> = volumes.iter().collect();
+        self.drivers.mount(&launch.container, &volumes).await.map_err(refused)
     }
 
     /// Volumes and network. Short; not to be dropped half way.
@@ -165,6 +191,9 @@ impl Provisioner {
         {
             tracing::warn!(container, %error, "a container's image is still held");
         }
+        if kept.drivers {
+            self.drivers.release(container);
+        }
         let folders = [(kept.scratch, &self.scratch), (kept.files, &self.files)];
         let folders: Vec<PathBuf> =
             folders.into_iter().filter(|(kept, _)| *kept).map(|(_, folder)| folder.join(container)).collect();
@@ -189,6 +218,9 @@ impl Provisioner {
                 }
                 Err(error) => tracing::warn!(%error, "it is not known which images are held"),
             }
+        }
+        for container in self.drivers.found() {
+            found.entry(container).or_default().drivers = true;
         }
         for container in names(&self.scratch) {
             found.entry(container).or_default().scratch = true;

@@ -42,6 +42,12 @@ impl Provisioner {
                     })?;
                     self.seen_in(&pod.directory, &pod.volumes, path, owner).await?
                 }
+                VolumeSource::Driver(volume) => {
+                    let at = self.drivers.mountpoint(&launch.container, volume);
+                    Source::Path(
+                        at.ok_or_else(|| refused(format!("the volume {} is not mounted", volume.name)))?,
+                    )
+                }
                 VolumeSource::Secret(content) => {
                     self.secret(&launch.container, number, content.clone(), owner).await?
                 }
