@@ -82,6 +82,22 @@ class Framework:
         self.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": make(offer), "filters": {"refuse_seconds": 0}})
         return offer
 
+    def launch(self, tasks, seconds=20):
+        """Launches tasks (name to (resources, the rest of its TaskInfo)) out of one offer that has room for all of them."""
+        wanted = {kind: sum(resources.get(kind, 0) for resources, _ in tasks.values()) for kind in ("cpus", "mem", "disk")}
+        end = time.monotonic() + seconds
+        while True:
+            offer = self.next("OFFERS", max(0.1, end - time.monotonic()))["offers"]["offers"][0]
+            has = {one["name"]: one.get("scalar", {}).get("value", 0) for one in offer["resources"]}
+            if all(has.get(kind, 0) >= value for kind, value in wanted.items()):
+                break
+            self.call("DECLINE", {"offer_ids": [offer["id"]], "filters": {"refuse_seconds": 0}})
+        infos = [{"name": name, "task_id": {"value": name}, "agent_id": offer["agent_id"], "resources": scalars(resources), **rest}
+                 for name, (resources, rest) in tasks.items()]
+        operations = [{"type": "LAUNCH", "launch": {"task_infos": infos}}]
+        self.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": operations, "filters": {"refuse_seconds": 0}})
+        return offer
+
     def states(self, task):
         """The states of a task so far."""
         return [status["state"] for status in self.statuses if status["task_id"]["value"] == task]
@@ -90,3 +106,8 @@ class Framework:
         """The newest status of a task."""
         found = [status for status in self.statuses if status["task_id"]["value"] == task]
         return found[-1] if found else {}
+
+
+def scalars(resources):
+    """Resources of the role `*`, allocated."""
+    return [{"name": name, "type": "SCALAR", "scalar": {"value": value}, "allocation_info": {"role": "*"}} for name, value in resources.items()]

@@ -32,6 +32,8 @@ pub struct ImagesConfig {
     pub unpacked_max: u64,
     /// For pulling one image.
     pub pull_timeout: u64,
+    /// A registry that sends nothing for this long is asked again.
+    pub stall_timeout: u64,
     /// How long an image stays that nothing runs, while there is room.
     pub gc_delay: u64,
 }
@@ -50,6 +52,7 @@ impl Default for ImagesConfig {
             parallel: defaults.parallel,
             unpacked_max: defaults.unpacked_max >> 20,
             pull_timeout: 3600,
+            stall_timeout: defaults.stall.as_secs(),
             gc_delay: 7 * 24 * 3600,
         }
     }
@@ -76,6 +79,7 @@ impl ImagesConfig {
             trust_machine: self.trust_machine,
             parallel: self.parallel.max(1),
             unpacked_max: self.unpacked_max.saturating_mul(1 << 20),
+            stall: Duration::from_secs(self.stall_timeout.max(1)),
             unpacker,
             ..Settings::default()
         })
