@@ -12,6 +12,7 @@ class Framework:
 
     def __init__(self, host, token, name="drill"):
         self.host, self.token, self.events, self.statuses = host, token, queue.Queue(), []
+        self.rescinded = set()
         self.connection = http.client.HTTPConnection(host, 5050, timeout=60)
         info = {"user": "root", "name": name, "roles": ["*"], "failover_timeout": 60,
                 "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}]}
@@ -52,6 +53,8 @@ class Framework:
             self.statuses.append(status)
             if "uuid" in status:
                 self.call("ACKNOWLEDGE", {"agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"]})
+        elif event["type"] == "RESCIND":
+            self.rescinded.add(event["rescind"]["offer_id"]["value"])
         elif event["type"] != "HEARTBEAT":
             self.events.put(event)
 
@@ -89,6 +92,8 @@ class Framework:
         while True:
             offer = self.next("OFFERS", max(0.1, end - time.monotonic()))["offers"]["offers"][0]
             has = {one["name"]: one.get("scalar", {}).get("value", 0) for one in offer["resources"]}
+            if offer["id"]["value"] in self.rescinded:
+                continue
             if all(has.get(kind, 0) >= value for kind, value in wanted.items()):
                 break
             self.call("DECLINE", {"offer_ids": [offer["id"]], "filters": {"refuse_seconds": 0}})

@@ -164,6 +164,8 @@ pub struct Exit {
     pub cpu_ns: u64,
     /// Largest amount of memory, bytes; 0 if not counted.
     pub memory_peak: u64,
+    /// Processes that could not be started because the container had as many as it may have.
+    pub forks_refused: u64,
 }
 
 impl Exit {
@@ -171,7 +173,16 @@ impl Exit {
     #[must_use]
     pub fn lost() -> Self {
         let (status, reason) = (ExitStatus::Unknown, ExitReason::Lost);
-        Self { status, reason, oom: false, oom_kills: 0, finished_ms: None, cpu_ns: 0, memory_peak: 0 }
+        Self {
+            status,
+            reason,
+            oom: false,
+            oom_kills: 0,
+            finished_ms: None,
+            cpu_ns: 0,
+            memory_peak: 0,
+            forks_refused: 0,
+        }
     }
 
     /// From the shim's record.
@@ -198,6 +209,7 @@ impl Exit {
             finished_ms: Some(exit.finished_ms),
             cpu_ns: exit.cpu_ns,
             memory_peak: exit.memory_peak,
+            forks_refused: exit.forks_refused.0,
         }
     }
 }

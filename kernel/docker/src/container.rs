@@ -108,6 +108,7 @@ impl Container {
         Exit {
             cpu_ns: usage.cpu_ns.unwrap_or(0),
             memory_peak: usage.memory_peak_bytes.unwrap_or(0),
+            forks_refused: 0,
             ..Exit::lost()
         }
     }

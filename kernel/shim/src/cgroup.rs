@@ -138,6 +138,8 @@ pub struct Counted {
     pub cpu_ns: u64,
     /// Largest amount of memory, bytes.
     pub memory_peak: u64,
+    /// Processes that could not be started because there were as many as allowed.
+    pub forks_refused: u64,
 }
 
 /// Reads the counters at the end of a container.
@@ -148,6 +150,9 @@ pub fn count(groups: &[Group]) -> Counted {
         let dir = path(&group.dir);
         if let Some(file) = &group.oom_file {
             counted.oom_kills = counter(&dir.join(file), "oom_kill").unwrap_or(0);
+        }
+        if group.writes.iter().any(|write| write.file == "pids.max") {
+            counted.forks_refused = counter(&dir.join("pids.events"), "max").unwrap_or(0);
         }
         if let Some(ns) = number(&dir.join("cpuacct.usage")) {
             counted.cpu_ns = ns;

@@ -5,7 +5,7 @@ use crate::files;
 use crate::launch::{CONTROL, EXIT};
 use crate::logs::Log;
 use crate::sys;
-use crate::wire::{self, Exit, Group, Reply, Request, State, ns};
+use crate::wire::{self, Appended, Exit, Group, Reply, Request, State, ns};
 use crate::{cgroup, proc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -340,6 +340,7 @@ impl Supervisor {
         exit.oom_kills = counted.oom_kills;
         exit.cpu_ns = counted.cpu_ns;
         exit.memory_peak = counted.memory_peak;
+        exit.forks_refused = Appended(counted.forks_refused);
         exit.kill_requested = self.kill_requested;
         exit.escalated = self.escalated;
         exit.init_died = init_died;

@@ -51,6 +51,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// The kernel killed something in it for want of memory.
     pub oom: bool,
+    /// Something outside of it ended it: whoever ran it is gone.
+    pub abnormal: bool,
     /// More for people, may be empty.
     pub message: String,
 }

@@ -98,6 +98,9 @@ pub(crate) fn verdict(exit: &Exit, kill: Option<KillCause>) -> News {
         }
         // Answered above.
         Some(KillCause::Disk) => News::executor(TaskState::TaskFailed),
+        None if exit.abnormal => {
+            return News::agent(TaskState::TaskFailed, Reason::ExecutorTerminated, words);
+        }
         None if exit.status == ExitStatus::Code(0) => News::executor(TaskState::TaskFinished),
         None => News::executor(TaskState::TaskFailed),
     };

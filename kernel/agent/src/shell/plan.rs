@@ -219,13 +219,19 @@ pub(crate) fn started(launched: Option<&runtime::Launched>) -> Started {
 
 /// The runtime's end of a container in the core's words; `memory` is what is known of one that ran out of it.
 pub(crate) fn exit(exit: &runtime::Exit, memory: Option<&runtime::OutOfMemory>) -> Exit {
-    let message = match exit.reason {
-        runtime::ExitReason::InitDied => "the container's first process was killed from outside",
-        runtime::ExitReason::Lost => "the container was lost with its supervisor",
-        _ => "",
+    use runtime::ExitReason::{InitDied, Lost};
+    let message = match (exit.reason, memory.filter(|_| exit.oom)) {
+        (InitDied, _) => "the container's first process was killed from outside".to_owned(),
+        (Lost, _) => "the container was lost with its supervisor, which was killed from outside".to_owned(),
+        (_, Some(known)) => known.words(),
+        _ if exit.forks_refused > 0 && exit.status != runtime::ExitStatus::Code(0) => format!(
+            "it had as many processes as the agent allows one container (`task_processes`), and {} more were refused",
+            exit.forks_refused
+        ),
+        _ => String::new(),
     };
-    let message = memory.filter(|_| exit.oom).map_or_else(|| message.to_owned(), |known| known.words());
-    Exit { status: exit_status(exit.status), oom: exit.oom, message }
+    let abnormal = matches!(exit.reason, InitDied | Lost);
+    Exit { status: exit_status(exit.status), oom: exit.oom, abnormal, message }
 }
 
 fn exit_status(status: runtime::ExitStatus) -> ExitStatus {

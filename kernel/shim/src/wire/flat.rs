@@ -128,6 +128,22 @@ impl<T: Flat> Flat for Option<T> {
     }
 }
 
+/// A count that was appended to a message: 0 takes no bytes, so that messages without it are as they were before there was one. Only the last field
+/// of a message can be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Appended(pub u64);
+
+impl Flat for Appended {
+    fn put(&self, out: &mut Vec<u8>) {
+        if self.0 != 0 {
+            self.0.put(out);
+        }
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        if from.is_empty() { Ok(Self(0)) } else { u64::take(from).map(Self) }
+    }
+}
+
 /// Declares a struct of public fields with its flat encoding: the fields in order.
 #[macro_export]
 macro_rules! flat_struct {

@@ -94,6 +94,7 @@ fn replies() -> Vec<Reply> {
         finished_ms: 1234,
         cpu_ns: 5678,
         memory_peak: 4096,
+        forks_refused: crate::wire::Appended(0),
     };
     vec![
         Reply::Hello { version: 1, shim: pid(7) },
@@ -152,6 +153,14 @@ fn compare<M: Message + PartialEq + std::fmt::Debug>(messages: &[M], golden: &[&
         new[4..6].copy_from_slice(&1_u16.to_le_bytes());
         assert_eq!(new, old, "{message:?}");
     }
+}
+
+#[test]
+fn what_was_appended_is_there_when_it_says_something() {
+    let exit = Exit { code: Some(1), forks_refused: crate::wire::Appended(70_000), ..Exit::default() };
+    let reply = Reply::Exited(Box::new(exit));
+    let frame = encode(&reply);
+    assert_eq!(decode::<Reply>(&frame[4..]).unwrap(), reply);
 }
 
 #[test]

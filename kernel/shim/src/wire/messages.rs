@@ -1,6 +1,6 @@
 //! The messages themselves. Paths and arguments are byte strings, as the kernel has them.
 
-use super::{Confined, Contain, Flat, Malformed, Message, Reader, Session};
+use super::{Appended, Confined, Contain, Flat, Malformed, Message, Reader, Session};
 use crate::flat_struct;
 
 /// Namespace bits of [`Launch::namespaces`].
@@ -176,6 +176,8 @@ flat_struct! {
         pub cpu_ns: u64,
         /// Largest amount of memory of the container in bytes, where the kernel counts it.
         pub memory_peak: u64,
+        /// Processes that could not be started because the container had as many as it may have.
+        pub forks_refused: Appended,
     }
 }
 

@@ -10,7 +10,7 @@ mod golden;
 mod inside;
 mod messages;
 
-pub use flat::{Flat, Malformed, Reader};
+pub use flat::{Appended, Flat, Malformed, Reader};
 pub use inside::*;
 pub use messages::*;
 

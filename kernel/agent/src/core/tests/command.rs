@@ -69,11 +69,34 @@ fn too_much_memory_is_named() {
     ] {
         let mut stage = Stage::registered();
         let container = stage.running(task("t"));
-        stage.event(Event::Exited { container, exit: Exit { status, oom, message: String::new() } });
+        stage.event(Event::Exited {
+            container,
+            exit: Exit { status, oom, abnormal: false, message: String::new() },
+        });
         let update = stage.update();
         assert_eq!(update.state, state);
         let limited = update.reason == Some(Reason::ContainerLimitationMemory);
         assert_eq!(limited, state == TaskState::TaskFailed, "{update:?}");
+    }
+}
+
+#[test]
+fn an_end_from_outside_is_the_executors() {
+    for (kill, reason) in [(false, Some(Reason::ExecutorTerminated)), (true, None)] {
+        let mut stage = Stage::registered();
+        let container = stage.running(task("t"));
+        if kill {
+            stage.kill("t", None);
+            stage.take();
+        }
+        let status = ExitStatus::Unknown;
+        stage.event(Event::Exited {
+            container,
+            exit: Exit { status, oom: false, abnormal: true, message: "lost".into() },
+        });
+        let update = stage.update();
+        assert_eq!((update.reason, update.state == TaskState::TaskKilled), (reason, kill), "{update:?}");
+        assert!(update.message.as_deref().is_some_and(|said| said.ends_with("; lost")), "{update:?}");
     }
 }
 

@@ -15,7 +15,7 @@ fn alive() -> FoundState {
 }
 
 fn ended(status: ExitStatus) -> FoundState {
-    FoundState::Exited(Exit { status, oom: false, message: String::new() })
+    FoundState::Exited(Exit { status, oom: false, abnormal: false, message: String::new() })
 }
 
 #[test]

@@ -245,7 +245,7 @@ impl Stage {
     }
 
     pub fn exited(&mut self, container: &str, status: ExitStatus) {
-        let exit = Exit { status, oom: false, message: String::new() };
+        let exit = Exit { status, oom: false, abnormal: false, message: String::new() };
         self.event(Event::Exited { container: container.to_owned(), exit });
     }
 
