@@ -285,7 +285,7 @@ impl World {
             return Ok(());
         }
         let status = code.map_or(ExitStatus::Signal(15), ExitStatus::Code);
-        let exit = Exit { status, oom: false, message: String::new() };
+        let exit = Exit { status, oom: false, abnormal: false, message: String::new() };
         container.state = ContainerState::Exited(exit.clone());
         self.agent_feed(agent, Event::Exited { container: id.to_owned(), exit })
     }
