@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import stat
 import tarfile
 import tempfile
 import time
@@ -159,6 +160,25 @@ out = {**work, "id": "/way-out", "container": {**work["container"],
        "volumes": [{"containerPath": "/data", "hostPath": f"{shared}/way-out", "mode": "RW"}]}}
 message = failure(out)
 drill.promise("a link does not lead out of what is allowed", message and "passwd" not in message, message)
+remove("way-out")
+# Character devices that every kernel has stand in for graphics processors.
+gpus = [f"{room.name}/{name}" for name in ("gpu0", "gpu1")]
+for path, minor in zip(gpus, (8, 9)):
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+instance.settings("gpus = []", f"gpus = {[[path] for path in gpus]}")
+look = "ls /dev | grep gpu; head -c 1 /dev/gpu* | wc -c; echo $NVIDIA_VISIBLE_DEVICES"
+work = {"id": "/train", "cpus": 0.1, "mem": 32, "instances": 2, "gpus": 1, "fetch": fetch, "cmd": "sleep 1000",
+        "container": {"type": "MESOS", "docker": tools}}
+task, _ = run(work)
+if task:
+    def both():
+        tasks = instance.api("GET", "/marathon/v2/apps/train/tasks")[1]["tasks"]
+        return [t for t in tasks if t["state"] == "TASK_RUNNING"] if len(tasks) == 2 else None
+
+    until("two of them", lambda: len(both() or []) == 2 or None, 30)
+    seen = sorted(inside(one, ["sh", "-c", look]).split() for one in both())
+    drill.promise("each of two tasks has one graphics processor of its own, and the number", seen == [["gpu0", "1", "0"], ["gpu1", "1", "1"]], f"{seen}")
+remove("train")
 left, _ = until("nothing left of it", lambda: counts(instance) == start or None, 15)
 drill.promise("nothing is left of any of them", left, f"{start} and {counts(instance)}")
 registry.stop()

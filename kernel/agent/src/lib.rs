@@ -3,6 +3,7 @@
 
 mod config;
 pub mod core;
+mod devices;
 pub mod disk;
 mod domain;
 pub mod files;

@@ -16,9 +16,33 @@ pub enum MachineError {
     /// The text of `resources`.
     #[error("resources: {0}")]
     Resources(String),
+    /// GPUs that are not there, or parts of one.
+    #[error(
+        "resources: {offered} GPUs are to be offered and the device files of {known} are known; \
+         list the files of each under `agent.devices.gpus`, or offer fewer"
+    )]
+    Gpus {
+        /// In `resources`.
+        offered: f64,
+        /// Known.
+        known: u32,
+    },
     /// The text of `attributes`.
     #[error("attributes: `{0}` is not `name:value`; write for example `rack:a1;ssd:true`")]
     Attribute(String),
+}
+
+/// GPUs are whole, and each that is offered has device files.
+///
+/// # Errors
+/// [`MachineError::Gpus`].
+pub fn check_gpus(resources: &[Resource], known: u32) -> Result<(), MachineError> {
+    let gpus = resources.iter().filter(|resource| resource.name == "gpus");
+    let offered: f64 = gpus.filter_map(|resource| resource.scalar.as_ref()).map(|scalar| scalar.value).sum();
+    if offered.fract() != 0.0 || offered > f64::from(known) {
+        return Err(MachineError::Gpus { offered, known });
+    }
+    Ok(())
 }
 
 /// What is not configured is measured.
@@ -52,7 +76,7 @@ fn leave(total: u64, spare: u64) -> u64 {
 }
 
 /// The resources to offer: what `text` says, and for names it does not say what was measured (memory less 1 GiB, disk less 5 GiB,
-/// or half of it where that is more) and `ports`.
+/// or half of it where that is more), `gpus` if there are any, and `ports`.
 ///
 /// # Errors
 /// [`MachineError::Resources`].
@@ -60,6 +84,7 @@ pub fn resources(
     text: &str,
     role: &str,
     measured: Measured,
+    gpus: u32,
     ports: &str,
 ) -> Result<Vec<Resource>, MachineError> {
     let parse =
@@ -70,10 +95,11 @@ pub fn resources(
         ("cpus", format!("cpus:{}", measured.cpus)),
         ("mem", format!("mem:{}", leave(measured.mem, 1024))),
         ("disk", format!("disk:{}", leave(measured.disk, 5 * 1024))),
+        ("gpus", format!("gpus:{gpus}")),
         ("ports", format!("ports:{ports}")),
     ];
     for (name, text) in rest {
-        if !has(&all, name) {
+        if !has(&all, name) && (name != "gpus" || gpus > 0) {
             all.extend(parse(&text)?.to_mesos());
         }
     }
@@ -136,14 +162,18 @@ mod tests {
             let one = all.iter().find(|one| one.name == name).unwrap();
             one.scalar.as_ref().map(|scalar| scalar.value)
         };
-        let all = resources("cpus:2;gpus:1", "*", measured, "[31000-32000]").unwrap();
+        let all = resources("cpus:2;gpus:1", "*", measured, 2, "[31000-32000]").unwrap();
         assert_eq!(get(&all, "cpus"), Some(2.0));
         assert_eq!(get(&all, "gpus"), Some(1.0));
         assert_eq!(get(&all, "mem"), Some(7168.0));
         assert_eq!(get(&all, "disk"), Some(3000.0), "half, where the spare would be more");
         assert_eq!(all.iter().filter(|one| one.name == "ports").count(), 1);
-        assert!(resources("cpus:lots", "*", measured, PRIVATE_PORTS).is_err());
-        assert!(resources("", "*", measured, PUBLIC_PORTS).is_ok());
+        assert!(check_gpus(&all, 1).is_ok() && check_gpus(&all, 0).is_err());
+        let half = resources("gpus:0.5", "*", measured, 2, "[31000-32000]").unwrap();
+        assert!(check_gpus(&half, 2).unwrap_err().to_string().contains("agent.devices.gpus"));
+        assert!(resources("cpus:lots", "*", measured, 0, PRIVATE_PORTS).is_err());
+        assert_eq!(get(&resources("", "*", measured, 2, PUBLIC_PORTS).unwrap(), "gpus"), Some(2.0));
+        assert!(resources("", "*", measured, 0, PUBLIC_PORTS).unwrap().iter().all(|one| one.name != "gpus"));
     }
 
     #[test]

@@ -138,6 +138,8 @@ pub struct ContainerSpec {
     pub seccomp: Seccomp,
     /// Device files besides the usual ones (images only).
     pub devices: Vec<Device>,
+    /// Device files that a container with the machine's root sees and may not use.
+    pub denied_devices: Vec<Device>,
     /// Size of `/dev/shm` (images only).
     pub shm_bytes: u64,
     /// Nothing of the image can be changed (images only).
@@ -253,6 +255,7 @@ impl ContainerSpec {
             share: None,
             seccomp: Seccomp::ByRoot,
             devices: Vec::new(),
+            denied_devices: Vec::new(),
             shm_bytes: crate::inside::SHM_BYTES,
             readonly_root: false,
             unmasked: false,

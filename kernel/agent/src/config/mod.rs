@@ -1,5 +1,6 @@
 //! Settings of the agent, as its file has them under `[agent]`, and the parts that a process gives it.
 
+mod devices;
 mod images;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use plenum_containers::Runtime;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+pub use devices::DevicesConfig;
 pub use images::ImagesConfig;
 
 /// Where tasks look for programs: nothing is inherited from the agent.
@@ -116,6 +118,8 @@ pub struct Config {
     /// Whether tasks that run on the machine's own files have the default seccomp filter, too, as those with an image always do. Without it
     /// they may use `io_uring`, `keyctl`, `perf` and user namespaces.
     pub filter_commands: bool,
+    /// Device files that containers are given.
+    pub devices: DevicesConfig,
     /// Images.
     pub images: ImagesConfig,
     /// The Docker engine.
@@ -174,6 +178,7 @@ impl Default for Config {
             volume_driver_timeout: 120,
             allow_privileged: false,
             filter_commands: true,
+            devices: DevicesConfig::default(),
             images: ImagesConfig::default(),
             docker: EngineConfig::default(),
             networks: plenum_networks::Settings::default(),

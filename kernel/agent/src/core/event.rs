@@ -216,6 +216,8 @@ pub struct Launch {
     pub directory: String,
     /// Environment of the agent's making; the command's own wins over it.
     pub env: Vec<(String, String)>,
+    /// Numbers of the GPUs it has.
+    pub gpus: Vec<u32>,
 }
 
 /// A call of an executor that was authenticated as `container`.

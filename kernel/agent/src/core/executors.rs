@@ -31,6 +31,7 @@ impl Executor {
             verdict: None,
             heartbeat_at: None,
             recovered: false,
+            gpus: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ mod checks;
 mod drain;
 mod event;
 mod executors;
+mod gpus;
 mod kill;
 mod life;
 mod model;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub domain: Option<DomainInfo>,
     /// Version of the program.
     pub version: String,
+    /// How many GPUs there are whose device files are known.
+    pub gpus: u32,
     /// Of this boot of the machine.
     pub boot_id: String,
     /// Name of the cluster it must be; empty: the first it meets.
@@ -108,6 +111,7 @@ impl Default for Settings {
             attributes: Vec::new(),
             domain: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            gpus: 0,
             boot_id: String::new(),
             cluster_id: String::new(),
             send_starting: false,

@@ -119,6 +119,8 @@ pub(crate) struct Task {
     pub networks: Vec<NetworkInfo>,
     /// The image it runs, by digest; empty: none.
     pub image: String,
+    /// Numbers of the GPUs it has.
+    pub gpus: Vec<u32>,
     pub checks: BTreeMap<CheckKind, Checker>,
     pub started_at: Millis,
     pub finished_at: Millis,
@@ -157,6 +159,7 @@ impl Task {
             pid: None,
             networks: Vec::new(),
             image: String::new(),
+            gpus: Vec::new(),
             checks: BTreeMap::new(),
             started_at: Millis(0),
             finished_at: Millis(0),
@@ -217,6 +220,8 @@ pub(crate) struct Executor {
     pub heartbeat_at: Option<Millis>,
     /// It was found by a restarted agent.
     pub recovered: bool,
+    /// Numbers of the GPUs it has.
+    pub gpus: Vec<u32>,
 }
 
 /// What is said about tasks whose executor ends.

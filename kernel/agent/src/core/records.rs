@@ -116,6 +116,9 @@ pub(crate) struct ExecutorRecord {
     pub directory: String,
     #[prost(string, tag = "5")]
     pub token: String,
+    /// Numbers of the GPUs it has.
+    #[prost(uint32, repeated, tag = "6")]
+    pub gpus: Vec<u32>,
 }
 
 /// Record `frameworks/<F>/tasks/<T>`.
@@ -171,6 +174,9 @@ pub(crate) struct TaskRecord {
     /// The image it runs, by digest.
     #[prost(string, tag = "19")]
     pub image: String,
+    /// Numbers of the GPUs it has.
+    #[prost(uint32, repeated, tag = "20")]
+    pub gpus: Vec<u32>,
 }
 
 /// Frames a record for the disk.

@@ -35,6 +35,7 @@ impl Agent {
             container_id: executor.container.clone(),
             directory: executor.directory.clone(),
             token: executor.token.clone(),
+            gpus: executor.gpus.clone(),
         };
         Some(records::put(records::executor_key(&key.framework, &key.executor), &record))
     }
@@ -65,6 +66,7 @@ impl Agent {
             pod: task.pod,
             group: task.group,
             image: task.image.clone(),
+            gpus: task.gpus.clone(),
         };
         Some(records::put(records::task_key(&key.framework, &key.task), &record))
     }
@@ -177,6 +179,7 @@ impl Agent {
                 let key =
                     ExecutorKey { framework: record.framework_id, executor: info.executor_id.value.clone() };
                 let executor = Executor::new(info, record.container_id, record.directory, record.token);
+                let executor = Executor { gpus: record.gpus, ..executor };
                 self.executors.insert(key, executor);
             }
             ["frameworks", _, "tasks", _] => {
@@ -380,6 +383,7 @@ fn restore(key: &TaskKey, info: plenum_api::mesos::TaskInfo, record: TaskRecord)
     task.pid = record.pid;
     task.networks = record.networks;
     task.image = record.image;
+    task.gpus = record.gpus;
     task.latest = record.latest;
     task.started_at = Millis(record.started_at);
     task.finished_at = Millis(record.finished_at);

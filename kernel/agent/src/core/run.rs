@@ -8,6 +8,7 @@ use plenum_api::mesos::{CommandInfo, ExecutorInfo, FrameworkInfo, TaskInfo, Task
 
 use super::checks::Checker;
 use super::event::{Effect, ExecutorKey, Launch, Level, Pod, TaskKey};
+use super::gpus;
 use super::model::{Executor, ExecutorPhase, Framework, Phase, Task};
 use super::pods::{container_info, is_pod, task_sandbox};
 use super::status::{News, lost_or};
@@ -18,6 +19,8 @@ struct Order<'a> {
     launch_id: &'a Bytes,
     framework: &'a FrameworkInfo,
     group: bool,
+    /// GPUs of all of them.
+    gpus: usize,
 }
 
 impl Agent {
@@ -29,6 +32,7 @@ impl Agent {
         }
         let group = run.is_group.unwrap_or(false);
         let mut fresh = Vec::new();
+        let mut gpus = 0;
         for info in run.tasks {
             let key = TaskKey { framework: framework.clone(), task: info.task_id.value.clone() };
             if self.seen(&key, &run.launch_id, &run.framework_info, &info, cx) {
@@ -36,6 +40,10 @@ impl Agent {
             }
             let executor = info.executor.clone().or_else(|| run.executor.clone());
             let news = self.refusal(&key, &run.framework_info, &info, executor.as_ref(), group);
+            let news = news.or_else(|| self.lacks_gpus(&key, &info, executor.as_ref(), gpus));
+            if news.is_none() {
+                gpus += gpus::count(&info.resources);
+            }
             fresh.push((key, info, executor, news));
         }
         // A group is launched whole or not at all.
@@ -51,7 +59,8 @@ impl Agent {
             match news.or_else(|| all.clone()) {
                 Some(news) => self.refuse(&key, info, run.launch_id.clone(), news, &run.framework_info, cx),
                 None => {
-                    let order = Order { launch_id: &run.launch_id, framework: &run.framework_info, group };
+                    let (launch_id, framework) = (&run.launch_id, &run.framework_info);
+                    let order = Order { launch_id, framework, group, gpus };
                     self.accept(key, info, executor, &order, cx);
                 }
             }
@@ -222,6 +231,7 @@ impl Agent {
         let mut task = Task::new(&key.framework, info, order.launch_id.clone());
         match executor {
             None => {
+                task.gpus = self.take_gpus(gpus::count(&task.info.resources));
                 task.container = cx.uuid_text();
                 task.directory = self.sandbox(&key.framework, &key.task, &task.container);
                 self.containers.insert(task.container.clone(), Owner::Task(key.clone()));
@@ -235,12 +245,14 @@ impl Agent {
                 task.pod = is_pod(&executor);
                 task.group = order.group;
                 if !self.executors.contains_key(&id) {
-                    self.add_executor(&id, executor, cx);
+                    let gpus = if task.pod { 0 } else { order.gpus + gpus::count(&executor.resources) };
+                    self.add_executor(&id, executor, gpus, cx);
                 }
                 if let Some(executor) = self.executors.get(&id) {
                     task.directory = executor.directory.clone();
                 }
                 if task.pod {
+                    task.gpus = self.take_gpus(gpus::count(&task.info.resources));
                     task.directory = task_sandbox(&task.directory, &key.task);
                     task.container = cx.uuid_text();
                     self.containers.insert(task.container.clone(), Owner::Task(key.clone()));
@@ -262,14 +274,16 @@ impl Agent {
         }
     }
 
-    fn add_executor(&mut self, key: &ExecutorKey, info: ExecutorInfo, cx: &mut Cx<'_>) {
+    fn add_executor(&mut self, key: &ExecutorKey, info: ExecutorInfo, gpus: usize, cx: &mut Cx<'_>) {
         let container = cx.uuid_text();
         let directory = self.sandbox(&key.framework, &key.executor, &container);
         let token = format!("{}{}", cx.uuid_text(), cx.uuid_text()).replace('-', "");
         if !is_pod(&info) {
             self.containers.insert(container.clone(), Owner::Executor(key.clone()));
         }
-        self.executors.insert(key.clone(), Executor::new(info, container, directory, token));
+        let gpus = self.take_gpus(gpus);
+        let executor = Executor { gpus, ..Executor::new(info, container, directory, token) };
+        self.executors.insert(key.clone(), executor);
         cx.save_executors.insert(key.clone());
     }
 
@@ -352,6 +366,7 @@ impl Agent {
             directory: task.directory.clone(),
             env,
             task: Some(Box::new(task.info.clone())),
+            gpus: task.gpus.clone(),
         })
     }
 
@@ -396,6 +411,7 @@ impl Agent {
             limits: Vec::new(),
             directory: executor.directory.clone(),
             env,
+            gpus: executor.gpus.clone(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod command;
 mod custom;
+mod gpus;
 mod operations;
 mod pods;
 mod restart;

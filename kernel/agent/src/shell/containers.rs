@@ -16,6 +16,7 @@ use super::provision::{Failure, Provided, Provisioner};
 use super::{Input, plan, wanted};
 use crate::config::{Config, Parts};
 use crate::core::{Check, Event, Launch, LaunchStage, Probe, ProbeOutcome};
+use crate::devices::Devices;
 
 /// Signal that asks.
 const SIGTERM: i32 = 15;
@@ -41,6 +42,7 @@ struct Inner {
     docker: Option<Arc<DockerRuntime>>,
     provisioner: Arc<Provisioner>,
     resolv_conf: Option<PathBuf>,
+    devices: Devices,
     privileged: bool,
     /// Launches that can still be called off.
     launching: Mutex<BTreeMap<String, CancellationToken>>,
@@ -60,6 +62,7 @@ impl Containers {
             runtime: parts.runtime.clone(),
             docker: parts.docker.clone(),
             provisioner,
+            devices: Devices::find(&config.devices, Path::new("/dev")),
             config: config.clone(),
             inbox,
             resolv_conf,
@@ -305,6 +308,7 @@ impl Inner {
             () = off.cancelled() => return Err(start(CALLED_OFF.to_owned())),
         }
         self.provisioner.rest(&mut spec, launch, &wanted, provided).await?;
+        self.devices.give(&mut spec, &launch.gpus).map_err(start)?;
         if off.is_cancelled() {
             return Err(start(CALLED_OFF.to_owned()));
         }

@@ -22,6 +22,9 @@ pub(crate) fn spec(
     config: &Config,
     credentials: Option<&str>,
 ) -> Result<DockerSpec, String> {
+    if !launch.gpus.is_empty() {
+        return Err("GPUs are given to containers of the type MESOS only: change `container.type`".to_owned());
+    }
     let defaults = Defaults {
         cpu_quota: config.cpu_quota,
         pids: (config.task_processes > 0).then_some(config.task_processes),

@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Parts};
 use crate::core::{Agent, Event, ExecutorReply, Found, FoundState, Recovery, Settings, Started, View};
+use crate::devices::Devices;
 use crate::disk::{RecordStore, Writer};
 use crate::machine;
 use containers::Containers;
@@ -223,6 +224,10 @@ fn settings(
     domain: Option<DomainInfo>,
 ) -> Result<Settings, StartError> {
     let measured = machine::measure(work_dir);
+    let gpus = Devices::find(&config.devices, std::path::Path::new("/dev")).gpus();
+    let resources =
+        machine::resources(&config.resources, &config.default_role, measured, gpus, &config.ports)?;
+    machine::check_gpus(&resources, gpus)?;
     let hostname = if config.hostname.is_empty() {
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
     } else {
@@ -239,7 +244,8 @@ fn settings(
         port: config.port,
         url,
         work_dir: work_dir.display().to_string(),
-        resources: machine::resources(&config.resources, &config.default_role, measured, &config.ports)?,
+        resources,
+        gpus,
         attributes: machine::attributes(&config.attributes)?,
         domain,
         boot_id: machine::boot_id(),

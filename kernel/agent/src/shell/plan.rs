@@ -322,6 +322,7 @@ mod tests {
             pod: None,
             directory: "/sandbox".to_owned(),
             env: vec![("MESOS_TASK_ID".to_owned(), "ours".to_owned())],
+            gpus: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 // Helpers outside of test functions unwrap too: a failure there fails the test that called.
 #![allow(clippy::unwrap_used)]
 
+mod devices;
 mod drivers;
 mod executor;
 mod figures;

@@ -54,15 +54,27 @@ const USUAL_DEVICES: [&str; 8] = [
 /// Holds a container to the usual devices and those it was given, by the v1 controller. False if the machine has none.
 #[must_use]
 pub fn hold_to_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, given: &[Device]) -> bool {
-    let Some(hierarchy) = usable.iter().find(|h| !h.unified && h.has("devices")) else { return false };
-    let dir = hierarchy.parent.join(id).as_os_str().as_bytes().to_vec();
     let mut writes = vec![write("devices.deny", "a")];
     writes.extend(USUAL_DEVICES.iter().map(|rule| write("devices.allow", rule)));
-    let rule = |device: &Device| {
-        let kind = if device.block { 'b' } else { 'c' };
-        format!("{kind} {}:{} rwm", device.major, device.minor)
-    };
     writes.extend(given.iter().map(|device| write("devices.allow", rule(device))));
+    write_devices(groups, usable, id, writes)
+}
+
+/// Keeps a container from some devices, by the v1 controller. False if the machine has none.
+#[must_use]
+pub fn deny_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, denied: &[Device]) -> bool {
+    let writes = denied.iter().map(|device| write("devices.deny", rule(device))).collect();
+    write_devices(groups, usable, id, writes)
+}
+
+fn rule(device: &Device) -> String {
+    let kind = if device.block { 'b' } else { 'c' };
+    format!("{kind} {}:{} rwm", device.major, device.minor)
+}
+
+fn write_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, writes: Vec<Write>) -> bool {
+    let Some(hierarchy) = usable.iter().find(|h| !h.unified && h.has("devices")) else { return false };
+    let dir = hierarchy.parent.join(id).as_os_str().as_bytes().to_vec();
     match groups.iter_mut().find(|group| group.dir == dir) {
         Some(group) => group.writes.extend(writes),
         None => groups.push(Group { dir, writes, ..Group::default() }),

@@ -3,7 +3,7 @@
 use super::actor::{Handle, kill_leftovers};
 use super::connection::{self, Connection, Inbox};
 use super::{Inner, Slot, disk, launched};
-use crate::cgroup::plan::{hold_to_devices, plan};
+use crate::cgroup::plan::{deny_devices, hold_to_devices, plan};
 use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
 use crate::spec::ContainerSpec;
@@ -134,6 +134,12 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
         && !hold_to_devices(&mut groups, &machine.cgroups.usable, &spec.id, &spec.devices)
     {
         notes.push("it may make and use any device: the v1 devices controller is not available".into());
+    }
+    if !spec.denied_devices.is_empty()
+        && !spec.has_image()
+        && !deny_devices(&mut groups, &machine.cgroups.usable, &spec.id, &spec.denied_devices)
+    {
+        notes.push("it may use devices of others: the v1 devices controller is not available".into());
     }
     let dirs = groups.iter().map(|group| group.dir.clone()).collect();
     launch.groups = groups;
