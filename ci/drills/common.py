@@ -66,15 +66,17 @@ class Instance:
         """Process ids by component."""
         return {role["role"]: role.get("pid") for role in self.status()["roles"]}
 
-    def settings(self, line, instead):
-        """Changes a line of the agent's file and has it read."""
+    def settings(self, line, instead, *more):
+        """Changes a line of the agent's file, and `more` of such pairs, and has it read."""
         path = f"{self.state}/config/agent.toml"
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        if text.count(f"\n{line}\n") != 1:
-            raise RuntimeError(f"{path} has not one line {line}")
+        for line, instead in [(line, instead), *zip(more[::2], more[1::2])]:
+            if text.count(f"\n{line}\n") != 1:
+                raise RuntimeError(f"{path} has not one line {line}")
+            text = text.replace(f"\n{line}\n", f"\n{instead}\n")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(text.replace(f"\n{line}\n", f"\n{instead}\n"))
+            file.write(text)
         before = self.pids()["agent"]
         os.kill(before, signal.SIGKILL)
         until("the agent restarted", lambda: self.pids()["agent"] not in (None, before), 30)

@@ -1,5 +1,6 @@
 """What containers may leave behind, counted."""
 
+import glob
 import json
 import os
 import subprocess
@@ -14,13 +15,34 @@ def ruleset():
                 yield from ((entry[kind]["name"], json.dumps(element)) for element in entry[kind].get("elem", []))
 
 
+def groups(instance):
+    """Control groups of containers, by folder; with v2 alone its tree is mounted where there is otherwise a folder for each hierarchy."""
+    name = f"plenum-{instance.name}"
+    parents = glob.glob(f"/sys/fs/cgroup/{name}/*/") + glob.glob(f"/sys/fs/cgroup/*/{name}/*/")
+    return [at for at in parents if not at.endswith("/shims/")]
+
+
+def supervisors(instance):
+    """Processes that watch over containers of the instance."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                name = file.read().strip()
+            if name == "plenum-shim" and f"/{instance.name}/" in os.readlink(f"/proc/{pid}/cwd"):
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
 def counts(instance):
-    """Mounts but the one that holds namespaces, pairs of interfaces, mapped ports, folders."""
+    """Mounts but the one that holds namespaces, pairs of interfaces, mapped ports, folders, control groups, supervisors."""
     with open("/proc/mounts", encoding="utf-8") as file:
         mounts = [line for line in file if f"/{instance.name}/" in line and not line.split()[1].endswith("/networks/netns")]
     links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True).stdout)
     scratch = f"{instance.state}/agent/provisioner"
-    return {"mounts": len(mounts), "interfaces": len([link for link in links if link["ifname"].startswith("pv")]),
+    return {"mounts": len(mounts), "control groups": len(groups(instance)), "supervisors": len(supervisors(instance)), "interfaces": len([link for link in links if link["ifname"].startswith("pv")]),
             "mapped ports": len([name for name, _ in ruleset() if name.startswith("ports")]),
             "folders": len(os.listdir(scratch)) if os.path.exists(scratch) else 0}
 

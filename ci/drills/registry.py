@@ -45,7 +45,7 @@ def busybox():
     """A layer with a shell and the usual tools."""
     with open("/bin/busybox", "rb") as file:
         program = file.read()
-    tools = "sh cat echo httpd id ls nc sleep stat touch wc wget dd mount rm mkdir hostname kill true false env head tail nslookup grep setsid".split()
+    tools = "sh cat echo httpd id ls nc sleep stat touch wc wget dd mount rm mkdir hostname kill true false env head tail nslookup grep setsid mknod".split()
     entries = {"bin": None, "bin/busybox": program, "etc": None, "tmp": (None, 0o1777, 0), "proc": None, "sys": None, "dev": None}
     entries.update({f"bin/{tool}": "busybox" for tool in tools})
     entries["etc/passwd"] = (b"root:x:0:0::/root:/bin/sh\nweb:x:1234:1234::/srv:/bin/sh\n", 0o644, 0)

@@ -2,11 +2,12 @@
 //!
 //! What goes into them is decided by `plenum-containers`; here are only files and folders.
 
+use crate::devices;
 use crate::files::path;
-use crate::wire::Group;
+use crate::wire::{Group, Write};
 use std::fs;
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::io::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,14 @@ pub fn create(groups: &[Group], warnings: &mut Vec<String>) -> Vec<Group> {
             warn(warnings, "making", dir, &again);
             continue;
         }
-        for write in &group.writes {
+        let (rules, writes): (Vec<_>, Vec<_>) =
+            group.writes.iter().partition(|write| group.unified && devices::is_rule(write));
+        if !rules.is_empty()
+            && let Err(error) = hold_to_devices(dir, &rules)
+        {
+            warn(warnings, "holding to its devices", dir, &error);
+        }
+        for write in writes {
             let file = dir.join(&write.file);
             if let Err(error) = put(&file, &write.value) {
                 warn(warnings, &format!("writing {} to", write.value), &file, &error);
@@ -39,6 +47,11 @@ pub fn create(groups: &[Group], warnings: &mut Vec<String>) -> Vec<Group> {
         made.push(group.clone());
     }
     made
+}
+
+fn hold_to_devices(dir: &Path, rules: &[&Write]) -> std::io::Result<()> {
+    let group = fs::File::open(dir)?;
+    Ok(devices::hold(group.as_fd(), rules)?)
 }
 
 /// The parent may have been removed by a tidy operator, and the group may be left over from a launch that failed.

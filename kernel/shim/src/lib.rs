@@ -9,6 +9,7 @@
 pub mod beneath;
 pub mod cgroup;
 pub mod channel;
+pub mod devices;
 pub mod exec;
 pub mod failure;
 pub mod files;

@@ -1,5 +1,6 @@
 //! System calls that have no safe wrapper. Nothing else in the crate is unsafe.
 
+use crate::devices::Instruction;
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -46,6 +47,69 @@ pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Clo
             Ok(Cloned::Parent { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
         }
     }
+}
+
+/// The kernel's `union bpf_attr` as far as loading needs it.
+#[repr(C)]
+struct LoadProgram {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u32; 4],
+    version: u32,
+    flags: u32,
+}
+
+/// The same for attaching.
+#[repr(C)]
+struct AttachProgram {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &T) -> nix::Result<libc::c_long> {
+    // SAFETY: the record is one of the above, of the size that is said, and alive during the call, as is what it points to.
+    #[allow(unsafe_code)]
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+    })
+}
+
+/// Gives the kernel a program that decides about devices; it refuses one that is not sound.
+pub fn load_device_program(code: &[Instruction]) -> nix::Result<OwnedFd> {
+    const LOAD: libc::c_long = 5;
+    const CGROUP_DEVICE: u32 = 15;
+    let attributes = LoadProgram {
+        kind: CGROUP_DEVICE,
+        count: u32::try_from(code.len()).map_err(|_| Errno::E2BIG)?,
+        instructions: code.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log: [0; 4],
+        version: 0,
+        flags: 0,
+    };
+    let fd = bpf(LOAD, &attributes)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    #[allow(unsafe_code)]
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?) })
+}
+
+/// Has such a program decide for a v2 group, beside those that do already. It stays until the group goes.
+pub fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> nix::Result<()> {
+    const ATTACH: libc::c_long = 8;
+    const CGROUP_DEVICE: u32 = 6;
+    const BESIDE_OTHERS: u32 = 2;
+    let number = |fd: BorrowedFd<'_>| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::EBADF);
+    let attributes = AttachProgram {
+        target: number(group)?,
+        program: number(program)?,
+        kind: CGROUP_DEVICE,
+        flags: BESIDE_OTHERS,
+    };
+    bpf(ATTACH, &attributes).map(drop)
 }
 
 /// A descriptor for a running process.

@@ -51,7 +51,8 @@ const USUAL_DEVICES: [&str; 8] = [
     "c 136:* rwm",
 ];
 
-/// Holds a container to the usual devices and those it was given, by the v1 controller. False if the machine has none.
+/// Holds a container to the usual devices and those it was given, by the v1 controller, otherwise in the v2 tree, where the shim makes a program of
+/// the same rules. False if the machine has neither.
 #[must_use]
 pub fn hold_to_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, given: &[Device]) -> bool {
     let mut writes = vec![write("devices.deny", "a")];
@@ -60,7 +61,7 @@ pub fn hold_to_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, giv
     write_devices(groups, usable, id, writes)
 }
 
-/// Keeps a container from some devices, by the v1 controller. False if the machine has none.
+/// Keeps a container from some devices, in the same way.
 #[must_use]
 pub fn deny_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, denied: &[Device]) -> bool {
     let writes = denied.iter().map(|device| write("devices.deny", rule(device))).collect();
@@ -73,11 +74,12 @@ fn rule(device: &Device) -> String {
 }
 
 fn write_devices(groups: &mut Vec<Group>, usable: &[Usable], id: &str, writes: Vec<Write>) -> bool {
-    let Some(hierarchy) = usable.iter().find(|h| !h.unified && h.has("devices")) else { return false };
+    let v1 = usable.iter().find(|h| !h.unified && h.has("devices"));
+    let Some(hierarchy) = v1.or_else(|| usable.iter().find(|h| h.unified)) else { return false };
     let dir = hierarchy.parent.join(id).as_os_str().as_bytes().to_vec();
     match groups.iter_mut().find(|group| group.dir == dir) {
         Some(group) => group.writes.extend(writes),
-        None => groups.push(Group { dir, writes, ..Group::default() }),
+        None => groups.push(Group { dir, writes, unified: hierarchy.unified, ..Group::default() }),
     }
     true
 }
@@ -246,7 +248,12 @@ mod tests {
         assert!(hold_to_devices(&mut groups, &together, "c", &[]) && groups.len() == 1 && groups[0].freezer);
         let unified = [usable(&["cpu"], true, true)];
         let (mut groups, _) = plan(&unified, "c", &Limits::default());
-        assert!(!hold_to_devices(&mut groups, &unified, "c", &[gpu]) && groups.len() == 1);
+        assert!(hold_to_devices(&mut groups, &unified, "c", &[gpu]) && groups.len() == 1);
+        assert!(
+            rows(&groups)[0].contains("devices.deny=a,devices.allow=c 1:3 rwm,"),
+            "as a program, by the shim"
+        );
+        assert!(!hold_to_devices(&mut Vec::new(), &[usable(&["cpu"], false, false)], "c", &[]));
     }
 
     #[test]

@@ -133,7 +133,9 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
         && spec.bounding.has(caps::Capability::CAP_MKNOD)
         && !hold_to_devices(&mut groups, &machine.cgroups.usable, &spec.id, &spec.devices)
     {
-        notes.push("it may make and use any device: the v1 devices controller is not available".into());
+        notes.push(
+            "it may make and use any device: there is neither v1's devices controller nor the v2 tree".into(),
+        );
     }
     if !spec.denied_devices.is_empty()
         && !spec.has_image()
