@@ -122,11 +122,21 @@ share = (used(second) - used(first)) / (second["timestamp"] - first["timestamp"]
 drill.promise("a task that wants a whole processor gets its fifth", 0.02 < share < 0.3, f"{share:.3f}")
 told = {key: second.get(key) for key in ("cpus_limit", "cpus_nr_periods", "cpus_nr_throttled", "cpus_throttled_time_secs")}
 drill.promise("and the figures say that it waits", all(told.values()), told)
+if os.path.exists("/proc/pressure/cpu"):
+    stall = second.get("pressure", {}).get("cpu", {})
+    drill.promise("so does the pressure on its processor", stall and stall["some"]["total_secs"] > 1, stall)
 drill.promise("a task that waits is killed at once", kill("busy") < 10)
 
 # Memory.
 status = start("greedy", "exec tail /dev/zero", wait="TASK_FAILED", mem=32)
 drill.promise("beyond its memory a task fails for that reason", status.get("reason") == "REASON_CONTAINER_LIMITATION_MEMORY", f"{status['state']} {status.get('reason')}: {status.get('message')}")
+
+if os.path.exists("/proc/pressure/memory"):
+    start("tight", "dd if=/dev/zero of=/tmp/file bs=1048576 count=64 2>/dev/null; while :; do cat /tmp/file >/dev/null; done", mem=32, cpus=0.5)
+    stall = lambda: (found := measured("tight")["statistics"].get("pressure", {}).get("memory") or {}) and found["some"]["total_secs"] > 0 and found
+    found, took = until("pressure on its memory", stall, 30)
+    drill.promise("one that has too little memory for its files is told by the pressure on it", found, f"{found} after {took:.1f} s")
+    kill("tight")
 
 # Processes.
 start("bomb", "f() { f | f & wait; }; f 2>/dev/null; exec sleep 10000")
@@ -161,10 +171,10 @@ kill("loud")
 
 # Devices.
 capabilities = {"capabilities": ["MKNOD", "DAC_OVERRIDE", "CHOWN", "FOWNER"]}
-line = "mknod /tmp/null c 1 3 && echo made null; echo x >/tmp/null && echo wrote; mknod /tmp/kmsg c 1 11 || echo refused; mknod /tmp/disk b 7 0 || echo refused; exec sleep 10000"
+line = "cd /dev; mknod other c 1 3 && echo made; echo x >other && echo wrote; mknod kmsg c 1 11 || echo refused; mknod disk b 7 0 || echo refused; exec sleep 10000"
 start("maker", line, {"bounding_capabilities": capabilities, "effective_capabilities": capabilities})
 said, _ = until("all tried", lambda: (one := inside("maker", "cat $MESOS_SANDBOX/stdout")).count("refused") and one, 20)
-drill.promise("one that may make devices is held to the usual ones", said and said.split("\n")[:4] == ["made null", "wrote", "refused", "refused"], said)
+drill.promise("one that may make devices is held to the usual ones", said and said.split("\n")[:4] == ["made", "wrote", "refused", "refused"], said)
 kill("maker")
 
 kill("still")
