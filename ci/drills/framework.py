@@ -81,13 +81,15 @@ class Framework:
 
     def accept(self, make, **least):
         """Takes the next offer that has at least so much of each resource with the operations that `make` gives for it; declines smaller ones."""
-        while True:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             for offer in (offers := self.next("OFFERS")["offers"]["offers"]):
                 has = lambda name: sum(one["scalar"]["value"] for one in offer["resources"] if one["name"] == name)
                 if all(has(name) >= value for name, value in least.items()):
                     self.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": make(offer), "filters": {"refuse_seconds": 0}})
                     return offer
-            self.call("DECLINE", {"offer_ids": [offer["id"] for offer in offers], "filters": {"refuse_seconds": 0}})
+            self.call("DECLINE", {"offer_ids": [offer["id"] for offer in offers], "filters": {"refuse_seconds": 0.2}})
+        raise TimeoutError(f"no offer of {least}, the last was of {offers[-1]['resources']}")
 
     def launch(self, tasks, seconds=20):
         """Launches tasks (name to (resources, the rest of its TaskInfo)) out of one offer that has room for all of them."""

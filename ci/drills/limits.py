@@ -100,11 +100,11 @@ framework = Framework(instance.node, instance.token)
 before = counts(instance)
 
 # In the kernel's own words.
-start("still", "exec sleep 10000", cpus=0.5, mem=48)
+start("still", "exec sleep 10000", cpus=0.2, mem=48)
 seen = {"memory": control("still", "memory.max", "memory.limit_in_bytes"), "processes": control("still", "pids.max"),
         "quota": control("still", "cpu.max", "cpu.cfs_quota_us").split()[0],
         "swap": control("still", "memory.swap.max", "memory.memsw.limit_in_bytes")}
-want = {"memory": str(48 * MIB), "processes": "60", "quota": "50000"}
+want = {"memory": str(48 * MIB), "processes": "60", "quota": "20000"}
 drill.promise("memory, processors and processes are limited in the kernel's files", {key: seen[key] for key in want} == want, seen)
 drill.promise("nothing is swapped beyond it", seen["swap"] in (None, "0", str(48 * MIB)), seen["swap"])
 said = inside("still", "echo here; mount | grep -c cgroup; exit 3")
@@ -132,7 +132,7 @@ status = start("greedy", "exec tail /dev/zero", wait="TASK_FAILED", mem=32)
 drill.promise("beyond its memory a task fails for that reason", status.get("reason") == "REASON_CONTAINER_LIMITATION_MEMORY", f"{status['state']} {status.get('reason')}: {status.get('message')}")
 
 if os.path.exists("/proc/pressure/memory"):
-    start("tight", "dd if=/dev/zero of=/tmp/file bs=1048576 count=64 2>/dev/null; while :; do cat /tmp/file >/dev/null; done", mem=32, cpus=0.5)
+    start("tight", "dd if=/dev/zero of=/tmp/file bs=1048576 count=64 2>/dev/null; while :; do cat /tmp/file >/dev/null; done", mem=32, cpus=0.3)
     stall = lambda: (found := measured("tight")["statistics"].get("pressure", {}).get("memory") or {}) and found["some"]["total_secs"] > 0 and found
     found, took = until("pressure on its memory", stall, 30)
     drill.promise("one that has too little memory for its files is told by the pressure on it", found, f"{found} after {took:.1f} s")
@@ -149,19 +149,18 @@ drill.promise("and it ends when it is told to", kill("bomb") < 20)
 write = "dd if=/dev/zero of=$MESOS_SANDBOX/fits bs=65536 count=32 2>/dev/null && echo fits; dd if=/dev/zero of=/tmp/more bs=65536 count=512; echo gave $?; exec sleep 10000"
 status = start("full", write, disk=8)
 if QUOTA:
-    text = lambda: (one := inside("full", "cat $MESOS_SANDBOX/stdout $MESOS_SANDBOX/stderr")) if "gave" in one else None
     said, _ = until("all written", lambda: (one := inside("full", "cat $MESOS_SANDBOX/stdout $MESOS_SANDBOX/stderr")) and "gave" in one and one, 60)
     drill.promise("a full disk is an error of the write, by the kernel's quota", said and "fits" in said and "gave 1" in said and "quota exceeded" in said.lower(), (said or "").split("\n"))
     used = sum(int(line.split()[0]) for line in inside("full", "stat -c '%b %n' $MESOS_SANDBOX/fits /tmp/more").splitlines()) * 512
     drill.promise("it has what it asked for, in the sandbox and over the image together, and no more", 7 * MIB < used <= 8 * MIB, used)
-    drill.promise("the task goes on", framework.last("full")["state"] == "TASK_RUNNING")
+    drill.promise("the task goes on", framework.last("full")["state"] == "TASK_RUNNING", f"{framework.last('full')['state']} {framework.last('full').get('message')}")
     kill("full")
 else:
     status = finish("full")
     drill.promise("beyond its disk a task fails for that reason", status.get("reason") == "REASON_CONTAINER_LIMITATION_DISK", f"{status.get('reason')}: {status.get('message')}")
 
 # Output.
-start("loud", "i=0; while [ $i -lt 8000 ]; do echo line $i of many that are written; i=$((i+1)); done; exec sleep 10000", cpus=1)
+start("loud", "i=0; while [ $i -lt 8000 ]; do echo line $i of many that are written; i=$((i+1)); done; exec sleep 10000", cpus=0.5)
 folder = sandbox("loud")
 last, _ = until("all written", lambda: b"line 7999 " in open(f"{folder}/stdout", "rb").read(), 60)
 sizes = {name: os.path.getsize(f"{folder}/{name}") for name in sorted(os.listdir(folder)) if name.startswith("stdout")}

@@ -19,8 +19,9 @@ const SHARE: u32 = 20;
 pub fn prepare(inner: &Inner, spec: &ContainerSpec, notes: &mut Vec<String>) -> Option<Disk> {
     let limit = spec.disk?;
     let mut folders = vec![spec.sandbox.clone()];
-    if let Root::Image { upper, .. } = &spec.root {
-        folders.push(upper.clone());
+    if let Root::Image { upper, work, .. } = &spec.root {
+        // The kernel makes files in one and moves them to the other, which it refuses between projects.
+        folders.extend([upper.clone(), work.clone()]);
     }
     let project = inner.config.projects.as_ref().map_or(0, |projects| {
         projects.limit(&folders, limit.bytes).unwrap_or_else(|error| {

@@ -1,7 +1,8 @@
 //! Disk limits, by a quota of the kernel's and by measuring.
 
 use super::harness::{skip, within, world};
-use plenum_containers::{DiskLimit, ExitStatus, NativeRuntime, Projects, Runtime, RuntimeError};
+use super::image::{base_layer, image_spec};
+use plenum_containers::{DiskLimit, ExitStatus, NativeRuntime, Projects, Root, Runtime, RuntimeError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -88,6 +89,36 @@ async fn a_quota_holds_the_sandbox_and_is_found_again() {
     let mut names: Vec<_> = std::fs::read_dir(&ids).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["5000", "5001"]);
+}
+
+#[tokio::test]
+async fn a_quota_holds_what_is_written_over_an_image() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let Some(disk) = Disk::mount(world.dir.path()) else { return };
+    let mut config = world.config.clone();
+    config.projects = Some(Projects { folder: world.dir.path().join("ids"), first: 5000, count: 10 });
+    let runtime = NativeRuntime::new(config).unwrap();
+    // Changing what a layer has, making and renaming: each crosses the folders that an overlay keeps.
+    let shell = "echo changed >> /etc/motd && mv /etc/motd /etc/now && mkdir -p /new/deep && cat /etc/now; \
+                 head -c 2M /dev/zero > here && echo fits; head -c 3M /dev/zero > /new/deep/big || echo refused";
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world)], shell);
+    let Root::Image { layers, .. } = spec.root else { panic!("no image") };
+    let (upper, work) = (disk.at.join("upper"), disk.at.join("work"));
+    spec.sandbox = disk.at.join("sandbox");
+    for folder in [&upper, &work, &spec.sandbox] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    spec.root = Root::Image { layers, upper, work };
+    spec.disk = Some(DiskLimit { bytes: 4 << 20 });
+    let launched = runtime.launch(spec).await.unwrap();
+    assert_eq!(launched.warnings, Vec::<String>::new());
+    within(10, runtime.wait("a")).await.unwrap();
+    let said = std::fs::read_to_string(disk.at.join("sandbox/stdout")).unwrap();
+    assert_eq!(said, "base\nchanged\nfits\nrefused\n");
+    runtime.destroy("a").await.unwrap();
 }
 
 #[tokio::test]
