@@ -141,7 +141,9 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
         && !spec.has_image()
         && !deny_devices(&mut groups, &machine.cgroups.usable, &spec.id, &spec.denied_devices)
     {
-        notes.push("it may use devices of others: there is neither v1's devices controller nor the v2 tree".into());
+        notes.push(
+            "it may use devices of others: there is neither v1's devices controller nor the v2 tree".into(),
+        );
     }
     let dirs = groups.iter().map(|group| group.dir.clone()).collect();
     launch.groups = groups;
