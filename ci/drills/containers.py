@@ -156,6 +156,22 @@ if task:
     said = inside(task, ["sh", "-c", "touch /deep/x 2>&1; true"])
     drill.promise("a read-only volume cannot be written to", "Read-only" in said, said.strip())
 remove("volumes")
+# The tag stands for other bytes from the second on.
+mark = lambda text: layer({"mark": (text, 0o644, 0)})
+registry.push("shop/tagged", "1", [busybox(), mark(b"first")], {"Env": ["PATH=/bin"]})
+tagged = {"id": "/tagged", "cpus": 0.1, "mem": 32, "instances": 1, "fetch": fetch, "cmd": "sleep 1000",
+          "container": {"type": "MESOS", "docker": {"image": f"{registry.host}/shop/tagged:1", "forcePullImage": True}}}
+marks = lambda: sorted(inside(one, ["cat", "/mark"]) for one in instance.api("GET", f"{MARATHON}/apps/tagged/tasks")[1]["tasks"])
+if run(tagged)[0]:
+    registry.push("shop/tagged", "1", [busybox(), mark(b"second")], {"Env": ["PATH=/bin"]})
+    run({"id": "/tagged", "instances": 2})
+    seen = marks()
+    drill.promise("every instance runs the bytes of the first, though the tag moved", seen == ["first", "first"], f"{seen}")
+    instance.api("POST", f"{MARATHON}/apps/tagged/restart")
+    seen, _ = until("a new deployment done", lambda: marks() == ["second", "second"] or None, 30)
+    drill.promise("a new deployment runs what the tag stands for then", seen, f"{marks()}")
+remove("tagged")
+remove("volumes")
 out = {**work, "id": "/way-out", "container": {**work["container"],
        "volumes": [{"containerPath": "/data", "hostPath": f"{shared}/way-out", "mode": "RW"}]}}
 message = failure(out)
@@ -172,7 +188,7 @@ work = {"id": "/train", "cpus": 0.1, "mem": 32, "instances": 2, "gpus": 1, "fetc
 task, _ = run(work)
 if task:
     def both():
-        tasks = instance.api("GET", "/marathon/v2/apps/train/tasks")[1]["tasks"]
+        tasks = instance.api("GET", f"{MARATHON}/apps/train/tasks")[1]["tasks"]
         return [t for t in tasks if t["state"] == "TASK_RUNNING"] if len(tasks) == 2 else None
 
     until("two of them", lambda: len(both() or []) == 2 or None, 30)

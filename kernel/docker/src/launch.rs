@@ -31,6 +31,7 @@ pub async fn launch(inner: &Arc<Inner>, spec: DockerSpec) -> Result<Launched, Ru
         stop_signal: None,
         killed: false,
         doomed: false,
+        image: String::new(),
     };
     let container = inner.enter(record)?;
     let id = spec.id.clone();
@@ -90,6 +91,8 @@ async fn steps(
             return Err(RuntimeError::Engine(format!("the launch of container {} was called off", spec.id)));
         }
     };
+    let digest = pull::pinned(&image, &spec.image.name);
+    container.change(|record| record.image = digest.unwrap_or_default());
     let own = request.stop_signal.clone();
     let stop = own.or_else(|| image.config.and_then(|config| config.stop_signal));
     container.change(|record| record.stop_signal = stop.filter(|signal| !signal.is_empty()));

@@ -96,6 +96,16 @@ pub async fn provide(
     }
 }
 
+/// The image's name by the digest under which its registry has it. An image that was built on the machine has none.
+pub fn pinned(image: &ImageInspect, name: &str) -> Option<String> {
+    if name.contains('@') {
+        return Some(name.to_owned());
+    }
+    let short = Reference::parse(name).ok()?.name;
+    let digests = image.repo_digests.as_deref().unwrap_or_default();
+    digests.iter().find(|digest| digest.split('@').next() == Some(&short)).cloned()
+}
+
 async fn known(engine: &Engine, name: &str, deadline: Duration) -> Result<Option<ImageInspect>, EngineError> {
     let ask = |docker: bollard::Docker| async move { docker.inspect_image(name).await };
     match engine.call("describe an image", deadline, ask).await {

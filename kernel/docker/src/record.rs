@@ -42,6 +42,9 @@ pub struct Record {
     /// The signal that asks it to end, if not SIGTERM.
     #[serde(default)]
     pub stop_signal: Option<String>,
+    /// The image by its digest, where the engine knows one.
+    #[serde(default)]
+    pub image: String,
     /// A kill was asked for.
     #[serde(default)]
     pub killed: bool,

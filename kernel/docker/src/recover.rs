@@ -104,5 +104,6 @@ fn from_labels(labels: &HashMap<String, String>) -> Option<Record> {
         stop_signal: None,
         killed: false,
         doomed: false,
+        image: String::new(),
     })
 }

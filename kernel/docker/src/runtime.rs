@@ -90,6 +90,12 @@ impl DockerRuntime {
         self.inner.pulls.lock().get(id).copied()
     }
 
+    /// The image of a container by its digest, so that others can run the same bytes; none where the engine knows no digest.
+    #[must_use]
+    pub fn image(&self, id: &str) -> Option<String> {
+        self.inner.records.read(id).map(|record| record.image).filter(|image| !image.is_empty())
+    }
+
     /// A container's own addresses; none on the host's network, or while it is not known to run.
     #[must_use]
     pub fn addresses(&self, id: &str) -> Vec<std::net::IpAddr> {

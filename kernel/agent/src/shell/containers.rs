@@ -271,6 +271,7 @@ impl Inner {
             }
         };
         let launched = launched.map_err(|error| start(error.to_string()))?;
+        provided.image = docker.image(&launch.container).unwrap_or_default();
         provided.networks = super::engine::networks(docker, &launch.container, info);
         if let Err((_, error)) = self.provisioner.keep(&launch.container, provided).await {
             tracing::warn!(container = launch.container, error, "a restart will not know its addresses");

@@ -345,6 +345,8 @@ pub struct Status {
     pub addresses: Vec<(String, String)>,
     /// What its check said.
     pub check: Option<serde_json::Value>,
+    /// The image it runs, by digest.
+    pub image: Option<String>,
 }
 
 impl Status {
@@ -360,6 +362,7 @@ impl Status {
             uuid: None,
             addresses: Vec::new(),
             check: None,
+            image: None,
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod matching;
 mod notices;
 mod offers;
 pub mod once;
+mod pins;
 mod planner;
 pub mod pod;
 pub mod records;
@@ -41,6 +42,7 @@ use deployment::Deployment;
 use id::{InstanceId, PathId};
 use instance::{Instance, Record, Status};
 use matching::{Offer, Rejection, Take, Wish};
+use pins::Pins;
 use shared::{Shared, Touch};
 
 /// What the machine is set to.
@@ -173,6 +175,8 @@ pub struct Launch {
     pub definition: Arc<Definition>,
     /// What it takes of the offer.
     pub takes: Vec<Take>,
+    /// Images by digest, by container, where they are known.
+    pub images: BTreeMap<String, String>,
 }
 
 /// An event for `/v2/events`.
@@ -211,6 +215,8 @@ pub struct Entry {
     pub tally: Tally,
     /// The deployments that change it, the oldest first.
     pub deployments: Vec<String>,
+    /// The images of its configurations by digest: what the first instance of each resolved is what all others run.
+    pub pins: Pins,
     /// How a list shows it, once somebody asked.
     pub shown: Shown,
 }

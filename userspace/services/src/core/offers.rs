@@ -244,6 +244,6 @@ impl Entry {
         self.instances.insert(record.id.clone(), Instance::new(record.clone(), now.mono, true));
         self.missing = self.missing.saturating_sub(1);
         let write = records::put_instance(&record);
-        (Launch { record, definition, takes: placement.takes }, write)
+        (Launch { record, definition, takes: placement.takes, images: self.pinned() }, write)
     }
 }

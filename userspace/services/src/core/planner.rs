@@ -117,6 +117,7 @@ impl Core {
         let current = records::version_key(id, entry.wanted.version());
         let mut writes: Vec<Write> =
             versions.filter(|w| !matches!(w, Write::Delete(key) if *key == current)).collect();
+        writes.extend(entry.all_pins());
         writes.push(Write::Delete(records::root_key(id)));
         writes.push(Write::Delete(current));
         let last = writes.split_off(writes.len().saturating_sub(2));

@@ -1,5 +1,5 @@
 //! What is stored, and how it is read back. Keys: `framework`, `apps/<key>`, `versions/<key>/<version>`,
-//! `instances/<id>`, `deployments/<id>`. Values are JSON with the format number `f`.
+//! `instances/<id>`, `deployments/<id>`, `images/<key>/<configuration>`. Values are JSON with the format number `f`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::deployment::Deployment;
 use super::id::PathId;
 use super::instance::{Goal, Instance, Record};
 use super::matching::Wish;
+use super::pins::Pinned;
 use super::pod::Pod;
 use super::shared::Shared;
 use super::{Core, Entry, Settings, Shown, Tally, Write, time};
@@ -126,6 +127,7 @@ impl Core {
         let mut core = Self::new(settings);
         let mut versions: BTreeMap<PathId, BTreeMap<String, Arc<Definition>>> = BTreeMap::new();
         let (mut roots, mut instances, mut deployments) = (Vec::new(), Vec::new(), Vec::new());
+        let mut pins = Vec::new();
         for (key, value) in entries {
             match key.split('/').next().unwrap_or("") {
                 "framework" => core.state.framework = Some(read::<Framework>(key, value)?.id),
@@ -142,6 +144,7 @@ impl Core {
                     of.insert(definition.version().to_owned(), definition);
                 }
                 "instances" => instances.push(read::<Record>(key, value)?),
+                "images" => pins.push(read::<Pinned>(key, value)?),
                 "deployments" => {
                     let deployment: Deployment = read(key, value)?;
                     deployments.push(deployment);
@@ -165,6 +168,11 @@ impl Core {
                 root.id,
                 Entry { roll: root.roll, removing: root.removing, ..Entry::new(wanted, mine) },
             );
+        }
+        for pinned in pins {
+            if let Some(entry) = core.state.apps.get_mut(&pinned.app) {
+                entry.pins.insert(pinned.config, pinned.images);
+            }
         }
         for record in instances {
             core.adopt(record, now);
@@ -216,6 +224,7 @@ impl Entry {
             last_failure: None,
             tally: Tally::default(),
             deployments: Vec::new(),
+            pins: BTreeMap::new(),
             shown: Shown::default(),
         }
     }

@@ -435,6 +435,7 @@ impl Core {
                 break;
             }
         }
+        writes.extend(entry.drop_pins());
         writes.push(records::put_root(entry));
         self.offers.ask();
     }

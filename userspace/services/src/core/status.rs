@@ -70,6 +70,7 @@ impl Core {
         {
             entry.note_failure(&record, status, now);
         }
+        self.pin(place.app, place.id, place.container, status);
         self.dirty.insert(place.app.clone());
         for notice in news {
             self.publish(notice);

@@ -192,7 +192,9 @@ impl Script {
                         "{id} is written down before its launch"
                     );
                     assert!(self.launched.insert(id.to_string()), "{id} is launched once");
-                    words.push(format!("{} ports={:?}", id.task_id("", 1), launch.record.host_ports));
+                    let images: Vec<String> = launch.images.values().map(|i| format!(" image={i}")).collect();
+                    let ports = launch.record.host_ports;
+                    words.push(format!("{} ports={ports:?}{}", id.task_id("", 1), images.join("")));
                 }
                 Some(format!("accept {offer}: {}", words.join(", ")))
             }
@@ -324,6 +326,7 @@ fn status(task: &str, agent: &str, words: &[&str]) -> Status {
             ("healthy", value) => status.healthy = Some(value == "true"),
             ("uuid", "none") => status.uuid = None,
             ("reason", value) => status.reason = Some(value.to_owned()),
+            ("image", value) => status.image = Some(value.to_owned()),
             other => panic!("{other:?}"),
         }
     }

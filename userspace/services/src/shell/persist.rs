@@ -47,7 +47,8 @@ pub enum LoadError {
 }
 
 /// What is below the component's prefix, by the first part of the key. Nothing of [`ASIDE`] is read at the start.
-const KINDS: [&str; 6] = ["apps/", "chunks/", "deployments/", "framework", "instances/", "versions/"];
+const KINDS: [&str; 7] =
+    ["apps/", "chunks/", "deployments/", "framework", "images/", "instances/", "versions/"];
 /// What others in here read when they need it.
 const ASIDE: [&str; 3] = ["election/", OUTCOMES, TIMES];
 

@@ -11,6 +11,9 @@ use crate::core::constraint::Location;
 use crate::core::instance::{State, Status};
 use crate::core::matching::{Amount, Offer, Portion, Take, thousandths};
 
+/// The label of a status that says which bytes a task runs.
+const IMAGE_LABEL: &str = "image";
+
 /// An offer as the core sees it. Its portions stand in the order of the resources.
 pub fn offer(offer: &mesos::Offer) -> Offer {
     let fault = offer.domain.as_ref().and_then(|d| d.fault_domain.as_ref());
@@ -90,6 +93,9 @@ pub fn status(status: &mesos::TaskStatus) -> Option<Status> {
     out.healthy = status.healthy;
     out.uuid = status.uuid.as_ref().map(|u| u.to_vec());
     out.check = status.check_status.as_ref().and_then(|c| serde_json::to_value(c).ok());
+    let labels = status.labels.iter().flat_map(|labels| &labels.labels);
+    out.image =
+        labels.filter(|l| l.key == IMAGE_LABEL).find_map(|l| l.value.clone()).filter(|i| i.contains('@'));
     let infos = status.container_status.iter().flat_map(|c| &c.network_infos).flat_map(|n| &n.ip_addresses);
     for address in infos {
         let Some(ip) = address.ip_address.clone() else { continue };

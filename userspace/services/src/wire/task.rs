@@ -23,7 +23,7 @@ pub fn task_info(launch: &Launch, app: &App, offer: &mesos::Offer) -> TaskInfo {
         agent_id: offer.agent_id.clone(),
         resources: super::resources(offer, &launch.takes),
         command: Some(command(launch, app, &ports)),
-        container: container(app, &ports),
+        container: container(app, &ports, launch.images.get(ONLY)),
         health_check: app.health_checks.first().map(|_| health(app, &ports)),
         labels: labels(app.labels.iter()),
         discovery: Some(discovery(app, &ports)),
@@ -254,7 +254,7 @@ fn limits(app: &App) -> std::collections::BTreeMap<String, mesos::value::Scalar>
     ["cpus", "mem"].into_iter().filter_map(limit).collect()
 }
 
-fn container(app: &App, ports: &[Numbers]) -> Option<ContainerInfo> {
+fn container(app: &App, ports: &[Numbers], pinned: Option<&String>) -> Option<ContainerInfo> {
     let plain = Container {
         kind: "MESOS".to_owned(),
         docker: None,
@@ -280,7 +280,7 @@ fn container(app: &App, ports: &[Numbers]) -> Option<ContainerInfo> {
     if from.kind == "DOCKER" {
         out.r#type = container_info::Type::Docker.into();
         out.docker = image.map(|docker| container_info::DockerInfo {
-            image: docker.image.clone(),
+            image: pinned.unwrap_or(&docker.image).clone(),
             network: Some(docker_network(app).into()),
             port_mappings: docker_ports(app, from, ports),
             privileged: Some(docker.privileged),
@@ -302,7 +302,11 @@ fn container(app: &App, ports: &[Numbers]) -> Option<ContainerInfo> {
         out.mesos = image.map(|docker| container_info::MesosInfo {
             image: Some(Image {
                 r#type: image::Type::Docker.into(),
-                docker: Some(image::Docker { name: docker.image.clone(), credential: None, config: None }),
+                docker: Some(image::Docker {
+                    name: pinned.unwrap_or(&docker.image).clone(),
+                    credential: None,
+                    config: None,
+                }),
                 appc: None,
                 cached: Some(!docker.force_pull_image),
             }),
@@ -413,7 +417,11 @@ mod tests {
             launches: 1,
         };
         let definition = Arc::new(Definition::App(app.clone()));
-        task_info(&Launch { record, definition, takes: Vec::new() }, &app, &mesos::Offer::default())
+        task_info(
+            &Launch { record, definition, takes: Vec::new(), images: Default::default() },
+            &app,
+            &mesos::Offer::default(),
+        )
     }
 
     fn variables(task: &TaskInfo) -> std::collections::BTreeMap<String, String> {
