@@ -120,6 +120,11 @@ def main():
     log = instance.plenum("task", "logs", task["id"], "--instance", instance.name)
     drill.promise("its output is in the sandbox", "started" in log, log.strip())
 
+    figures = json.loads(request(instance.node, 5051, "GET", "/monitor/statistics", headers={"Authorization": f"token={instance.token}"}, timeout=20)[1])
+    figures = next((one["statistics"] for one in figures if one["executor_id"] == task["id"]), {})
+    told = {key: figures.get(key) for key in ("mem_limit_bytes", "mem_total_bytes", "cpus_user_time_secs", "processes")}
+    drill.promise("its figures are known, and its limit holds", told["mem_limit_bytes"] == 64 << 20 and all(told.values()), told)
+
     process.kill()
     process.wait()
     degraded = lambda: json.loads(request(instance.node, 5051, "GET", "/state", headers={"Authorization": f"token={instance.token}"})[1])["docker_engine"]
