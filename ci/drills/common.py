@@ -14,6 +14,8 @@ import threading
 import time
 
 PLENUM = os.environ["PLENUM"]
+# How many times longer than usual everything may take: emulated processors are slow.
+PATIENCE = float(os.environ.get("DRILL_PATIENCE") or 1)
 
 
 class Drill:
@@ -103,6 +105,7 @@ class Instance:
 
 def request(host, port, method, path, body=None, headers=None, timeout=5):
     """One HTTP request on a connection of its own."""
+    timeout *= PATIENCE
     if port == 443:
         # The drill speaks to the node's own address; what is tested is not the client's trust.
         context = ssl._create_unverified_context()
@@ -172,6 +175,7 @@ class Asker(threading.Thread):
 
 def until(what, condition, seconds):
     """Waits for a condition; gives its value and the time that it took, or None."""
+    seconds *= PATIENCE
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         try:

@@ -26,7 +26,7 @@ touch /etc/resolv.conf
 DRILL = """cd /root/drills && ip netns add drill && trap 'ip netns delete drill' EXIT
 inside() {{ nsenter --net=/run/netns/drill "$@"; }}
 inside ip link set lo up
-inside env PLENUM=/usr/local/bin/plenum DRILL_QUOTA=1 PYTHONDONTWRITEBYTECODE=1 timeout 400 python3 {name}.py drill 2>&1
+inside env PLENUM=/usr/local/bin/plenum DRILL_QUOTA=1 DRILL_PATIENCE=3 PYTHONDONTWRITEBYTECODE=1 timeout 500 python3 {name}.py drill 2>&1
 ended=$?
 inside plenum down --instance drill --purge >/dev/null
 exit $ended"""

@@ -4,6 +4,7 @@ use super::{Inner, connection};
 use crate::measure::measure;
 use crate::runtime::{DiskUse, RuntimeError};
 use crate::spec::{ContainerSpec, Root};
+use caps::Capability;
 use plenum_shim::launch::LAUNCH;
 use plenum_shim::wire::{Disk, Request};
 use std::ffi::OsStr;
@@ -24,8 +25,13 @@ pub fn prepare(inner: &Inner, spec: &ContainerSpec, notes: &mut Vec<String>) -> 
         folders.extend([upper.clone(), work.clone()]);
     }
     let project = inner.config.projects.as_ref().map_or(0, |projects| {
-        projects.limit(&folders, limit.bytes).unwrap_or_else(|error| {
-            notes.push(format!("the disk limit is measured, not held by a quota: {error}"));
+        let held = match spec.bounding.has(Capability::CAP_SYS_RESOURCE) {
+            // The kernel holds them to no quota.
+            true => Err("the task has CAP_SYS_RESOURCE".to_owned()),
+            false => projects.limit(&folders, limit.bytes).map_err(|error| error.to_string()),
+        };
+        held.unwrap_or_else(|why| {
+            notes.push(format!("the disk limit is measured, not held by a quota: {why}"));
             0
         })
     });

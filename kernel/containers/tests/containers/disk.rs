@@ -99,6 +99,7 @@ async fn a_quota_holds_what_is_written_over_an_image() {
     let world = world();
     let Some(disk) = Disk::mount(world.dir.path()) else { return };
     let mut config = world.config.clone();
+    config.disk_interval = Duration::from_millis(20);
     config.projects = Some(Projects { folder: world.dir.path().join("ids"), first: 5000, count: 10 });
     let runtime = NativeRuntime::new(config).unwrap();
     // Changing what a layer has, making and renaming: each crosses the folders that an overlay keeps.
@@ -119,6 +120,18 @@ async fn a_quota_holds_what_is_written_over_an_image() {
     let said = std::fs::read_to_string(disk.at.join("sandbox/stdout")).unwrap();
     assert_eq!(said, "base\nchanged\nfits\nrefused\n");
     runtime.destroy("a").await.unwrap();
+
+    // Whom the kernel holds to no quota is measured.
+    let mut spec = world.spec("b", "head -c 6M /dev/zero > big; sleep 1000");
+    spec.sandbox = disk.at.join("other");
+    std::fs::create_dir(&spec.sandbox).unwrap();
+    spec.bounding = spec.bounding.with(caps::Capability::CAP_SYS_RESOURCE);
+    spec.disk = Some(DiskLimit { bytes: 4 << 20 });
+    let launched = runtime.launch(spec).await.unwrap();
+    assert!(launched.warnings.iter().any(|w| w.contains("CAP_SYS_RESOURCE")), "{:?}", launched.warnings);
+    let found = within(10, runtime.disk_exceeded("b")).await.unwrap();
+    assert!(found.used_bytes > 4 << 20 && !found.by_quota, "{found:?}");
+    runtime.destroy("b").await.unwrap();
 }
 
 #[tokio::test]
