@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import tempfile
 
 from common import Drill, Instance, ok, request, until
+from dockers import Engine, trust
 from registry import LOGIN, Registry, busybox
 
 drill, instance = Drill("docker"), Instance(sys.argv[1])
@@ -19,49 +19,9 @@ room = tempfile.TemporaryDirectory(prefix="plenum-drill-", ignore_cleanup_errors
 registry = Registry(f"{room.name}/registry")
 registry.push("shop/tools", "1", [busybox()], {"Env": ["PATH=/bin"]})
 MARATHON = "/service/marathon/v2"
-socket = f"{room.name}/docker.sock"
-# The engine reads authorities of registries here only.
-trusted = f"/etc/docker/certs.d/{registry.host}"
-os.makedirs(trusted)
-shutil.copy(registry.ca, f"{trusted}/ca.crt")
-
-
-def start(words):
-    """Starts a daemon."""
-    with open(f"{room.name}/log", "ab") as log:
-        return subprocess.Popen(words, stdout=log, stderr=log)
-
-
-def containerd():
-    """Starts what the engine keeps containers with; it outlives the engine."""
-    with open(f"{room.name}/containerd.toml", "w", encoding="utf-8") as file:
-        file.write(f'''version = 2
-root = "{room.name}/c-root"
-state = "{room.name}/c-state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-address = "{room.name}/containerd.sock"
-''')
-    process = start(["containerd", "--config", f"{room.name}/containerd.toml"])
-    until("containerd", lambda: os.path.exists(f"{room.name}/containerd.sock"), 30)
-    return process
-
-
-def engine():
-    """Starts the engine; its containers outlive it."""
-    words = ["dockerd", "-H", f"unix://{socket}", "--data-root", f"{room.name}/data", "--exec-root", f"{room.name}/exec", "--live-restore",
-             "--pidfile", f"{room.name}/pid", "--iptables=false", "--ip6tables=false", "--config-file", f"{room.name}/none.json", "--bip", "172.30.9.1/24",
-             "--containerd", f"{room.name}/containerd.sock"]
-    with open(f"{room.name}/none.json", "w", encoding="utf-8") as file:
-        file.write("{}")
-    process = start(words)
-    until("the engine", lambda: os.path.exists(socket) and docker("version"), 30)
-    return process
-
-
-def docker(*words):
-    """The engine's own command line."""
-    return subprocess.run(["docker", "-H", f"unix://{socket}", *words], capture_output=True, text=True, check=True, timeout=20).stdout
+dockers = Engine(room.name)
+docker = dockers.docker
+trusted = trust(registry.host, registry.ca)
 
 
 def app(name):
@@ -84,11 +44,11 @@ def remove(name):
 
 def main():
     """The drill itself."""
-    containerd()
-    process = engine()
+    dockers.containerd()
+    dockers.start()
     instance.up()
     instance.login()
-    instance.settings('socket = "/var/run/docker.sock"', f'socket = "{socket}"')
+    instance.settings('socket = "/var/run/docker.sock"', f'socket = "{dockers.socket}"')
     with tarfile.open(f"{room.name}/docker.tar.gz", "w:gz") as archive:
         text = json.dumps({"auths": {registry.host: {"auth": LOGIN}}}).encode()
         entry = tarfile.TarInfo(".docker/config.json")
@@ -106,7 +66,7 @@ def main():
     drill.promise("an image from a registry with TLS and a password runs on the engine", found, f"healthy after {took:.2f} s")
     if not found:
         print(json.dumps(app("web").get("lastTaskFailure"), indent=1))
-        return process
+        return
     task = found[0]
     port = task["ports"][0]
     page, _ = until("the mapped port", lambda: ok(instance.node, port), 10)
@@ -125,12 +85,11 @@ def main():
     told = {key: figures.get(key) for key in ("mem_limit_bytes", "mem_total_bytes", "cpus_user_time_secs", "processes")}
     drill.promise("its figures are known, and its limit holds", told["mem_limit_bytes"] == 64 << 20 and all(told.values()), told)
 
-    process.kill()
-    process.wait()
+    dockers.kill()
     degraded = lambda: json.loads(request(instance.node, 5051, "GET", "/state", headers={"Authorization": f"token={instance.token}"})[1])["docker_engine"]
     state, _ = until("degraded", lambda: degraded()["state"] == "degraded" and degraded(), 30)
     drill.promise("the node says that its engine is degraded", state, state)
-    process = engine()
+    dockers.start()
     state, _ = until("ready", lambda: degraded()["state"] == "ready" and degraded(), 30)
     drill.promise("and that it is back", state, state)
     drill.promise("the same task runs", app("web")["tasks"][0]["id"] == task["id"] and app("web")["tasksRunning"] == 1)
@@ -155,22 +114,12 @@ def main():
     message, _ = until("a refusal", lambda: app("hostile").get("lastTaskFailure", {}).get("message"), 30)
     drill.promise("a path of the machine by an option is refused, too", message and "host_paths" in message, message)
     remove("hostile")
-    return process
 
 
-engines = None
 try:
-    engines = main()
+    main()
 finally:
     shutil.rmtree(trusted, ignore_errors=True)
-    try:
-        for container in docker("ps", "-aq").split():
-            docker("rm", "-f", container)
-    except (OSError, subprocess.SubprocessError):
-        pass
-    for line in subprocess.run(["pgrep", "-f", f"{room.name}/"], capture_output=True, text=True, check=False).stdout.split():
-        if int(line) != os.getpid():
-            os.kill(int(line), signal.SIGTERM)
+    dockers.end()
     registry.stop()
-    subprocess.run(f"sleep 1; grep -o '{room.name}/[^ ]*' /proc/mounts | sort -r | xargs -r umount -l", shell=True, check=False)
 drill.end()

@@ -8,7 +8,6 @@ import json
 import os
 import tarfile
 import threading
-import time
 
 from registry import ARCHITECTURE, busybox
 
@@ -60,6 +59,10 @@ class Liar:
                 except OSError:
                     self.close_connection = True  # the other side has had enough
 
+            def do_HEAD(self):
+                """The same without the content; engines ask so."""
+                self.do_GET()
+
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -98,10 +101,7 @@ class Liar:
         parts = handler.path.split("?")[0].strip("/").split("/")
         self.asked.append(handler.path)
         if len(parts) != 5 or parts[:2] != ["v2", "bad"]:
-            handler.send_response(200)
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
-            return
+            return send(handler, b"{}")
         name, kind, what = parts[2:]
         content = self.tags.get(name) if kind == "manifests" else self.blobs.get(what)
         fault = self.faults.get((name, "manifests" if kind == "manifests" else what))
@@ -118,8 +118,11 @@ def send(handler, content, status=200, length=None, kind="application/octet-stre
     handler.send_response(status)
     handler.send_header("Content-Type", kind)
     handler.send_header("Content-Length", str(len(content) if length is None else length))
+    if kind == MANIFEST:
+        handler.send_header("Docker-Content-Digest", digest(content))
     handler.end_headers()
-    handler.wfile.write(content)
+    if handler.command != "HEAD":
+        handler.wfile.write(content)
 
 
 def fails(status):
@@ -188,8 +191,3 @@ def noise(size):
 def zeros(size):
     """A layer that becomes very small."""
     return archive([("zeros", tarfile.REGTYPE, {"content": b"\0" * size})])
-
-
-def now():
-    """For times."""
-    return time.monotonic()

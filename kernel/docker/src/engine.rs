@@ -96,7 +96,10 @@ impl EngineError {
 impl From<EngineError> for RuntimeError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Silent { .. } => RuntimeError::Deadline(error.to_string()),
+            EngineError::Silent { what, after } => RuntimeError::Deadline(format!(
+                "a call to the Docker engine ({what}, within {} s)",
+                after.as_secs_f32()
+            )),
             _ => RuntimeError::Engine(error.to_string()),
         }
     }

@@ -99,6 +99,8 @@ pub enum FoundState {
     Running(Started),
     /// It ended while nobody looked.
     Exited(Exit),
+    /// Its launch had begun, but no process of the task was ever started.
+    Unstarted,
 }
 
 /// What a restart starts from.

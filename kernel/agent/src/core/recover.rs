@@ -275,6 +275,7 @@ impl Agent {
         match state {
             Some(FoundState::Running(now)) => self.adopt(&key, now, started, cx),
             Some(FoundState::Exited(exit)) => self.ended_unseen(&key, &exit, cx),
+            Some(FoundState::Unstarted) => self.lost(&key, started, false, cx),
             None => self.lost(&key, started, rebooted, cx),
         }
     }

@@ -211,6 +211,7 @@ async fn recover(
                 let memory = containers::out_of_memory(&*parts.runtime, &one.id, &exit).await;
                 FoundState::Exited(plan::exit(&exit, memory.as_ref()))
             }
+            RecoveredState::Lost if one.launched.is_none() => FoundState::Unstarted,
             RecoveredState::Lost => FoundState::Exited(plan::exit(&plenum_containers::Exit::lost(), None)),
         };
         recovery.containers.push(Found { container: one.id, state });

@@ -222,7 +222,9 @@ pub(crate) fn exit(exit: &runtime::Exit, memory: Option<&runtime::OutOfMemory>) 
     use runtime::ExitReason::{InitDied, Lost};
     let message = match (exit.reason, memory.filter(|_| exit.oom)) {
         (InitDied, _) => "the container's first process was killed from outside".to_owned(),
-        (Lost, _) => "the container was lost with its supervisor, which was killed from outside".to_owned(),
+        (Lost, _) => {
+            "the container was lost: its supervisor was killed, or it was removed from outside".to_owned()
+        }
         (_, Some(known)) => known.words(),
         _ if exit.forks_refused > 0 && exit.status != runtime::ExitStatus::Code(0) => format!(
             "it had as many processes as the agent allows one container (`task_processes`), and {} more were refused",

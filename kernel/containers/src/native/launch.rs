@@ -325,7 +325,7 @@ impl Talk {
                 Ok(Reply::Refused { reason }) => return Err(RuntimeError::Refused(reason)),
                 Ok(other) => return Err(RuntimeError::Refused(format!("an unexpected answer: {other:?}"))),
                 Err(error) => {
-                    return Err(RuntimeError::Io { what: "the shim ended without an answer".into(), error });
+                    return Err(RuntimeError::Io { what: "the container's supervisor (plenum-shim) ended before the task was started, killed from outside perhaps".into(), error });
                 }
             }
         }

@@ -59,6 +59,12 @@ fn what_is_found_decides_what_is_said() {
             false,
             vec![lost(TaskState::TaskLost, "The agent restarted before the task was launched")],
         ),
+        (
+            "intent",
+            Some(FoundState::Unstarted),
+            false,
+            vec![lost(TaskState::TaskLost, "The agent restarted before the task was launched")],
+        ),
         ("intent", Some(alive()), false, vec![say(TaskState::TaskRunning)]),
         (
             "intent",

@@ -1,0 +1,215 @@
+"""kill -9 at each step of a launch: every system call that changes something (files, mounts, processes, namespaces, network) is a step, and each
+step has its turn at which the agent is killed, then one at which whoever does it is: supervisor, PID 1, unpacker. A status arrives, or the task
+runs; nothing is left. `DRILL_STRIDE` leaves steps out; `DRILL_SEED` repeats the rounds with the Docker engine, of which there are
+`DRILL_ENGINE_ROUNDS`."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections import Counter
+
+from common import Drill, Instance, request, until
+from framework import Framework
+from leftovers import everything, groups, processes
+from liar import Liar, archive
+
+CALLS = ("mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,fsync,fdatasync,mount,umount2,pivot_root,"
+         "move_mount,open_tree,fsmount,mount_setattr,setns,unshare,execve")
+# Beside those: the beginning of processes, and words to the kernel about networks. These are not slowed down: others use them, too.
+MORE = "clone,clone3,vfork,fork,sendto,sendmsg"
+STRIDE = int(os.environ.get("DRILL_STRIDE") or 1)
+drill, instance = Drill("steps"), Instance(sys.argv[1])
+room = tempfile.TemporaryDirectory(prefix="plenum-drill-")
+liar = Liar()
+
+
+class Watcher(threading.Thread):
+    """Follows a process and all that it starts, and kills at one step: the process itself or the one whose step it is."""
+
+    def __init__(self, pid, wanted, whom):
+        super().__init__(daemon=True)
+        self.pid, self.wanted, self.whom, self.seen, self.hit, self.ready, self.own = pid, wanted, whom, 0, "", threading.Event(), {}
+        self.steps, self.armed = 0, False
+        self.tracer = subprocess.Popen(
+            ["strace", "-f", "-y", "-qq", "-s", "16", "-p", str(pid), "-e", f"trace={CALLS},{MORE}", "-e", f"inject={CALLS}:delay_exit=4000",
+             "-e", "signal=none", "-o", "/dev/stdout"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def attached(self):
+        """Waits until each of its threads is followed."""
+        def all_traced():
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                with open(f"/proc/{self.pid}/task/{thread}/status", encoding="utf-8") as file:
+                    if "TracerPid:\t0\n" in file.read():
+                        return False
+            return True
+        until("the tracer", all_traced, 10)
+        # What the agent still does for the task before is no step of this launch.
+        before = -1
+        while before != self.steps:
+            before = self.steps
+            time.sleep(0.1)
+        self.armed = True
+
+    def run(self):
+        for line in self.tracer.stdout:
+            who, _, call = line.partition(" ")
+            call = call.strip()
+            if not self.counts(int(who), call):
+                continue
+            self.steps += 1
+            self.seen += self.armed
+            if self.seen == self.wanted and not self.hit:
+                self.hit = f"{call[:110]}"
+                try:
+                    os.kill(self.pid if self.whom == "agent" else int(who), signal.SIGKILL)
+                except ProcessLookupError:
+                    self.hit += " (it was gone)"
+
+    def counts(self, who, call):
+        """Whether this is a step of the round."""
+        name = call.split("(")[0]
+        if "= -1 " in call or "<unfinished" in call or "resumed>" in call and name == "<...":
+            # What did not change anything; and what ends is counted when it ends.
+            if "resumed>" not in call or "= -1 " in call:
+                return False
+        if "send" in call[:20] and "NETLINK" not in call or "CLONE_THREAD" in call or call.startswith(("+++", "---")):
+            return False
+        return self.whom == "agent" or not self.of_agent(who)
+
+    def of_agent(self, thread):
+        """Whether a thread is the agent's."""
+        if thread not in self.own:
+            self.own[thread] = os.path.exists(f"/proc/{self.pid}/task/{thread}")
+        return self.own[thread]
+
+    def stop(self):
+        """Lets all go."""
+        self.tracer.terminate()
+        try:
+            self.tracer.wait(3)
+        except subprocess.TimeoutExpired:
+            self.tracer.kill()
+            self.tracer.wait(10)
+        self.join(10)
+
+
+def launch(framework, name, info, resources):
+    """Launches; an offer that was withdrawn meanwhile is no fault of the launch."""
+    for turn in range(10):
+        task = f"{name}.{turn}"
+        framework.launch({task: (resources, info)}, 40)
+        if turn < 9:
+            said = until("a word of the task", lambda: framework.last(task) or framework.watcher.hit or framework.watcher.seen, 10)[0]
+            if said and framework.last(task).get("reason") == "REASON_INVALID_OFFERS":
+                continue
+        return task
+    raise RuntimeError("no offer is valid")
+
+
+def ended(status):
+    """Whether nothing comes after it."""
+    return status.get("state") in ("TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_LOST", "TASK_ERROR", "TASK_DROPPED", "TASK_GONE")
+
+
+def image(number):
+    """An image that is not on the node yet."""
+    liar.add(f"step{number}", [archive([("own", tarfile.REGTYPE, {"content": os.urandom(2000)})])])
+    return {"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": liar.name(f"step{number}")}}},
+            "network_infos": [{"name": "mesos-bridge"}]}
+
+
+def serving():
+    """The agent's process, once it serves."""
+    pid = until("the agent serving", lambda: request(instance.node, 5051, "GET", "/health")[0] == 200 and instance.pids()["agent"], 40)[0]
+    return pid
+
+
+def round_of(framework, number, step, whom, start):
+    """One launch with one kill; gives what is wrong, whether the step was reached, and what came of it."""
+    watcher = framework.watcher = Watcher(serving(), step, whom)
+    watcher.start()
+    watcher.attached()
+    wrong = []
+    try:
+        task = launch(framework, f"{whom}-{step}", {"command": {"value": "sleep 1000"}, "container": image(number)}, {"cpus": 0.1, "mem": 32, "disk": 16})
+        last = lambda: framework.last(task)
+        said = until("a status", lambda: last().get("state") == "TASK_RUNNING" or ended(last()), 60)[0]
+        # What comes right after the first status is a step, too.
+        until("the kill", lambda: watcher.hit or ended(last()), 0.3) if said else wrong.append("no status")
+    finally:
+        watcher.stop()
+    serving()
+    first = dict(last())
+    if not ended(last()) and watcher.hit and whom != "agent":
+        until("the end", lambda: ended(last()), 1)
+    if not ended(last()):
+        framework.call("KILL", {"task_id": {"value": task}, "agent_id": last().get("agent_id")})
+        if not until("the end of the task", lambda: ended(last()), 30)[0]:
+            wrong.append(f"not to be killed: {last().get('state')}")
+    message = last().get("message", "")
+    # A command that ended by a signal has no reason, as in Mesos.
+    if len(message) < 10 or not (last().get("reason") or message.startswith("Command ")):
+        wrong.append("no reason or no sentence")
+    if not until("nothing left", lambda: everything(instance) == start, 15)[0]:
+        wrong.append(f"left: {everything(instance)} {groups(instance)[:3]} {processes(instance)[:3]}")
+    return wrong, watcher, first if first.get("state") != "TASK_RUNNING" else last()
+
+
+def matrix(framework, whom, start):
+    """Each step in turn, until a launch is through before its step comes."""
+    step, number, broken, ends = 1, 0, 0, Counter()
+    began = time.monotonic()
+    while step < 2000:
+        number += 1
+        wrong, watcher, status = round_of(framework, f"{whom}{number}", step, whom, start)
+        message = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{64}", "…", status.get("message", ""))[:140]
+        ends[status.get("state"), status.get("reason"), re.sub(r"\d+|\(.*?\)", "", message)[:70]] += 1
+        if wrong:
+            broken += 1
+            drill.promise(f"{whom} killed at step {step}, {watcher.hit}", False, f"{status.get('state')} {status.get('reason')} {message}: {wrong}")
+        elif os.environ.get("DRILL_VERBOSE"):
+            print(f"       {step} {watcher.hit}: {status.get('state')} {status.get('reason')} {message}", flush=True)
+        if not watcher.hit:
+            break
+        step += STRIDE
+    for (state, reason, message), count in sorted(ends.items(), key=lambda entry: -entry[1]):
+        print(f"       {count} times {state} {reason} {message}", flush=True)
+    drill.promise(f"{whom} killed at each step of a launch: a status each time, and nothing left", not broken and step > 60,
+                  f"{number} launches in {time.monotonic() - began:.0f} s, {step} steps")
+
+
+def configure():
+    """The registry speaks plain HTTP."""
+    instance.settings("insecure = []", f'insecure = ["{liar.host}"]')
+
+
+def main():
+    """The drill itself."""
+    instance.up()
+    instance.login()
+    configure()
+    framework = Framework(instance.node, instance.token)
+    # Once without a kill: what stays for the next, such as the bridge, is not left behind.
+    liar.add("first", [])
+    wrong, watcher, status = round_of(framework, "first", -1, "agent", everything(instance))
+    print(f"       a launch has {watcher.seen} steps: {status.get('state')} {wrong}", flush=True)
+    start = everything(instance)
+    for whom in ("agent", "container"):
+        if os.environ.get("DRILL_ONLY", whom) == whom:
+            matrix(framework, whom, start)
+    roles = {role["role"]: role["restarts"] for role in instance.status()["roles"] if role["role"] != "agent"}
+    drill.promise("no other component ended", not any(roles.values()), roles)
+
+
+try:
+    main()
+finally:
+    liar.stop()
+drill.end()
