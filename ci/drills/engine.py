@@ -5,7 +5,6 @@ a reason and a sentence, or the task runs; the engine's containers, interfaces a
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys

@@ -1,10 +1,8 @@
 """kill -9 at each step of a launch: every system call that changes something (files, mounts, processes, namespaces, network) is a step, and each
 step has its turn at which the agent is killed, then one at which whoever does it is: supervisor, PID 1, unpacker. A status arrives, or the task
-runs; nothing is left. `DRILL_STRIDE` leaves steps out; `DRILL_SEED` repeats the rounds with the Docker engine, of which there are
-`DRILL_ENGINE_ROUNDS`."""
+runs; nothing is left. `DRILL_STRIDE` leaves steps out, `DRILL_ONLY` (`agent` or `container`) one of the two, `DRILL_VERBOSE` tells each."""
 
 import os
-import random
 import re
 import signal
 import subprocess
