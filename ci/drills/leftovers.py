@@ -1,6 +1,5 @@
 """What containers may leave behind, counted."""
 
-import glob
 import json
 import os
 import subprocess
@@ -13,13 +12,6 @@ def ruleset():
         for kind in ("map", "set"):
             if kind in entry and "plenum" in entry[kind]["table"]:
                 yield from ((entry[kind]["name"], json.dumps(element)) for element in entry[kind].get("elem", []))
-
-
-def groups(instance):
-    """Control groups of containers, by folder; with v2 alone its tree is mounted where there is otherwise a folder for each hierarchy."""
-    name = f"plenum-{instance.name}"
-    parents = glob.glob(f"/sys/fs/cgroup/{name}/*/") + glob.glob(f"/sys/fs/cgroup/*/{name}/*/")
-    return [at for at in parents if not at.endswith("/shims/")]
 
 
 def supervisors(instance):
@@ -48,12 +40,12 @@ def counts(instance):
 
 
 def groups(instance):
-    """Control groups of containers of an instance, in every hierarchy."""
+    """Control groups of containers of an instance, in every hierarchy; with v2 alone its tree is mounted where there is otherwise a folder for each."""
     found = []
     for hierarchy in ["", *(os.listdir("/sys/fs/cgroup") if os.path.exists("/sys/fs/cgroup") else [])]:
         root = os.path.join("/sys/fs/cgroup", hierarchy, f"plenum-{instance.name}")
         for folder, _, _ in os.walk(root):
-            if folder != root:
+            if folder != root and folder != os.path.join(root, "shims"):
                 found.append(folder)
     return found
 

@@ -36,7 +36,7 @@ find /sys/fs/cgroup -type d -path '*plenum*' -printf 'group %p\\n'
 ip -o link | awk '{{print "link", $2}}' | sed 's/@.*//'
 nft list tables | sed 's/^/table /'
 ps -eo comm= | grep -E 'plenum|dockerd|containerd' | sed 's/^/process /'
-ls {STATE} | sed 's/^/state /'
+ls {STATE} | grep -v '^instances[.]' | sed 's/^/state /'
 ip netns list | sed 's/^/netns /'"""
 
 
