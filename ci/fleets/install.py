@@ -14,6 +14,8 @@ q=struct.pack('!6H',7,0x100,1,0,0,0)+b''.join(bytes([len(p)])+p.encode() for p i
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(2); s.sendto(q,(server,53)); a=s.recv(4096)
 print(a[3]&15, struct.unpack('!H',a[6:8])[0])
 """
+# Of tasks on an installed host, in either version of control groups.
+LIMITS = "find /sys/fs/cgroup -path '*plenum-tasks.service/*' '(' -name memory.max -o -name memory.limit_in_bytes ')' -exec cat {} +"
 FETCH = "import urllib.request; print(urllib.request.urlopen('http://{place}',timeout=5).status)"
 
 
@@ -39,6 +41,9 @@ def main():
     cluster.plenum("package", "install", "hello")
     tasks = cluster.wait_app("/hello", 1, 120)
     show.promise("a package installed from the laptop is healthy", tasks, f"on {tasks[0]['host']}")
+    memory = int(cluster.call(cluster.masters()[0], "GET", "/service/marathon/v2/apps/hello")[1]["app"]["mem"]) << 20
+    held = next(host for host in fleet.hosts if host.address == tasks[0]["host"]).ssh(LIMITS).split()
+    show.promise("its memory is limited by the control groups of the node", str(memory) in held, f"{memory} in {sorted(set(held))}")
     for host in fleet.hosts:
         code = wait("the name", 20, lambda host=host: host.python(LOOKUP.format(name="hello.marathon.mesos", server="127.88.0.53")).split())
         show.promise(f"{host}: its name is known", code[0] == "0" and int(code[1]) >= 1, " ".join(code))
