@@ -1,5 +1,6 @@
 //! Settings of the runtime: where the engine is, where records lie, how long anything may take.
 
+use plenum_containers::LogBudget;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,12 @@ pub struct DockerConfig {
     pub give_up: Duration,
     /// The same, if the container was to be killed.
     pub give_up_killed: Duration,
+    /// Budget of each stream of output in the sandbox; `None`: one file without limit.
+    pub logs: Option<LogBudget>,
+    /// How often a disk limit is measured.
+    pub disk_interval: Duration,
+    /// File with the images that were pulled for tasks, so that they can be removed again; `None`: they stay.
+    pub images: Option<PathBuf>,
     /// Bytes of output that the engine keeps by itself: as much may be written while no agent runs, without a loss.
     pub keep_output: u64,
 }
@@ -52,6 +59,9 @@ impl DockerConfig {
             drain: seconds(10),
             give_up: seconds(300),
             give_up_killed: seconds(10),
+            logs: None,
+            disk_interval: seconds(15),
+            images: None,
             keep_output: 64 << 20,
         }
     }

@@ -5,7 +5,7 @@ use crate::record::{Record, Records};
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use plenum_containers::{Exit, ExitReason, ExitStatus, Launched, Usage};
+use plenum_containers::{DiskUse, Exit, ExitReason, ExitStatus, Launched, Usage};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -19,6 +19,8 @@ pub struct Container {
     pub escalated: Mutex<bool>,
     /// What was measured last.
     pub usage: Mutex<Usage>,
+    /// What of its disk limit was measured last.
+    pub disk: Mutex<Option<DiskUse>>,
     /// Its launch is called off.
     pub off: watch::Sender<bool>,
     /// How it ended, when that is known and its output is written.
@@ -37,6 +39,7 @@ impl Container {
             records,
             escalated: Mutex::new(false),
             usage: Mutex::default(),
+            disk: Mutex::default(),
             off: watch::Sender::new(false),
             exit: watch::Sender::new(None),
             stopped: watch::Sender::new(false),

@@ -23,8 +23,8 @@ const IDLE: Duration = Duration::from_millis(700);
 pub async fn follow(inner: Arc<Inner>, container: Arc<Container>) {
     let record = container.record();
     let open = {
-        let (record, records) = (record.clone(), inner.records.clone());
-        move || Output::open(&record, &records)
+        let (record, records, budget) = (record.clone(), inner.records.clone(), inner.config.logs);
+        move || Output::open(&record, &records, budget)
     };
     let mut output = match tokio::task::spawn_blocking(open).await {
         Ok(Ok(output)) => Some(output),
@@ -127,8 +127,8 @@ async fn reopen(inner: &Inner, id: &str, failed: Output) -> Option<Output> {
     drop(failed);
     tokio::time::sleep(PAUSE).await;
     let record = inner.records.read(id)?;
-    let records = inner.records.clone();
-    tokio::task::spawn_blocking(move || Output::open(&record, &records)).await.ok()?.ok()
+    let (records, budget) = (inner.records.clone(), inner.config.logs);
+    tokio::task::spawn_blocking(move || Output::open(&record, &records, budget)).await.ok()?.ok()
 }
 
 /// Some drivers of logs keep nothing that could be read.

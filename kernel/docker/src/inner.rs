@@ -4,6 +4,7 @@
 use crate::config::DockerConfig;
 use crate::container::Container;
 use crate::engine::Engine;
+use crate::images::Pulled;
 use crate::pull::Progress;
 use crate::record::{Record, Records};
 use crate::spec::DockerSpec;
@@ -30,6 +31,8 @@ pub struct Inner {
     pub announced: Mutex<BTreeMap<String, DockerSpec>>,
     /// Pulls under way, by container.
     pub pulls: Mutex<BTreeMap<String, Progress>>,
+    /// Images that were pulled for tasks.
+    pub images: Pulled,
     /// Containers of an earlier life have been looked for: what is still unknown is nobody's.
     pub recovered: AtomicBool,
 }

@@ -34,6 +34,18 @@ impl Journal {
         self.written
     }
 
+    /// Whether an entry of this time is one that has not been written: not shown again, and not compared with what the file holds.
+    #[must_use]
+    pub fn is_new(&self, at: i64) -> bool {
+        let known = at < self.written.at || (at == self.written.at && self.met < self.written.same);
+        (self.past || !known) && self.beyond.is_empty()
+    }
+
+    /// The file has this length now, whatever was counted.
+    pub fn shortened(&mut self, len: u64) {
+        self.written.len = len;
+    }
+
     /// What of an entry is to be appended to the file; nothing if it is there.
     pub fn take<'a>(&mut self, at: i64, text: &'a [u8]) -> &'a [u8] {
         if !self.past {

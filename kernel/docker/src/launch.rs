@@ -23,6 +23,8 @@ pub async fn launch(inner: &Arc<Inner>, spec: DockerSpec) -> Result<Launched, Ru
         stdout: spec.stdout.clone(),
         stderr: spec.stderr.clone(),
         engine_id: String::new(),
+        disk_bytes: spec.disk.map(|limit| limit.bytes),
+        upper: None,
         pid: 0,
         start: 0,
         boot_id: String::new(),
@@ -86,7 +88,7 @@ async fn steps(
     };
     let mut off = container.off.subscribe();
     let image = tokio::select! {
-        image = pull::provide(&inner.engine, &inner.config, &spec.image, &progress) => image?,
+        image = pull::provide(&inner.engine, &inner.config, &spec.image, &inner.images, &progress) => image?,
         _ = off.wait_for(|off| *off) => {
             return Err(RuntimeError::Engine(format!("the launch of container {} was called off", spec.id)));
         }
@@ -132,7 +134,7 @@ pub async fn fetch(inner: &Inner, id: &str) -> Result<(), RuntimeError> {
     let progress = |now: Progress| {
         inner.pulls.lock().insert(id.to_owned(), now);
     };
-    pull::provide(&inner.engine, &inner.config, &wish, &progress).await?;
+    pull::provide(&inner.engine, &inner.config, &wish, &inner.images, &progress).await?;
     drop(under);
     if let Some(spec) = inner.announced.lock().get_mut(id) {
         spec.image.force_pull = false;
@@ -142,9 +144,9 @@ pub async fn fetch(inner: &Inner, id: &str) -> Result<(), RuntimeError> {
 
 /// Notes the first process of a running container.
 pub fn note_process(container: &Container, found: &ContainerInspectResponse) {
-    if let Some(id) = &found.id {
-        container.change(|record| record.engine_id.clone_from(id));
-    }
+    let upper = found.graph_driver.as_ref().and_then(|driver| driver.data.get("UpperDir")).map(Into::into);
+    let id = found.id.clone().unwrap_or_default();
+    container.change(|record| (record.engine_id, record.upper) = (id, upper));
     if doing(found) != Doing::Running {
         return;
     }

@@ -3,6 +3,7 @@
 use crate::config::DockerConfig;
 use crate::credentials;
 use crate::engine::{Engine, EngineError};
+use crate::images::Pulled;
 use crate::reference::Reference;
 use crate::spec::ImageWish;
 use bollard::models::{CreateImageInfo, ImageInspect};
@@ -74,10 +75,13 @@ pub async fn provide(
     engine: &Engine,
     config: &DockerConfig,
     wish: &ImageWish,
+    images: &Pulled,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<ImageInspect, RuntimeError> {
+    let before = known(engine, &wish.name, config.call).await?;
+    images.used(&wish.name);
     if !wish.force_pull
-        && let Some(found) = known(engine, &wish.name, config.call).await?
+        && let Some(found) = before
     {
         return Ok(found);
     }
@@ -89,7 +93,10 @@ pub async fn provide(
         }
     }
     match known(engine, &wish.name, config.call).await? {
-        Some(found) => Ok(found),
+        Some(found) => {
+            images.pulled(&wish.name, before.and_then(|before| before.id), found.id.as_deref());
+            Ok(found)
+        }
         None => {
             Err(RuntimeError::Engine(format!("the Docker engine pulled {} and does not have it", wish.name)))
         }
@@ -106,7 +113,12 @@ pub fn pinned(image: &ImageInspect, name: &str) -> Option<String> {
     digests.iter().find(|digest| digest.split('@').next() == Some(&short)).cloned()
 }
 
-async fn known(engine: &Engine, name: &str, deadline: Duration) -> Result<Option<ImageInspect>, EngineError> {
+/// What the engine knows of an image; nothing if it has none of the name.
+pub async fn known(
+    engine: &Engine,
+    name: &str,
+    deadline: Duration,
+) -> Result<Option<ImageInspect>, EngineError> {
     let ask = |docker: bollard::Docker| async move { docker.inspect_image(name).await };
     match engine.call("describe an image", deadline, ask).await {
         Ok(found) => Ok(Some(found)),

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub struct Reach {
     /// Paths of the host that are mounted, without the sandbox.
     pub paths: Vec<PathBuf>,
+    /// Volume drivers, other than the engine's own.
+    pub drivers: Vec<String>,
     /// Why it is as good as the machine's root, if it is.
     pub machine: Option<&'static str>,
 }
@@ -36,6 +38,19 @@ pub fn reach(spec: &DockerSpec) -> Result<Reach, SpecFault> {
             paths.push(PathBuf::from(mount.source.clone().unwrap_or_default()));
         }
     }
+    let mut drivers: Vec<String> = spec_drivers(&host);
+    for mount in host.mounts.iter().flatten() {
+        let config = mount.volume_options.as_ref().and_then(|options| options.driver_config.as_ref());
+        let Some(config) = config else { continue };
+        // The engine's own driver mounts what its options say: a folder or disk of the machine, for example.
+        let device = config.options.as_ref().and_then(|options| options.get("device"));
+        if let Some(device) = device.filter(|_| is_local(config.name.as_deref())) {
+            paths.extend(device.starts_with('/').then(|| PathBuf::from(device)));
+        }
+        drivers.extend(config.name.clone().filter(|name| !is_local(Some(name))));
+    }
+    drivers.sort_unstable();
+    drivers.dedup();
     let own = |mode: &Option<String>| mode.as_deref() == Some("host");
     let unconfined = host.security_opt.iter().flatten().any(|option| option.contains("unconfined"));
     let machine = [
@@ -48,7 +63,16 @@ pub fn reach(spec: &DockerSpec) -> Result<Reach, SpecFault> {
         (unconfined, "it is unconfined"),
     ];
     let machine = machine.into_iter().find_map(|(holds, why)| holds.then_some(why));
-    Ok(Reach { paths, machine })
+    Ok(Reach { paths, drivers, machine })
+}
+
+fn is_local(driver: Option<&str>) -> bool {
+    matches!(driver, None | Some("" | "local"))
+}
+
+/// The driver of volumes that are named without one.
+fn spec_drivers(host: &bollard::models::HostConfig) -> Vec<String> {
+    host.volume_driver.clone().into_iter().filter(|driver| !is_local(Some(driver))).collect()
 }
 
 #[cfg(test)]
@@ -71,6 +95,11 @@ mod tests {
         for (name, value) in [("privileged", "true"), ("pid", "host"), ("cap-add", "SYS_ADMIN")] {
             assert!(with(name, value).machine.is_some(), "{name}");
         }
+        let device = "type=volume,source=x,target=/x,volume-driver=local,volume-opt=type=none,volume-opt=o=bind,volume-opt=device=/etc";
+        assert_eq!(with("mount", device).paths, [PathBuf::from("/etc")]);
+        assert_eq!(with("volume-driver", "vendor").drivers, ["vendor"]);
+        let vendor = "type=volume,source=x,target=/x,volume-driver=vendor,volume-opt=device=/etc";
+        assert_eq!(with("mount", vendor), Reach { drivers: vec!["vendor".to_owned()], ..Reach::default() });
         let mut spec = plain.clone();
         spec.volumes.push(DockerVolume {
             source: VolumeSource::Path("/srv".into()),

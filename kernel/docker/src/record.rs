@@ -24,6 +24,12 @@ pub struct Record {
     /// The engine's own id of it; empty before it runs.
     #[serde(default)]
     pub engine_id: String,
+    /// What its sandbox, and what it writes over its image, may take of the disk, bytes.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// Where it writes over its image, if the engine tells.
+    #[serde(default)]
+    pub upper: Option<PathBuf>,
     /// Its first process on the host; 0 before it runs.
     #[serde(default)]
     pub pid: i32,

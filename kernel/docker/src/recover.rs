@@ -96,6 +96,8 @@ fn from_labels(labels: &HashMap<String, String>) -> Option<Record> {
         stdout: stdout.to_owned(),
         stderr: stderr.to_owned(),
         engine_id: String::new(),
+        disk_bytes: None,
+        upper: None,
         pid: 0,
         start: 0,
         addresses: Vec::new(),

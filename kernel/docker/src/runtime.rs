@@ -2,18 +2,19 @@
 
 use crate::config::DockerConfig;
 use crate::engine::{Engine, Health};
+use crate::images::{self, Pressure, Pulled};
 use crate::inner::{Inner, keep};
 use crate::pull::Progress;
 use crate::record::Records;
 use crate::spec::{DockerSpec, container_name};
-use crate::{destroy, exec, kill, launch, measure, probe, recover};
+use crate::{destroy, disk, exec, kill, launch, measure, probe, recover};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use plenum_containers::session::{Open, Session};
 use plenum_containers::{
-    ContainerSpec, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered, Runtime,
-    RuntimeError, Statistics, Usage,
+    ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered,
+    Runtime, RuntimeError, Statistics, Usage,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -50,6 +51,7 @@ impl DockerRuntime {
             table: Mutex::default(),
             announced: Mutex::default(),
             pulls: Mutex::default(),
+            images: Pulled::open(config.images.clone()),
             recovered: AtomicBool::new(false),
             config,
         });
@@ -82,6 +84,11 @@ impl DockerRuntime {
     /// Pulls the image of an announced container, so that its launch need not. May be given up by dropping the future.
     pub async fn fetch(&self, id: &str) -> Result<(), RuntimeError> {
         launch::fetch(&self.inner, id).await
+    }
+
+    /// Removes images that were pulled for tasks and that nobody uses; gives their names. Nothing without [`DockerConfig::images`].
+    pub async fn collect(&self, pressure: Pressure) -> Vec<String> {
+        images::collect(&self.inner, pressure).await
     }
 
     /// How far the pull for a container is, while there is one.
@@ -164,13 +171,14 @@ impl Runtime for DockerRuntime {
         let container = self.inner.running(id)?;
         let record = container.record();
         let files = tokio::task::spawn_blocking(move || measure::by_groups(&record)).await.ok().flatten();
-        let found = match files {
+        let mut found = match files {
             Some(found) => found,
             None => {
                 measure::by_engine(&self.inner.engine, &container_name(id), self.inner.config.call).await?
             }
         };
         *container.usage.lock() = found.usage;
+        found.disk = *container.disk.lock();
         Ok(found)
     }
 
@@ -184,6 +192,14 @@ impl Runtime for DockerRuntime {
         let group = self.inner.records.read(id)?.engine_id;
         let find = move || (!group.is_empty()).then(|| plenum_containers::oom::from_kernel(&group)).flatten();
         tokio::task::spawn_blocking(find).await.ok().flatten()
+    }
+
+    async fn disk(&self, id: &str) -> Result<Option<DiskUse>, RuntimeError> {
+        disk::look(&self.inner.find(id)?, u64::MAX).await
+    }
+
+    async fn disk_exceeded(&self, id: &str) -> Result<DiskUse, RuntimeError> {
+        disk::exceeded(&self.inner, id).await
     }
 
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {

@@ -1,6 +1,7 @@
 //! What a container of the engine is to be. Everything that the engine can do beyond [`plenum_containers::ContainerSpec`]
 //! is here, and nothing of Mesos: [`crate::translate`] makes one from a task. Pure.
 
+use plenum_containers::DiskLimit;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ pub struct DockerSpec {
     pub parameters: Vec<(String, String)>,
     /// Limits.
     pub limits: DockerLimits,
+    /// What the sandbox, and what is written over the image, may take of the disk. It is measured.
+    pub disk: Option<DiskLimit>,
     /// The capabilities that it keeps, by name without `CAP_`; the engine's choice if `None`.
     pub capabilities: Option<Vec<String>>,
     /// No system calls are refused.
@@ -87,6 +90,7 @@ impl DockerSpec {
             privileged: false,
             parameters: Vec::new(),
             limits: DockerLimits::default(),
+            disk: None,
             capabilities: None,
             seccomp_unconfined: false,
             ipc: None,

@@ -120,11 +120,13 @@ fn runtimes(file: &AgentFile) -> Result<Runtimes> {
     if !file.agent.docker.wanted() {
         return Ok((native, None));
     }
-    let config = DockerConfig::new(
+    let mut config = DockerConfig::new(
         file.component.instance.as_str(),
         &file.agent.docker.socket,
         file.agent.run_dir.join("docker"),
     );
+    config.logs = file.agent.log_budget();
+    config.images = Some(file.agent.work_dir.join("docker-images.json"));
     let docker = Arc::new(DockerRuntime::new(config).context("the Docker engine")?);
     Ok((Arc::new(Both::new(native, docker.clone())), Some(docker)))
 }

@@ -197,7 +197,9 @@ impl Config {
         Duration::from_secs(self.fetch_timeout.max(1))
     }
 
-    pub(crate) fn log_budget(&self) -> Option<plenum_containers::LogBudget> {
+    /// What is kept of each stream of a task's output; `None`: everything.
+    #[must_use]
+    pub fn log_budget(&self) -> Option<plenum_containers::LogBudget> {
         let (file_bytes, files) = (self.log_file_bytes, self.log_files);
         (file_bytes > 0).then(|| plenum_containers::LogBudget {
             file_bytes: file_bytes.max(4096),
@@ -218,11 +220,13 @@ pub struct EngineConfig {
     pub runs: EngineUse,
     /// The engine's socket.
     pub socket: PathBuf,
+    /// Whether images that it pulled for tasks are removed again as native ones are (`images.gc_delay`, `gc_disk_headroom`).
+    pub collect_images: bool,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { runs: EngineUse::Auto, socket: "/var/run/docker.sock".into() }
+        Self { runs: EngineUse::Auto, socket: "/var/run/docker.sock".into(), collect_images: true }
     }
 }
 

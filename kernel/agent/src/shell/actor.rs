@@ -205,6 +205,7 @@ impl Actor {
         let provisioner = self.provisioner.clone();
         let free = gc::headroom(&self.work_dir, self.config.gc_disk_headroom).unwrap_or(0);
         tokio::spawn(async move { provisioner.collect(free).await });
+        self.containers.collect_images();
         if due.is_empty() {
             return;
         }

@@ -158,6 +158,16 @@ impl Containers {
         });
     }
 
+    /// Removes images from the engine, if there is one and the operator lets us.
+    pub fn collect_images(&self) {
+        let inner = self.0.clone();
+        tokio::spawn(async move {
+            if let Some(docker) = inner.docker.as_ref().filter(|_| inner.config.docker.collect_images) {
+                super::engine::collect_images(docker, &inner.config).await;
+            }
+        });
+    }
+
     /// Carries a probe out.
     pub fn check(&self, check: Check) {
         let inner = self.0.clone();
@@ -260,6 +270,9 @@ impl Inner {
             done = self.fetch(launch, owner) => done?,
             () = off.cancelled() => return Err(start(CALLED_OFF.to_owned())),
         }
+        let work_dir = &self.config.work_dir;
+        let given = super::engine::give_volumes(launch, work_dir, owner).await;
+        given.map_err(|reason| (LaunchStage::Volume, reason))?;
         let credentials = self.provisioner.credentials(launch);
         let spec = super::engine::spec(launch, info, &self.config, credentials.as_deref()).map_err(start)?;
         let launched = tokio::select! {

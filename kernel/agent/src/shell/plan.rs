@@ -104,7 +104,7 @@ fn scalar(resources: &[Resource], name: &str) -> f64 {
 }
 
 /// What the sandbox may take: the task's `disk`, without its volumes. None where it asks for none, as in Mesos.
-fn disk(resources: &[Resource]) -> Option<u64> {
+pub(crate) fn disk(resources: &[Resource]) -> Option<u64> {
     let plain = resources.iter().filter(|resource| resource.name == "disk" && resource.disk.is_none());
     let mib: f64 = plain.filter_map(|resource| resource.scalar.as_ref()).map(|scalar| scalar.value).sum();
     (mib.is_finite() && mib > 0.0).then_some((mib * 1024.0 * 1024.0) as u64)

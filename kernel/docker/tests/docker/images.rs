@@ -62,7 +62,9 @@ async fn pulled_with_credentials_once_and_again_when_told() {
         return;
     }
     publish(&world, "one\n").await;
-    let runtime = world.runtime().await;
+    let mut config = world.config("one");
+    config.images = Some(world.at("images.json").into());
+    let runtime = world.runtime_of(config).await;
     let auth = |secret: &str| {
         use base64::Engine;
         let packed = base64::engine::general_purpose::STANDARD.encode(format!("u:{secret}"));
@@ -101,7 +103,18 @@ async fn pulled_with_credentials_once_and_again_when_told() {
     runtime.start(exact).await.unwrap();
     end(&runtime, "digest").await;
     assert_eq!(world.read("digest", "stdout"), "two\n");
+    let exists = async |name: &str| docker.inspect_image(name).await.is_ok();
+    // What was pulled for tasks goes when nothing uses it, and nothing else does.
+    let due = plenum_docker::Pressure { unused_for: std::time::Duration::ZERO, headroom: 0.0 };
+    let removed = runtime.collect(due).await;
+    assert!(removed.len() == 1 && removed[0].starts_with("sha256:"), "what lost its name: {removed:?}");
+    assert!(exists(&format!("{NAME}:v1")).await, "a container has it, though it has ended");
     runtime.destroy("digest").await.unwrap();
+    let later = plenum_docker::Pressure { unused_for: std::time::Duration::from_secs(3600), headroom: 1.0 };
+    assert!(runtime.collect(later).await.is_empty(), "it was used just now, however full the disk is");
+    assert_eq!(runtime.collect(due).await, [format!("{NAME}:v1")]);
+    assert!(!exists(&format!("{NAME}:v1")).await && exists(crate::world::IMAGE).await);
+    assert!(runtime.collect(due).await.is_empty());
     assert!(world.names().await.is_empty());
 }
 

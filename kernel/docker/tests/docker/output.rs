@@ -112,3 +112,48 @@ async fn many_at_once_while_agent_and_engine_stumble() {
     }
     assert!(world.names().await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_keeps_its_budget() {
+    let Some(world) = world().await else { return };
+    let mut config = world.config("one");
+    config.logs = Some(plenum_containers::LogBudget { file_bytes: 4096, files: 3 });
+    let runtime = world.runtime_of(config).await;
+    runtime.start(world.spec("much", "seq 1 9000")).await.unwrap();
+    end(&runtime, "much").await;
+    let files = ["stdout.2", "stdout.1", "stdout"].map(|name| world.read("much", name));
+    let kept = files.concat();
+    assert!(
+        files.iter().all(|file| !file.is_empty() && file.len() <= 4096),
+        "{:?}",
+        files.map(|file| file.len())
+    );
+    assert!(numbered(9000).ends_with(&kept), "the newest, without a gap");
+    assert_eq!(world.read("much", "stdout.3"), "");
+    runtime.destroy("much").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_limit_is_measured() {
+    let Some(world) = world().await else { return };
+    let mut config = world.config("one");
+    config.disk_interval = Duration::from_millis(200);
+    let runtime = world.runtime_of(config).await;
+    for (id, text) in [
+        ("sandbox", "head -c 3000000 /dev/zero > /mnt/mesos/sandbox/f; sleep 1000"),
+        ("layer", "head -c 3000000 /dev/zero > /f; sleep 1000"),
+    ] {
+        let mut spec = world.spec(id, text);
+        spec.disk = Some(plenum_containers::DiskLimit { bytes: 1 << 20 });
+        runtime.start(spec).await.unwrap();
+        let found =
+            tokio::time::timeout(Duration::from_secs(20), runtime.disk_exceeded(id)).await.unwrap().unwrap();
+        assert!(found.used_bytes > 1 << 20 && found.limit_bytes == 1 << 20, "{id}: {found:?}");
+        assert!(runtime.stats(id).await.unwrap().disk.is_some());
+        runtime.destroy(id).await.unwrap();
+    }
+    runtime.start(world.spec("free", "true")).await.unwrap();
+    assert_eq!(runtime.disk("free").await.unwrap(), None);
+    assert!(runtime.disk_exceeded("free").await.is_err(), "it ends, and has no limit");
+    runtime.destroy("free").await.unwrap();
+}
