@@ -1,6 +1,7 @@
 """Apps of the type DOCKER on a Docker engine of the drill's own: pulled with a password, mapped ports, options of `docker run`, output in the
 sandbox; the engine is killed and the agent too; what is not allowed is refused."""
 
+import glob
 import io
 import json
 import os
@@ -9,9 +10,11 @@ import signal
 import sys
 import tarfile
 import tempfile
+import time
 
 from common import Drill, Instance, ok, request, until
 from dockers import Engine, trust
+from framework import Framework
 from registry import LOGIN, Registry, busybox
 
 drill, instance = Drill("docker"), Instance(sys.argv[1])
@@ -40,6 +43,61 @@ def remove(name):
     """Removes an app and waits until it is gone."""
     instance.api("DELETE", f"{MARATHON}/apps/{name}?force=true")
     until(f"{name} gone", lambda: instance.api("GET", f"{MARATHON}/apps/{name}")[0] == 404, 30)
+
+
+def limits(web):
+    """What a task may take of memory, disk and log, and what is said of it."""
+    plain = {**web, "healthChecks": [], "mem": 32}
+    put({**plain, "id": "/memory", "cmd": "head -c 200000000 /dev/zero | tail"})
+    message, _ = until("out of memory", lambda: app("memory").get("lastTaskFailure", {}).get("message"), 60)
+    drill.promise("a task that runs out of memory learns what ran", message and "Memory limit exceeded: Requested: 32.0MB" in message and "running then: " in message, message)
+    remove("memory")
+    put({**plain, "id": "/disk", "disk": 4, "cmd": "head -c 9000000 /dev/zero > /layer; sleep 1000"})
+    message, took = until("beyond its disk", lambda: app("disk").get("lastTaskFailure", {}).get("message"), 60)
+    drill.promise("one that writes more than its disk over its image is ended", message and "isk" in message, f"{message} after {took:.0f} s")
+    remove("disk")
+    put({**plain, "id": "/talks", "disk": 100, "cmd": f"yes {99 * 'x'} | head -n 250000; echo all; sleep 1000"})
+    found, _ = until("talks running", lambda: app("talks")["tasksRunning"] == 1 and app("talks")["tasks"], 30)
+    sizes = lambda: {os.path.basename(file): os.path.getsize(file)
+                     for file in glob.glob(f"{instance.state}/agent/slaves/*/frameworks/*/executors/{found[0]['id']}/runs/latest/stdout*")}
+    written, _ = until("its output", lambda: sum(sizes().values()) == 25_000_004, 60)
+    budget = sizes().keys() == {"stdout", "stdout.1", "stdout.2"} and max(sizes().values()) <= 10 << 20
+    drill.promise("its output is rotated within its budget", written and budget, sizes())
+    used = json.loads(instance.plenum("task", "stats", found[0]["id"], "--instance", instance.name, "-o", "json"))[0]["statistics"]
+    names = ["cpus_user_time_secs", "mem_rss_bytes", "processes", "threads", "net_rx_bytes", "disk_used_bytes", "mem_oom_kills"]
+    drill.promise("it is measured in full", all(name in used for name in names), {name: used.get(name) for name in names})
+    remove("talks")
+
+
+def kept_data(web):
+    """A persistent volume of a DOCKER task: written by one, read by the next."""
+    framework = Framework(instance.node, instance.token, "volumes", "data")
+    role = {"allocation_info": {"role": "data"}}
+    disk = {"name": "disk", "type": "SCALAR", "scalar": {"value": 32}, "reservations": [{"type": "DYNAMIC", "role": "data", "principal": "admin"}], **role}
+    volume = {**disk, "disk": {"persistence": {"id": "kept", "principal": "admin"}, "volume": {"mode": "RW", "container_path": "data"}}}
+    scalar = lambda name, value: {"name": name, "type": "SCALAR", "scalar": {"value": value}, **role}
+    image = web["container"]["docker"]["image"]
+
+    def launch(offer, name, command):
+        container = {"type": "DOCKER", "docker": {"image": image, "network": "BRIDGE"}}
+        return {"type": "LAUNCH", "launch": {"task_infos": [
+            {"name": name, "task_id": {"value": name}, "agent_id": offer["agent_id"], "container": container, "command": {"value": command},
+             "resources": [scalar("cpus", 0.1), scalar("mem", 32), volume]}]}}
+
+    framework.accept(lambda offer: [{"type": "RESERVE", "reserve": {"resources": [disk]}}, {"type": "CREATE", "create": {"volumes": [volume]}},
+                                    launch(offer, "writes", "echo kept > /mnt/mesos/sandbox/data/file")])
+    until("the first ends", lambda: framework.last("writes").get("state") in ("TASK_FINISHED", "TASK_FAILED"), 30)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not framework.last("reads"):
+        offer = framework.next("OFFERS")["offers"]["offers"][0]
+        ours = "kept" in json.dumps(offer["resources"])
+        operations = [launch(offer, "reads", "test $(cat /mnt/mesos/sandbox/data/file) = kept")] if ours else []
+        framework.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": operations, "filters": {"refuse_seconds": 0.1}})
+        if ours:
+            until("the second ends", lambda: framework.last("reads").get("state") in ("TASK_FINISHED", "TASK_FAILED"), 30)
+    drill.promise("a persistent volume keeps what a task on the engine wrote", framework.last("reads").get("state") == "TASK_FINISHED",
+                  [framework.last("writes").get("message"), framework.last("reads").get("message")])
+    framework.call("TEARDOWN", {})
 
 
 def main():
@@ -102,6 +160,9 @@ def main():
     remove("web")
     gone, _ = until("no container", lambda: docker("ps", "-aq").strip() == "", 20)
     drill.promise("nothing is left in the engine", gone, docker("ps", "-a").strip().split("\n")[1:])
+
+    limits(web)
+    kept_data(web)
 
     hostile = {**web, "id": "/hostile", "healthChecks": [], "container": {**web["container"], "docker": {**web["container"]["docker"],
                "privileged": True}}}

@@ -10,12 +10,12 @@ import time
 class Framework:
     """Subscribes; gives offers and statuses in turn and acknowledges statuses."""
 
-    def __init__(self, host, token, name="drill"):
+    def __init__(self, host, token, name="drill", role="*"):
         self.host, self.token, self.events, self.statuses = host, token, queue.Queue(), []
         self.rescinded = set()
         self.connection = http.client.HTTPConnection(host, 5050, timeout=60)
-        info = {"user": "root", "name": name, "roles": ["*"], "failover_timeout": 60,
-                "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}]}
+        info = {"user": "root", "name": name, "roles": [role], "failover_timeout": 60,
+                "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}, *([] if role == "*" else [{"type": "RESERVATION_REFINEMENT"}])]}
         body = json.dumps({"type": "SUBSCRIBE", "subscribe": {"framework_info": info}})
         self.connection.request("POST", "/api/v1/scheduler", body, self.headers())
         self.answer = self.connection.getresponse()

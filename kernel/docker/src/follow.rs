@@ -9,6 +9,7 @@ use bollard::container::LogOutput;
 use bollard::query_parameters::LogsOptions;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ pub async fn follow(inner: Arc<Inner>, container: Arc<Container>) {
     };
     while let Some(held) = output.take() {
         let stopped = *container.stopped.borrow();
-        let (back, end) = pass(&inner, &record.id, held, !stopped).await;
+        let log = Log::of(&container);
+        let (back, end) = pass(&inner, &record.id, held, !stopped, &log).await;
         match end {
             // Asked after the end, the engine has said everything.
             End::Complete if stopped => break,
@@ -51,6 +53,31 @@ pub async fn follow(inner: Arc<Inner>, container: Arc<Container>) {
     container.drained.send_replace(true);
 }
 
+/// The engine's own file of the output. An engine that begins another one while it reads this may stay with the old one, and be silent for good.
+struct Log {
+    path: Option<PathBuf>,
+    inode: Option<u64>,
+}
+
+impl Log {
+    /// As it is before the engine is asked.
+    fn of(container: &Container) -> Self {
+        let path = container.record().log_path;
+        let inode = path.as_deref().and_then(inode);
+        Self { path, inode }
+    }
+
+    /// Whether there is another file in its place.
+    fn is_another(&self) -> bool {
+        let now = self.path.as_deref().and_then(inode);
+        self.inode.is_some() && now.is_some() && now != self.inode
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).ok()?).into()
+}
+
 enum End {
     /// The engine's answer ended well.
     Complete,
@@ -61,7 +88,7 @@ enum End {
 }
 
 /// One answer of the engine.
-async fn pass(inner: &Inner, id: &str, mut output: Output, follow: bool) -> (Option<Output>, End) {
+async fn pass(inner: &Inner, id: &str, mut output: Output, follow: bool, log: &Log) -> (Option<Output>, End) {
     let Some(docker) = inner.engine.client() else {
         return (Some(output), End::Broken("the engine is away".into()));
     };
@@ -89,6 +116,9 @@ async fn pass(inner: &Inner, id: &str, mut output: Output, follow: bool) -> (Opt
                 if output.is_unnoted() {
                     output.note();
                 }
+                if log.is_another() {
+                    return (Some(output), End::Broken("the engine has begun another file".into()));
+                }
                 continue;
             }
             Err(_) => return (Some(output), End::Broken("the engine fell silent".into())),
@@ -106,7 +136,8 @@ async fn pass(inner: &Inner, id: &str, mut output: Output, follow: bool) -> (Opt
             (output, outcome)
         });
         match written.await {
-            Ok((back, Ok(()))) => output = back,
+            Ok((back, Ok(true))) => output = back,
+            Ok((back, Ok(false))) => return (Some(back), End::Broken("the engine repeats itself".into())),
             Ok((back, Err(error))) => {
                 // A full disk, most likely. What could not be written is asked for again.
                 tracing::warn!(container = id, %error, "output cannot be written");

@@ -12,6 +12,8 @@ pub struct Journal {
     met: u32,
     /// This answer has passed what is written: all that follows is new, whatever its time says.
     past: bool,
+    /// The answer went back in time after this was written, and the engine was asked anew.
+    suspected: Option<Written>,
     /// What the file holds beyond what was noted: the agent died between writing and noting.
     beyond: Vec<u8>,
 }
@@ -41,6 +43,17 @@ impl Journal {
         (self.past || !known) && self.beyond.is_empty()
     }
 
+    /// Whether an entry goes back in time though the clock (`now`) did not: some engines, when their own file of the log is changed while they read it, say
+    /// all of the new one again. True once for what is written: asked anew, the engine shows what comes after it.
+    pub fn repeats(&mut self, at: i64, now: i64) -> bool {
+        let back = self.past && self.beyond.is_empty() && at < self.written.at && now >= self.written.at;
+        if !back || self.suspected == Some(self.written) {
+            return false;
+        }
+        self.suspected = Some(self.written);
+        true
+    }
+
     /// The file has this length now, whatever was counted.
     pub fn shortened(&mut self, len: u64) {
         self.written.len = len;
@@ -54,6 +67,8 @@ impl Journal {
             }
             if at == self.written.at && self.met < self.written.same {
                 self.met += 1;
+                // The last one that was written: what comes after it is new.
+                self.past = self.met == self.written.same;
                 return &[];
             }
             self.past = true;
@@ -175,6 +190,33 @@ mod tests {
         assert_eq!(journal.take(9, b"a"), b"a");
         assert_eq!(journal.take(3, b"b"), b"b");
         assert_eq!(journal.take(3, b"c"), b"c");
+    }
+
+    #[test]
+    fn an_engine_that_repeats_itself_is_asked_anew() {
+        let (mut journal, mut file) = (Journal::default(), Vec::new());
+        let take = |journal: &mut Journal, file: &mut Vec<u8>, entries: &[(i64, Vec<u8>)]| {
+            entries.iter().all(|(at, text)| {
+                let good = !journal.repeats(*at, 100);
+                if good {
+                    file.extend_from_slice(journal.take(*at, text));
+                }
+                good
+            })
+        };
+        let all = log();
+        assert!(take(&mut journal, &mut file, &all[..7]));
+        assert!(!take(&mut journal, &mut file, &all[2..]), "from the third on, once more");
+        journal.again();
+        assert!(take(&mut journal, &mut file, &all));
+        assert_eq!(file, whole());
+        // The clock was set back a little: the engine shows the same after the same.
+        let mut stepped = all.clone();
+        stepped.extend([(5, b"later\n".to_vec()), (6, b"last\n".to_vec())]);
+        assert!(!take(&mut journal, &mut file, &stepped[8..]));
+        journal.again();
+        assert!(take(&mut journal, &mut file, &stepped));
+        assert_eq!(file, [whole(), b"later\nlast\n".to_vec()].concat());
     }
 
     #[test]

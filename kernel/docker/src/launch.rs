@@ -25,6 +25,7 @@ pub async fn launch(inner: &Arc<Inner>, spec: DockerSpec) -> Result<Launched, Ru
         engine_id: String::new(),
         disk_bytes: spec.disk.map(|limit| limit.bytes),
         upper: None,
+        log_path: None,
         pid: 0,
         start: 0,
         boot_id: String::new(),
@@ -146,7 +147,8 @@ pub async fn fetch(inner: &Inner, id: &str) -> Result<(), RuntimeError> {
 pub fn note_process(container: &Container, found: &ContainerInspectResponse) {
     let upper = found.graph_driver.as_ref().and_then(|driver| driver.data.get("UpperDir")).map(Into::into);
     let id = found.id.clone().unwrap_or_default();
-    container.change(|record| (record.engine_id, record.upper) = (id, upper));
+    let log = found.log_path.as_ref().filter(|path| !path.is_empty()).map(Into::into);
+    container.change(|record| (record.engine_id, record.upper, record.log_path) = (id, upper, log));
     if doing(found) != Doing::Running {
         return;
     }

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A note of how far it is, at the latest after so many bytes ...
 const NOTE_BYTES: u64 = 1 << 20;
@@ -162,9 +162,14 @@ impl Output {
         i32::try_from((last / 1_000_000_000).saturating_sub(5).max(0)).unwrap_or(0)
     }
 
-    /// Writes entries.
-    pub fn write(&mut self, entries: &[(Stream, i64, bytes::Bytes)]) -> std::io::Result<()> {
+    /// Writes entries. False if the engine has to be asked anew, because it repeats itself.
+    pub fn write(&mut self, entries: &[(Stream, i64, bytes::Bytes)]) -> std::io::Result<bool> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
         for (stream, at, text) in entries {
+            if self.half(*stream).journal.repeats(*at, now) {
+                return Ok(false);
+            }
             if let Some(budget) = self.budget
                 && self.half(*stream).is_full(*at, text, budget.file_bytes)
             {
@@ -179,7 +184,7 @@ impl Output {
         if self.unnoted >= NOTE_BYTES || (self.unnoted > 0 && self.noted.elapsed() >= NOTE_EVERY) {
             self.note();
         }
-        Ok(())
+        Ok(true)
     }
 
     fn half(&mut self, stream: Stream) -> &mut Half {

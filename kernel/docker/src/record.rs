@@ -30,6 +30,9 @@ pub struct Record {
     /// Where it writes over its image, if the engine tells.
     #[serde(default)]
     pub upper: Option<PathBuf>,
+    /// The file that the engine keeps its output in, if the engine tells.
+    #[serde(default)]
+    pub log_path: Option<PathBuf>,
     /// Its first process on the host; 0 before it runs.
     #[serde(default)]
     pub pid: i32,

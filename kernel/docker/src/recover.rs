@@ -98,6 +98,7 @@ fn from_labels(labels: &HashMap<String, String>) -> Option<Record> {
         engine_id: String::new(),
         disk_bytes: None,
         upper: None,
+        log_path: None,
         pid: 0,
         start: 0,
         addresses: Vec::new(),

@@ -157,3 +157,16 @@ async fn a_disk_limit_is_measured() {
     assert!(runtime.disk_exceeded("free").await.is_err(), "it ends, and has no limit");
     runtime.destroy("free").await.unwrap();
 }
+
+/// The engine changes its own file while it is read: some then say all of the new one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_doubled_when_the_engine_rotates_its_log() {
+    let Some(world) = world().await else { return };
+    let mut config = world.config("one");
+    config.keep_output = 6 << 20;
+    let runtime = world.runtime_of(config).await;
+    runtime.start(world.spec("quick", "seq 1 60000; sleep 10; echo end; exec sleep 1000")).await.unwrap();
+    eventually("the end", async || world.read("quick", "stdout").ends_with("end\n").then_some(())).await;
+    assert_lines("stdout", &world.read("quick", "stdout"), &format!("{}end\n", numbered(60_000)));
+    runtime.destroy("quick").await.unwrap();
+}
