@@ -196,6 +196,7 @@ mod tests {
             user: "root".to_owned(),
             user_named: false,
             pod: None,
+            gpus: Vec::new(),
             directory: directory.display().to_string(),
             env: Vec::new(),
         }
