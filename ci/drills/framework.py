@@ -91,9 +91,8 @@ class Framework:
             self.call("DECLINE", {"offer_ids": [offer["id"] for offer in offers], "filters": {"refuse_seconds": 0.2}})
         raise TimeoutError(f"no offer of {least}, the last was of {offers[-1]['resources']}")
 
-    def launch(self, tasks, seconds=20):
-        """Launches tasks (name to (resources, the rest of its TaskInfo)) out of one offer that has room for all of them."""
-        wanted = {kind: sum(resources.get(kind, 0) for resources, _ in tasks.values()) for kind in ("cpus", "mem", "disk")}
+    def offer(self, wanted, seconds=20):
+        """The next offer that has room for what is wanted; others are declined."""
         end = time.monotonic() + seconds
         while True:
             offer = self.next("OFFERS", max(0.1, end - time.monotonic()))["offers"]["offers"][0]
@@ -101,12 +100,20 @@ class Framework:
             if offer["id"]["value"] in self.rescinded:
                 continue
             if all(has.get(kind, 0) >= value for kind, value in wanted.items()):
-                break
+                return offer
             self.call("DECLINE", {"offer_ids": [offer["id"]], "filters": {"refuse_seconds": 0}})
+
+    def launch(self, tasks, seconds=20, executor=None):
+        """Launches tasks (name to (resources, the rest of its TaskInfo)) out of one offer; with an executor (resources, the rest) as a pod."""
+        every = [resources for resources, _ in tasks.values()] + ([executor[0]] if executor else [])
+        offer = self.offer({kind: sum(one.get(kind, 0) for one in every) for kind in ("cpus", "mem", "disk")}, seconds)
         infos = [{"name": name, "task_id": {"value": name}, "agent_id": offer["agent_id"], "resources": scalars(resources), **rest}
                  for name, (resources, rest) in tasks.items()]
-        operations = [{"type": "LAUNCH", "launch": {"task_infos": infos}}]
-        self.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": operations, "filters": {"refuse_seconds": 0}})
+        operation = {"type": "LAUNCH", "launch": {"task_infos": infos}}
+        if executor:
+            info = {"type": "DEFAULT", "framework_id": self.id, "resources": scalars(executor[0]), **executor[1]}
+            operation = {"type": "LAUNCH_GROUP", "launch_group": {"executor": info, "task_group": {"tasks": infos}}}
+        self.call("ACCEPT", {"offer_ids": [offer["id"]], "operations": [operation], "filters": {"refuse_seconds": 0}})
         return offer
 
     def states(self, task):

@@ -115,6 +115,7 @@ async fn a_full_process_limit_stops_forks() {
     let (exit, output) = world.run(spec).await;
     assert_ne!(exit.status, ExitStatus::Code(0), "{output}");
     assert_eq!(output, "");
+    assert!(exit.forks_refused > 0, "{exit:?}");
 }
 
 #[tokio::test]
