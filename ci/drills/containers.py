@@ -13,6 +13,7 @@ import time
 
 from common import Drill, Instance, ok, request, until
 from leftovers import counts
+from plugin import Plugin
 from registry import LOGIN, Registry, busybox, layer
 
 drill, instance = Drill("containers"), Instance(sys.argv[1])
@@ -177,6 +178,27 @@ out = {**work, "id": "/way-out", "container": {**work["container"],
 message = failure(out)
 drill.promise("a link does not lead out of what is allowed", message and "passwd" not in message, message)
 remove("way-out")
+# A volume of somebody's driver.
+driver = f"drill-{os.getpid()}"
+plugin = Plugin(driver, f"{room.name}/volumes")
+work = {"id": "/driver", "cpus": 0.1, "mem": 32, "instances": 1, "fetch": fetch, "cmd": "sleep 1000",
+        "container": {"type": "MESOS", "docker": tools, "volumes": [
+            {"containerPath": "/data", "mode": "RW", "external": {"name": "v", "provider": "dvdi", "options": {"dvdi/driver": driver}}}]}}
+try:
+    message = failure(work)
+    drill.promise("a volume driver that is not allowed is refused, and the setting named", "volume_drivers" in message and not plugin.asked, message)
+    instance.settings("volume_drivers = []", f'volume_drivers = ["{driver}"]')
+    task, _ = run(work)
+    if task:
+        inside(task, ["sh", "-c", "echo kept > /data/file"])
+        kept = plugin.mounted() == 1 and os.path.exists(f"{room.name}/volumes/v/file")
+        drill.promise("a driver's volume is mounted for its task", kept, plugin.asked)
+        os.kill(instance.pids()["agent"], signal.SIGKILL)
+    remove("driver")
+    gone, _ = until("given back", lambda: plugin.mounted() == 0, 30)
+    drill.promise("it is given back, though the agent was killed", gone, plugin.asked)
+finally:
+    plugin.stop()
 # Character devices that every kernel has stand in for graphics processors.
 gpus = [f"{room.name}/{name}" for name in ("gpu0", "gpu1")]
 for path, minor in zip(gpus, (8, 9)):

@@ -177,10 +177,11 @@ fn container_flaws(container: &Container, flaws: &mut Flaws) {
         let text = |key: &str| volume.get(key).and_then(serde_json::Value::as_str);
         let target = text("containerPath").is_some_and(|p| !p.is_empty());
         flaws.unless(target, &format!("{path}/containerPath"), "must not be empty");
-        for kind in ["persistent", "external"] {
-            if volume.get(kind).is_some_and(|v| !v.is_null()) {
-                flaws.add(format!("{path}/{kind}"), format!("{kind} volumes are not supported"));
-            }
+        if volume.get("persistent").is_some_and(|v| !v.is_null()) {
+            flaws.add(format!("{path}/persistent"), "persistent volumes are not supported");
+        }
+        if let Some(external) = volume.get("external").filter(|v| !v.is_null()) {
+            external_flaws(external, &format!("{path}/external"), flaws);
         }
         let mode = text("mode");
         flaws.unless(
@@ -189,6 +190,18 @@ fn container_flaws(container: &Container, flaws: &mut Flaws) {
             "error.unknown.enum.literal",
         );
     }
+}
+
+/// A volume of somebody's driver, as Marathon names it.
+fn external_flaws(external: &serde_json::Value, path: &str, flaws: &mut Flaws) {
+    let text = |key: &str| external.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    flaws.unless(text("provider") == "dvdi", &format!("{path}/provider"), "is unknown provider");
+    flaws.unless(!text("name").is_empty(), &format!("{path}/name"), "not defined");
+    let options = external.get("options").and_then(serde_json::Value::as_object);
+    let driver = options.and_then(|options| options.get("dvdi/driver")?.as_str()).unwrap_or_default();
+    flaws.unless(!driver.is_empty(), &format!("{path}/options/\"dvdi/driver\""), "not defined");
+    let strings = options.is_none_or(|options| options.values().all(serde_json::Value::is_string));
+    flaws.unless(strings, &format!("{path}/options"), "error.expected.jsstring");
 }
 
 #[cfg(test)]
@@ -215,6 +228,19 @@ mod tests {
             (
                 r#"{"cmd":"x","container":{"type":"MESOS","volumes":[{"containerPath":"d","persistent":{"size":1}}]}}"#,
                 &["/container/volumes(0)/persistent"],
+            ),
+            (
+                r#"{"cmd":"x","container":{"type":"MESOS","volumes":[{"containerPath":"d","external":{"name":"v","provider":"dvdi","options":{"dvdi/driver":"d"}}}]}}"#,
+                &[],
+            ),
+            (
+                r#"{"cmd":"x","container":{"type":"MESOS","volumes":[{"containerPath":"d","external":{"provider":"x","options":{"a":1}}}]}}"#,
+                &[
+                    "/container/volumes(0)/external/provider",
+                    "/container/volumes(0)/external/name",
+                    "/container/volumes(0)/external/options/\"dvdi/driver\"",
+                    "/container/volumes(0)/external/options",
+                ],
             ),
         ];
         for (body, want) in cases {

@@ -385,7 +385,35 @@ fn volume(app: &App, value: &Value) -> Option<Volume> {
         let kind = Some(volume::source::Type::Secret.into());
         out.source = Some(volume::Source { r#type: kind, secret: Some(secret), ..Default::default() });
     }
+    if let Some(external) = value.get("external").filter(|external| !external.is_null()) {
+        let kind = Some(volume::source::Type::DockerVolume.into());
+        let docker_volume = Some(driver_volume(external));
+        out.source = Some(volume::Source { r#type: kind, docker_volume, ..Default::default() });
+    }
     Some(out)
+}
+
+/// Marathon's words for a driver's volume: what it gives the driver loses its prefix.
+fn driver_volume(external: &Value) -> volume::source::DockerVolume {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let options = external.get("options").and_then(Value::as_object);
+    let mut given: std::collections::BTreeMap<String, String> = options
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| *key != "dvdi/driver")
+        .filter_map(|(key, value)| {
+            Some((key.strip_prefix("dvdi/").unwrap_or(key).to_owned(), value.as_str()?.to_owned()))
+        })
+        .collect();
+    if let Some(size) = external.get("size").and_then(Value::as_u64) {
+        given.insert("size".to_owned(), size.to_string());
+    }
+    let parameter = given.into_iter().map(|(key, value)| mesos::Parameter { key, value }).collect();
+    volume::source::DockerVolume {
+        driver: text(options.and_then(|options| options.get("dvdi/driver"))),
+        name: text(external.get("name")).unwrap_or_default(),
+        driver_options: Some(mesos::Parameters { parameter }),
+    }
 }
 
 #[cfg(test)]
@@ -427,6 +455,23 @@ mod tests {
     fn variables(task: &TaskInfo) -> std::collections::BTreeMap<String, String> {
         let all = task.command.clone().unwrap().environment.unwrap().variables;
         all.into_iter().map(|v| (v.name, v.value.unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn a_volume_of_a_driver_has_its_options_without_their_prefix() {
+        let task = task(
+            serde_json::json!({"cmd": "serve", "container": {"type": "MESOS", "volumes": [{"containerPath": "data", "mode": "RW",
+                "external": {"name": "v", "provider": "dvdi", "size": 7, "options": {"dvdi/driver": "d", "dvdi/iops": "9", "o": "x"}}}]}}),
+            &[],
+        );
+        let container = task.container.unwrap();
+        let source = container.volumes[0].source.clone().unwrap();
+        assert_eq!(source.r#type(), volume::source::Type::DockerVolume);
+        let volume = source.docker_volume.unwrap();
+        assert_eq!((volume.driver.as_deref(), volume.name.as_str()), (Some("d"), "v"));
+        let options = volume.driver_options.unwrap().parameter;
+        let options: Vec<_> = options.iter().map(|o| (o.key.as_str(), o.value.as_str())).collect();
+        assert_eq!(options, [("iops", "9"), ("o", "x"), ("size", "7")]);
     }
 
     #[test]
