@@ -135,6 +135,11 @@ if os.path.exists("/proc/pressure/memory"):
     start("tight", "dd if=/dev/zero of=/tmp/file bs=1048576 count=64 2>/dev/null; while :; do cat /tmp/file >/dev/null; done", mem=32, cpus=0.3)
     stall = lambda: (found := measured("tight")["statistics"].get("pressure", {}).get("memory") or {}) and found["some"]["total_secs"] > 0 and found
     found, took = until("pressure on its memory", stall, 30)
+    if control("tight", "io.stat") is not None:
+        devices = lambda: measured("tight")["statistics"].get("blkio_statistics", {}).get("throttling", [])
+        amount = lambda: sum(int(one.get("value", 0)) for device in devices() for one in device.get("io_service_bytes", []) if one.get("op") == "READ")
+        read, took = until("reads", lambda: (total := amount()) > 64 * MIB and total, 30)
+        drill.promise("what it reads from the disk again and again is counted", read, f"{read} bytes")
     drill.promise("one that has too little memory for its files is told by the pressure on it", found, f"{found} after {took:.1f} s")
     kill("tight")
 

@@ -108,7 +108,8 @@ impl Prepared {
             levels.push(path.clone());
         }
         let offered = words(&mount.join("cgroup.controllers"));
-        for controller in ["cpu", "memory", "pids"].iter().filter(|c| offered.iter().any(|o| o == *c)) {
+        // `io` limits nothing; it counts.
+        for controller in ["cpu", "memory", "pids", "io"].iter().filter(|c| offered.iter().any(|o| o == *c)) {
             for level in &levels {
                 let file = level.join("cgroup.subtree_control");
                 // Groups above that pass it on already belong to somebody else, such as systemd.
