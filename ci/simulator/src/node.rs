@@ -7,7 +7,7 @@ use plenum_agent::core::{
     RecordWrite, Recovery, Settings, Started,
 };
 use plenum_api::Millis;
-use plenum_api::internal::{AgentMessage, MasterFrame, agent_message};
+use plenum_api::internal::{self, AgentMessage, MasterFrame, agent_message};
 use plenum_api::mesos::Offer;
 use plenum_api::resources::{Amount, Item, Name, Resources};
 
@@ -43,6 +43,8 @@ pub struct Node {
     containers: BTreeMap<String, Container>,
     /// Folders of persistent volumes on its disk by id, and which tasks wrote into each.
     pub volumes: BTreeMap<String, Vec<String>>,
+    /// The slice of the overlay that it was given.
+    slice: Option<u32>,
     highest_term: u64,
     ticks: BTreeSet<u64>,
     pid: u32,
@@ -65,6 +67,7 @@ impl Node {
             containers: BTreeMap::new(),
             volumes: BTreeMap::new(),
             highest_term: 0,
+            slice: None,
             ticks: BTreeSet::new(),
             pid: 100,
             obeys: None,
@@ -133,6 +136,7 @@ impl World {
         let settings = Settings {
             hostname: format!("node-{agent}"),
             resources: node.total.to_mesos(),
+            overlay: Some(internal::OverlayNode { slices: 1000, address: format!("10.0.0.{agent}") }),
             boot_id: "boot".to_owned(),
             send_starting: agent % 2 == 1,
             deliberate_lost_acknowledgement: bug == Some(Bug::LostAcknowledgement),
@@ -330,6 +334,22 @@ impl World {
         Ok(())
     }
 
+    /// A slice of the overlay is one agent's for ever, whoever led when it was given out.
+    fn overlay_told(&mut self, agent: usize, slice: Option<u32>) -> Result<(), Violation> {
+        let Some(slice) = slice else { return Ok(()) };
+        if let Some(other) =
+            (0..self.nodes.len()).find(|n| *n != agent && self.nodes[*n].slice == Some(slice))
+        {
+            return Err(format!("agents {other} and {agent} both have slice {slice} of the overlay"));
+        }
+        match self.nodes[agent].slice.replace(slice) {
+            Some(before) if before != slice => {
+                Err(format!("agent {agent} had slice {before} of the overlay and is given {slice}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn agent_effect(&mut self, agent: usize, effect: Effect) -> Result<(), Violation> {
         let life = self.nodes[agent].life;
         let acts = matches!(effect, Effect::Launch(_) | Effect::Kill { .. } | Effect::Checkpoint { .. });
@@ -353,6 +373,7 @@ impl World {
                 self.nodes[agent].writing.insert(token, writes);
                 self.soon(Happens::Written { agent, life, token });
             }
+            Effect::Overlay(news) => self.overlay_told(agent, news.slice)?,
             Effect::Volumes { token, make, remove } => self.volumes_change(agent, token, make, remove)?,
             Effect::SetAside { key } => {
                 return Err(format!("agent {agent} cannot read its own record {key}"));

@@ -58,6 +58,8 @@ pub struct Overlay {
     pub range: IpNet,
     /// The prefix length of a slice, at most 29.
     pub slice_bits: u8,
+    /// The master gives this node its slice and names the others. Who owns the networks sees to it; `slice` and `peers` are set otherwise.
+    pub by_master: bool,
     /// The number of this node's slice, counted from 0. Not two nodes have the same.
     pub slice: u32,
     /// The IPv6 range. None: no IPv6.
@@ -92,6 +94,7 @@ impl Default for Overlay {
             name: "dcos".to_owned(),
             range: IpNet { address: Ipv4Addr::new(9, 0, 0, 0).into(), bits: 8 },
             slice_bits: 24,
+            by_master: true,
             slice: 0,
             range6: None,
             slice6_bits: 64,
@@ -127,6 +130,18 @@ impl Overlay {
     pub fn peer(&self, number: u32, node: IpAddr) -> Option<Peer> {
         let (slice, slice6) = self.slice(number)?;
         Some(Peer { node, slice, slice6 })
+    }
+}
+
+impl Overlay {
+    /// How many slices the ranges have.
+    #[must_use]
+    pub fn slices(&self) -> u32 {
+        let of = |range: &IpNet, bits: u8| {
+            1u32.checked_shl(u32::from(bits.saturating_sub(range.bits))).unwrap_or(u32::MAX)
+        };
+        let four = of(&self.range, self.slice_bits);
+        self.range6.as_ref().map_or(four, |range| four.min(of(range, self.slice6_bits)))
     }
 }
 
@@ -306,6 +321,7 @@ mod tests {
         assert_eq!(overlay.slice(3), Some((net("9.0.3.0/24"), Some(net("fd01:0:0:3::/64")))));
         assert_eq!(overlay.slice(65_535).map(|s| s.0), Some(net("9.255.255.0/24")));
         assert_eq!(overlay.slice(65_536), None);
+        assert_eq!(overlay.slices(), 65_536);
         assert_eq!(overlay.named(), None);
         let node: IpAddr = [192, 0, 2, 2].into();
         let named = Overlay { peers: vec![OtherNode { slice: 3, node }], ..overlay.clone() };

@@ -357,6 +357,8 @@ pub enum Level {
 /// What the shell shall do, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
+    /// Where the slices of the overlay are, and which is this node's.
+    Overlay(Box<plenum_api::internal::Overlay>),
     /// Say this to the connected master; lost if there is none.
     Send(Box<agent_message::Kind>),
     /// Close the connection and dial again.

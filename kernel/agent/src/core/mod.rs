@@ -11,6 +11,7 @@ mod kill;
 mod life;
 mod model;
 mod operations;
+mod overlay;
 mod pods;
 mod probes;
 mod records;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub version: String,
     /// How many GPUs there are whose device files are known.
     pub gpus: u32,
+    /// This node's part in the overlay network, if the master gives it a slice.
+    pub overlay: Option<plenum_api::internal::OverlayNode>,
     /// Of this boot of the machine.
     pub boot_id: String,
     /// Name of the cluster it must be; empty: the first it meets.
@@ -112,6 +115,7 @@ impl Default for Settings {
             domain: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             gpus: 0,
+            overlay: None,
             boot_id: String::new(),
             cluster_id: String::new(),
             send_starting: false,
@@ -160,6 +164,8 @@ pub struct Agent {
     settings: Settings,
     agent_id: String,
     identity_durable: bool,
+    /// The number of this node's slice of the overlay.
+    slice: Option<u32>,
     cluster_id: String,
     term: u64,
     link: Link,
@@ -223,6 +229,7 @@ impl Agent {
             settings,
             agent_id: String::new(),
             identity_durable: false,
+            slice: None,
             cluster_id: String::new(),
             term: 0,
             link: Link::Down,

@@ -61,6 +61,14 @@ pub(crate) struct DrainRecord {
     pub began: u64,
 }
 
+/// Record `overlay`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OverlayRecord {
+    /// The number of this node's slice.
+    #[prost(uint32, tag = "1")]
+    pub slice: u32,
+}
+
 /// Record `boot_id`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BootRecord {

@@ -166,6 +166,7 @@ impl Agent {
             ["term"] => self.term = records::open::<TermRecord>(body)?.term,
             [records::RECORD] => self.read_resources(records::open(body)?, cx),
             ["drain"] => self.read_drain(&records::open::<DrainRecord>(body)?, cx),
+            ["overlay"] => self.read_overlay(&records::open::<records::OverlayRecord>(body)?, cx),
             ["boot_id"] => *boot = records::open::<BootRecord>(body)?.boot_id,
             ["frameworks", _, "framework"] => {
                 let record: FrameworkRecord = records::open(body)?;

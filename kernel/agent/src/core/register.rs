@@ -238,6 +238,7 @@ impl Agent {
             Hear::ShutdownAgent(order) => self.shutdown_agent(order.message.unwrap_or_default(), cx),
             Hear::DrainAgent(drain) => self.drain(&drain.config, cx),
             Hear::ResumeAgent(_) => self.resume(cx),
+            Hear::Overlay(news) => self.overlay(news, cx),
         }
     }
 
@@ -304,6 +305,7 @@ impl Agent {
             operations: self.operations.pending(),
             url: Some(self.settings.url.clone()),
             draining: self.draining.map(|draining| draining.config()),
+            overlay: self.settings.overlay.clone(),
         }
     }
 

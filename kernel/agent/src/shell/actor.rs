@@ -112,6 +112,7 @@ impl Actor {
                     self.shutdown.trigger();
                 }
             }
+            Effect::Overlay(news) => self.provisioner.overlay_news(&news),
             Effect::Volumes { token, make, remove } => self.change_volumes(token, make, remove),
             Effect::SetAside { key } => {
                 if let Err(error) = self.store.set_aside(&key) {

@@ -247,6 +247,7 @@ fn settings(
         work_dir: work_dir.display().to_string(),
         resources,
         gpus,
+        overlay: provision::overlay_offer(config),
         attributes: machine::attributes(&config.attributes)?,
         domain,
         boot_id: machine::boot_id(),

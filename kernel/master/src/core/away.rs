@@ -209,9 +209,9 @@ impl Master {
         principal: &str,
     ) {
         let record = record(info, identity, AgentState::Gone, Life::default(), t.now.wall, principal);
-        let op = registry::put_agent(&id, &record);
+        let ops = vec![registry::put_agent(&id, &record)];
         self.dooming.insert(Arc::clone(&id));
-        self.commit(t, vec![op], Pending::Gone(reply, id));
+        self.commit(t, ops, Pending::Gone(reply, id));
     }
 
     pub(super) fn gone_committed(
@@ -235,6 +235,7 @@ impl Master {
             return;
         }
         self.lives.remove(id);
+        self.free_slice(t, id);
         if let Some(key) = self.agent_keys.get(id).copied() {
             self.metrics.count("master/slave_removals");
             let conn = self.agents.get(key).and_then(|agent| agent.conn);
@@ -270,9 +271,18 @@ impl Master {
         t.log(format!("agent {id} leaves: {message}"));
         self.remove_agent(t, key, Removal::Left);
         self.lives.remove(&id);
+        self.free_slice(t, &id);
         let op = registry::delete("agent", &id);
         self.commit(t, vec![op], Pending::Tidy);
         self.goodbye(t, conn, Code::Closing, "the agent is unregistered".into());
+    }
+
+    /// The slice of an agent that is gone for good is free.
+    fn free_slice(&mut self, t: &mut Turn<'_>, id: &str) {
+        if let Some(op) = self.overlay.release(id) {
+            self.commit(t, vec![op], Pending::Tidy);
+            self.overlay_soon(t);
+        }
     }
 
     /// Ends an agent's record: offers, tasks, executors, resources.
@@ -428,6 +438,7 @@ impl Master {
         if let Some((_, id)) = oldest {
             Arc::make_mut(&mut self.absent).remove(&id);
             self.lives.remove(&id);
+            self.free_slice(t, &id);
             let op = registry::delete("agent", &id);
             self.commit(t, vec![op], Pending::Tidy);
         }

@@ -20,6 +20,7 @@ mod metrics;
 mod offers;
 mod operations;
 mod operator;
+mod overlay;
 mod publish;
 mod reconcile;
 mod recover;
@@ -98,6 +99,9 @@ pub struct Master {
     /// When the next allocation is due, if one is.
     allocate_at: Option<Millis>,
     allocated_at: Millis,
+    overlay: overlay::Overlay,
+    /// When changes of the overlay are told.
+    overlay_at: Option<Millis>,
     pending: HashMap<Token, Pending>,
     next: Numbers,
     metrics: Metrics,
@@ -238,6 +242,7 @@ impl Master {
                 Timer::Recovered => self.recovery_due(t),
                 Timer::Offer(offer) => self.offer_due(t, offer),
                 Timer::Drain(agent) => drop(self.emptied.insert(agent)),
+                Timer::Overlay => self.overlay_due(t),
             }
         }
     }

@@ -62,6 +62,8 @@ impl Master {
             timers: Timers::default(),
             allocate_at: None,
             allocated_at: Millis(0),
+            overlay: super::overlay::Overlay::default(),
+            overlay_at: None,
             pending: HashMap::new(),
             next: Numbers::default(),
             metrics: Metrics::default(),
@@ -81,6 +83,15 @@ impl Master {
         for (role, record) in records.quotas {
             self.ledger.set_quota(&record.config);
             self.quotas.insert(role, record.config);
+        }
+        for (number, record) in records.slices {
+            // Of an agent that was given up in the moment in which the last master ended the slice is free.
+            let agent = records.agents.get(&record.agent);
+            if let Some(number) =
+                number.parse().ok().filter(|_| agent.is_some_and(|a| a.state != AgentState::Gone))
+            {
+                self.overlay.restore(number, record);
+            }
         }
         for (id, record) in records.removed {
             self.removed.insert(id.into(), record.at);

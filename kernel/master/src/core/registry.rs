@@ -171,6 +171,15 @@ pub struct QuotaRecord {
     pub principal: String,
 }
 
+/// `slice/<number>`: who has a slice of the overlay's range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceRecord {
+    /// The agent's id.
+    pub agent: String,
+    /// The address at which other nodes reach it.
+    pub address: String,
+}
+
 /// Everything in the store, by id or role.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
@@ -184,6 +193,8 @@ pub struct Records {
     pub weights: BTreeMap<String, WeightRecord>,
     /// Quotas of roles.
     pub quotas: BTreeMap<String, QuotaRecord>,
+    /// Slices of the overlay's range, by number.
+    pub slices: BTreeMap<String, SliceRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -257,7 +268,12 @@ pub(crate) fn put_quota(role: &str, record: &QuotaRecord) -> Op {
     put("quota", role, record)
 }
 
-/// Forgets a record of a kind: `agent`, `framework`, `removed`, `weight` or `quota`.
+/// Stores who has a slice.
+pub(crate) fn put_slice(number: u32, record: &SliceRecord) -> Op {
+    put("slice", &number.to_string(), record)
+}
+
+/// Forgets a record of a kind: `agent`, `framework`, `removed`, `weight`, `quota` or `slice`.
 pub(crate) fn delete(kind: &str, id: &str) -> Op {
     Op::Delete { key: key(kind, id) }
 }
@@ -277,6 +293,7 @@ impl Records {
             "removed" => drop(self.removed.insert(id, parse(entry)?)),
             "weight" => drop(self.weights.insert(id, parse(entry)?)),
             "quota" => drop(self.quotas.insert(id, parse(entry)?)),
+            "slice" => drop(self.slices.insert(id, parse(entry)?)),
             _ => {}
         }
         Ok(())
@@ -292,6 +309,7 @@ impl Records {
             "removed" => drop(self.removed.remove(&id)),
             "weight" => drop(self.weights.remove(&id)),
             "quota" => drop(self.quotas.remove(&id)),
+            "slice" => drop(self.slices.remove(&id)),
             _ => {}
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Admission {
     /// The agent had been unreachable.
     lost: bool,
     register: Register,
+    /// It is given a slice of the overlay that it did not have.
+    slice: bool,
 }
 
 impl Master {
@@ -77,8 +79,10 @@ impl Master {
         let unchanged = known.as_ref().is_some_and(|(identity, info, _)| {
             **identity == *peer.identity && same_agent(info, &register.agent_info)
         });
-        let admission = Admission { conn, peer, id, fresh, lost, register };
-        if unchanged && !lost {
+        let claim = register.overlay.as_ref().and_then(|wish| self.overlay.claim(&id, wish));
+        let slice = claim.as_ref().is_some_and(|claim| claim.fresh);
+        let admission = Admission { conn, peer, id, fresh, lost, register, slice };
+        if unchanged && !lost && claim.is_none() {
             self.admit(t, admission);
             return;
         }
@@ -86,8 +90,9 @@ impl Master {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.stage = Stage::Admitting;
         }
-        let op = registry::put_agent(&admission.id, &record);
-        self.commit(t, vec![op], Pending::Admit(Box::new(admission)));
+        let mut ops = vec![registry::put_agent(&admission.id, &record)];
+        ops.extend(claim.map(|claim| claim.op));
+        self.commit(t, ops, Pending::Admit(Box::new(admission)));
     }
 
     pub(super) fn admit_committed(
@@ -98,6 +103,9 @@ impl Master {
     ) {
         let here = self.connections.get(&admission.conn).is_some_and(|c| c.stage == Stage::Admitting);
         if let Err(reason) = result {
+            if admission.slice {
+                self.overlay.release(&admission.id);
+            }
             if here {
                 self.goodbye(
                     t,
@@ -110,8 +118,9 @@ impl Master {
         }
         if !here && admission.fresh {
             // It never heard its id and will ask for another one.
-            let op = registry::delete("agent", &admission.id);
-            self.commit(t, vec![op], Pending::Tidy);
+            let mut ops = vec![registry::delete("agent", &admission.id)];
+            ops.extend(self.overlay.release(&admission.id));
+            self.commit(t, ops, Pending::Tidy);
             return;
         }
         // Marked gone while this was being stored: the later decision holds.
@@ -134,7 +143,7 @@ impl Master {
         }
         let (key, added) = self.place_agent(t, &admission, life);
         let register = admission.register;
-        let drains = register.draining.is_some();
+        let (drains, overlay) = (register.draining.is_some(), register.overlay.is_some());
         let named = named_frameworks(&register);
         if let Some(agent) = self.agents.get(key) {
             self.ledger.put_agent(agent, added);
@@ -159,6 +168,10 @@ impl Master {
             self.tell(t, key, Kind::Registered(registered));
         } else {
             self.tell_reregistered(t, key, missing);
+        }
+        if overlay {
+            self.tell_overlay(t, key, &id);
+            self.overlay_soon(t);
         }
         for id in named.iter().filter(|id| !self.framework_keys.contains_key(id.as_str())) {
             self.tell(

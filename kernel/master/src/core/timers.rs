@@ -26,6 +26,8 @@ pub enum Timer {
     Offer(u64),
     /// The time that tasks of a draining agent have is over.
     Drain(u32),
+    /// Changes of the overlay network are to be told.
+    Overlay,
 }
 
 /// Deadlines in order.

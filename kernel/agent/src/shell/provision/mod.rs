@@ -3,6 +3,7 @@
 
 mod image;
 mod network;
+mod overlay;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use plenum_containers::{ContainerSpec, remove_tree};
 use plenum_images::Images;
 use plenum_networks::Networks;
+
+pub(crate) use overlay::offer as overlay_offer;
 use prost::Message;
 
 use crate::config::{Config, Parts};
@@ -55,7 +58,9 @@ struct Kept {
 pub(crate) struct Provisioner {
     config: Arc<Config>,
     images: Option<Images>,
-    networks: tokio::sync::OnceCell<Networks>,
+    /// Opened when they are first needed, with which slice of the overlay.
+    networks: tokio::sync::Mutex<Option<(Option<u32>, Arc<Networks>)>>,
+    overlay: Mutex<overlay::Assigned>,
     /// What containers write over their images; on the disk.
     scratch: PathBuf,
     /// `hosts`, `resolv.conf`, secrets; in memory.
@@ -89,7 +94,8 @@ impl Provisioner {
         Ok(Self {
             config: config.clone(),
             images,
-            networks: tokio::sync::OnceCell::new(),
+            networks: tokio::sync::Mutex::default(),
+            overlay: Mutex::default(),
             scratch,
             files,
             drivers: Drivers::open(config, work_dir)?,

@@ -34,6 +34,9 @@ impl Provisioner {
             let _turn = lock.lock().await;
             let networks = self.networks().await?;
             self.note(holder, |kept| kept.network = true);
+            if let Some(why) = own.name.as_deref().and_then(|name| self.why_no_overlay(name)) {
+                return Err((LaunchStage::Network, why));
+            }
             let network = match &own.name {
                 None => Kind::Bridge,
                 Some(name) => Kind::Named(name.clone()),
@@ -58,22 +61,13 @@ impl Provisioner {
     }
 
     /// The networks, opened when they are first needed.
-    pub(super) async fn networks(&self) -> Result<&Networks, Failure> {
-        let failed = |reason: String| (LaunchStage::Network, reason);
+    pub(super) async fn networks(&self) -> Result<Arc<Networks>, Failure> {
         if !self.privileged {
             let words = "this agent does not run as root, so its containers share the machine's network";
-            return Err(failed(words.to_owned()));
+            return Err((LaunchStage::Network, words.to_owned()));
         }
-        let folder = self.config.network_folder();
-        let open = || async {
-            let mut settings = self.config.networks.clone();
-            if settings.dns.is_empty() {
-                let servers = self.config.dns.iter().filter_map(|server| server.parse().ok());
-                settings.dns = servers.collect();
-            }
-            Networks::open(folder, settings).await.map_err(|error| failed(error.to_string()))
-        };
-        self.networks.get_or_try_init(open).await
+        let mut open = self.networks.lock().await;
+        self.open_networks(&mut open).await.map_err(|error| (LaunchStage::Network, error))
     }
 
     /// Whether an earlier agent, or this one, ever made a network.
