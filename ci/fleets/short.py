@@ -1,17 +1,18 @@
-"""The short one: three hosts that are masters and agents, the leader's plug, uninstall."""
+"""The short one: three hosts that are masters and agents, containers that talk over the overlay, the leader's plug, uninstall."""
 
 import time
 
 from cluster import Asker, Cluster, Show, Writer, web
 from hosts import Fleet, wait
 from look import differences, look
+from talk import both_ways, talk
 
 
 def main():
     show = Show("short")
     fleet = Fleet("short", 3)
     before = {host: look(host) for host in fleet.hosts}
-    cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts})
+    cluster = Cluster(fleet, {host: ["master", "agent"] for host in fleet.hosts}, top={"networks": {"overlay_range6": "fd01::/48"}})
     began = time.monotonic()
     cluster.apply()
     cluster.wait_healthy()
@@ -20,6 +21,7 @@ def main():
     show.promise("a second apply ends well", True)
     # Two masters are left when one is pulled; the tasks that are looked at are not on it.
     leader = cluster.leader("master")
+    talkers = talk(show, cluster, [host for host in fleet.hosts if host is not leader])
     away = [["hostname", "UNLIKE", leader.address.replace(".", "\\.")]]
     tasks = {task["id"] for task in cluster.deploy(web("/web", 2, constraints=away))}
     asker = Asker(next(host for host in fleet.hosts if host is not leader), "11.0.200.1:80")
@@ -39,6 +41,7 @@ def main():
     asked, failed = asker.stop()
     show.promise("no request to the virtual address failed", not failed and asked > 50, f"{asked} asked; {failed[:3]}")
     show.promise("the same tasks run", {task["id"] for task in cluster.wait_app("/web", 2, 60)} == tasks)
+    both_ways(show, cluster, talkers, "under another leader")
     held = {etcd["name"]: etcd.get("users") for etcd in cluster.etcds(cluster.status())}
     show.promise("etcd holds each component to its own records", len(held) == 3 and all(held.values()), held)
     cluster.plenum("uninstall", "--config", cluster.file, "--yes")

@@ -267,6 +267,8 @@ pub(crate) mod tests {
                 domain: "mesos".to_owned(),
                 resolvers: Vec::new(),
                 dns_on_masters: true,
+                overlay_range: None,
+                overlay_range6: None,
                 store: Store::Etcd { program: EtcdProgram::Package },
                 attributes: Default::default(),
                 settings: Default::default(),

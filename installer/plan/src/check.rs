@@ -173,6 +173,14 @@ fn hosts(cluster: &Cluster, say: &mut dyn FnMut(Severity, &str, String)) {
             let missing = if zone.is_none() { "zone" } else { "region" };
             say(Severity::Error, &path, format!("region and zone belong together; it has no {missing}"));
         }
+        let overlay = Some(&cluster.networks.overlay_range).filter(|_| cluster.networks.overlay);
+        if overlay.and_then(|text| self::range(text)).is_some_and(|range| contains(range, host.address)) {
+            let message = format!(
+                "{} lies in the range of containers, {}; choose another networks.overlay_range",
+                host.address, cluster.networks.overlay_range
+            );
+            say(Severity::Error, &format!("{path}.address"), message);
+        }
         if range.is_some_and(|range| contains(range, host.address)) {
             let message = format!(
                 "{} lies in the range of virtual addresses, {}; choose another networks.virtual_range",

@@ -222,6 +222,12 @@ pub struct Networks {
     pub dns_on_masters: bool,
     /// Name servers for all other names; none: each host's own.
     pub resolvers: Vec<String>,
+    /// Whether there is a network between containers of all hosts.
+    pub overlay: bool,
+    /// Its range; each host has a part of it.
+    pub overlay_range: String,
+    /// Its IPv6 range; none: no IPv6.
+    pub overlay_range6: Option<String>,
 }
 
 impl Default for Networks {
@@ -231,6 +237,9 @@ impl Default for Networks {
             domain: "mesos".to_owned(),
             dns_on_masters: true,
             resolvers: Vec::new(),
+            overlay: true,
+            overlay_range: "9.0.0.0/8".to_owned(),
+            overlay_range6: None,
         }
     }
 }

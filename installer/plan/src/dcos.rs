@@ -67,7 +67,7 @@ const UNUSED: &[(&str, &str)] = &[
     ),
     ("dns_forward_zones", "names outside of the domain go to networks.resolvers"),
     ("dns_bind_ip_blacklist", "DNS listens on loopback addresses, and on masters' own"),
-    ("dcos_overlay_", "networks of containers are not configured here"),
+    ("dcos_overlay_", "see networks.overlay and networks.overlay_range"),
     ("dcos_l4lb_", "virtual addresses: see networks.virtual_range"),
     ("dcos_ucr_", "networks of containers are not configured here"),
     ("dcos_net_", "there is no dcos-net"),

@@ -199,6 +199,24 @@ pub static SETTINGS: &[Setting] = &[
         "Name servers for all other names; without any, each host's own.",
     ),
     row(
+        "networks.overlay",
+        Form::Bool,
+        "true",
+        "Whether containers of all hosts have a network with each other, named dcos. Hosts then need UDP port 4789 open among them.",
+    ),
+    row(
+        "networks.overlay_range",
+        Form::Range,
+        "9.0.0.0/8",
+        "Addresses of containers on it; each host has a /24 of it. Change it only while no container uses it.",
+    ),
+    row(
+        "networks.overlay_range6",
+        TEXT,
+        "~",
+        "The same for IPv6, fd01::/48: each host has a /64. None: no IPv6.",
+    ),
+    row(
         "agents.attributes",
         Form::Words,
         "{}",

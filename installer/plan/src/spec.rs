@@ -99,6 +99,12 @@ pub struct Shared {
     pub resolvers: Vec<String>,
     /// Whether masters answer DNS on their own address too, not only on each host's loopback.
     pub dns_on_masters: bool,
+    /// The range of the network between containers of all hosts; none: there is no such network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_range: Option<String>,
+    /// Its IPv6 range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_range6: Option<String>,
     /// Where state is kept.
     pub store: Store,
     /// Attributes of agents that say nothing else.

@@ -344,6 +344,8 @@ fn shared(cluster: &Cluster, store: Store) -> Shared {
         domain: cluster.networks.domain.clone(),
         resolvers: cluster.networks.resolvers.clone(),
         dns_on_masters: cluster.networks.dns_on_masters,
+        overlay_range: Some(cluster.networks.overlay_range.clone()).filter(|_| cluster.networks.overlay),
+        overlay_range6: cluster.networks.overlay_range6.clone().filter(|_| cluster.networks.overlay),
         store,
         attributes: cluster.agents.attributes.clone(),
         settings: cluster.settings.clone(),
@@ -424,6 +426,10 @@ fn differs(installed: &Installed, spec: &HostSpec) -> String {
     }
     if shared.resolvers != spec.shared.resolvers || shared.dns_on_masters != spec.shared.dns_on_masters {
         what.push("names");
+    }
+    let overlay = |shared: &Shared| (shared.overlay_range.clone(), shared.overlay_range6.clone());
+    if overlay(shared) != overlay(&spec.shared) {
+        what.push("the network between containers");
     }
     if shared.attributes != spec.shared.attributes {
         what.push("attributes");

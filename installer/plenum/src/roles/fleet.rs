@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use plenum_base::config::Settings;
 use plenum_base::places::{AGENTS_DOOR, Role};
 use plenum_host::Host;
+use plenum_networks::{IpNet, Overlay};
 use plenum_plan::spec::{Kind, Store};
 use serde::Serialize;
 use toml::{Table, Value};
@@ -43,7 +44,7 @@ pub fn settings(host: &Host, role: Role) -> Result<String, String> {
             }
             text(host, role, &config, with_store())
         }
-        Role::Agent => text(host, role, &agent(host), Vec::new()),
+        Role::Agent => text(host, role, &agent(host)?, Vec::new()),
         Role::Services => {
             let mut config = plenum_services::Config::at(&places);
             config.component = host.component(role);
@@ -153,7 +154,7 @@ fn store(host: &Host, role: Role) -> Sets {
     }
 }
 
-fn agent(host: &Host) -> AgentFile {
+fn agent(host: &Host) -> Result<AgentFile, String> {
     let (places, spec) = (host.places(), &host.spec);
     let mut attributes = spec.shared.attributes.clone();
     attributes.extend(spec.attributes.clone());
@@ -178,7 +179,23 @@ fn agent(host: &Host) -> AgentFile {
         agent.default_role = "slave_public".to_owned();
         agent.ports = plenum_agent::machine::PUBLIC_PORTS.to_owned();
     }
-    AgentFile { cgroup: Some(host.names.tasks_group()), component: host.component(Role::Agent), agent }
+    agent.networks.overlay = overlay(host)?;
+    Ok(AgentFile { cgroup: Some(host.names.tasks_group()), component: host.component(Role::Agent), agent })
+}
+
+/// The network between containers of all hosts. The master says which part of the range is this host's.
+fn overlay(host: &Host) -> Result<Option<Overlay>, String> {
+    let shared = &host.spec.shared;
+    let Some(range) = &shared.overlay_range else { return Ok(None) };
+    let read = |name: &str, text: &String| {
+        text.parse()
+            .map_err(|_| format!("networks.{name}: \"{text}\" is no range such as 9.0.0.0/8 or fd01::/48"))
+    };
+    let range: IpNet = read("overlay_range", range)?;
+    let range6 = shared.overlay_range6.as_ref().map(|text| read("overlay_range6", text)).transpose()?;
+    // A host has room for 250 containers where the range is large, and for fewer where it is small.
+    let slice_bits = range.bits.saturating_add(4).clamp(24, 29);
+    Ok(Some(Overlay { range, range6, slice_bits, node: host.spec.address, ..Overlay::default() }))
 }
 
 /// The file's text, once the settings in it were read back and judged.
