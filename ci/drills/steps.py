@@ -74,11 +74,9 @@ class Watcher(threading.Thread):
 
     def counts(self, who, call):
         """Whether this is a step of the round."""
-        name = call.split("(")[0]
-        if "= -1 " in call or "<unfinished" in call or "resumed>" in call and name == "<...":
-            # What did not change anything; and what ends is counted when it ends.
-            if "resumed>" not in call or "= -1 " in call:
-                return False
+        if "= -1 " in call or "<unfinished" in call:
+            # What did not change anything; and what takes its time is counted when it ends.
+            return False
         if "send" in call[:20] and "NETLINK" not in call and "nlmsg_" not in call or "CLONE_THREAD" in call or call.startswith(("+++", "---")):
             return False
         return self.whom == "agent" or not self.of_agent(who)
