@@ -36,8 +36,10 @@ pub struct Limits {
     pub cpu_share_millis: Option<u64>,
     /// Hard limit in thousandths of a processor.
     pub cpu_quota_millis: Option<u64>,
-    /// Hard limit of memory in bytes; nothing is swapped beyond it.
+    /// Hard limit of memory in bytes; nothing is swapped beyond it, unless `swap` says so.
     pub memory_bytes: Option<u64>,
+    /// What the memory limit does not hold may be swapped, as much as the machine has.
+    pub swap: bool,
     /// Processes and threads.
     pub pids: Option<u64>,
 }
@@ -124,6 +126,8 @@ pub struct ContainerSpec {
     pub stderr: String,
     /// Budget of the output; that of [`crate::RuntimeConfig::logs`] if `None`.
     pub logs: Option<LogBudget>,
+    /// Budget of standard error where it differs; as `logs` if `None`.
+    pub error_logs: Option<LogBudget>,
     /// Limit of disk; see [`crate::Runtime::disk_exceeded`].
     pub disk: Option<DiskLimit>,
     /// A file shown as `/etc/resolv.conf`.
@@ -248,6 +252,7 @@ impl ContainerSpec {
             stdout: "stdout".into(),
             stderr: "stderr".into(),
             logs: None,
+            error_logs: None,
             disk: None,
             resolv_conf: None,
             root: Root::Host,
@@ -309,7 +314,7 @@ impl ContainerSpec {
                 return Err(SpecError::Range { what, value: value.into() });
             }
         }
-        if let Some(logs) = &self.logs {
+        for logs in self.logs.iter().chain(&self.error_logs) {
             for (what, value, range) in [
                 ("bytes of a log file", logs.file_bytes, 4096..=top),
                 ("number of log files", logs.files.into(), 1..=1000),

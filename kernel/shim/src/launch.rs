@@ -9,7 +9,7 @@ use crate::supervise::{self, Container};
 use crate::sys::{self, Cloned};
 use crate::task::Image;
 use crate::wire::{
-    self, Contain, Failed, Flat, Group, Inside, Launch, More, Pid, Reader, Reply, Request, State, ns,
+    self, Contain, Failed, Flat, Group, Inside, Launch, Logs, More, Pid, Reader, Reply, Request, State, ns,
 };
 use crate::{cgroup, join, proc};
 use nix::errno::Errno;
@@ -179,26 +179,22 @@ fn start(asked: Contain, warnings: &mut Vec<String>) -> Step<Container> {
 
 /// Files for the task to write to, or pipes and who empties them.
 fn outputs(launch: &Launch, more: &More, owner: Option<(u32, u32)>) -> Step<(Vec<Log>, OwnedFd, OwnedFd)> {
-    let Some(budget) = &more.logs else {
-        let (out, err) =
-            (files::open_output(&launch.stdout, owner)?, files::open_output(&launch.stderr, owner)?);
-        return Ok((Vec::new(), out.into(), err.into()));
-    };
     let mut logs = Vec::new();
-    let mut open = |name: &[u8]| -> Step<OwnedFd> {
-        if name.is_empty() {
+    let mut open = |name: &[u8], budget: Option<&Logs>| -> Step<OwnedFd> {
+        let Some(budget) = budget.filter(|_| !name.is_empty()) else {
             return files::open_output(name, owner).map(OwnedFd::from);
-        }
+        };
         let (log, end) = Log::open(name, owner, budget)?;
         logs.push(log);
         Ok(end)
     };
-    let out = open(&launch.stdout)?;
+    let (of_out, of_err) = (more.logs.as_ref(), more.error_logs.as_ref().or(more.logs.as_ref()));
+    let out = open(&launch.stdout, of_out)?;
     // Two that rotate one file would be in each other's way.
-    let err = if launch.stdout == launch.stderr {
+    let err = if launch.stdout == launch.stderr && of_out.is_some() {
         out.try_clone().at("make pipes", "")?
     } else {
-        open(&launch.stderr)?
+        open(&launch.stderr, of_err.filter(|_| launch.stdout != launch.stderr))?
     };
     Ok((logs, out, err))
 }

@@ -105,6 +105,10 @@ pub struct Config {
     pub log_file_bytes: u64,
     /// How many such files are kept of each stream.
     pub log_files: u32,
+    /// The most bytes that a task may have kept of one stream by `CONTAINER_LOGGER_…` variables of its own; 0: tasks have no say.
+    pub log_task_bytes: u64,
+    /// Whether a memory limit holds memory and swap together; otherwise tasks may swap as much as the machine has, as with Mesos' default.
+    pub limit_swap: bool,
     /// Folders of the machine that tasks may mount, with what is below them. Empty: none.
     pub host_paths: Vec<PathBuf>,
     /// Volume drivers that tasks may use, by name. Empty: none.
@@ -170,6 +174,8 @@ impl Default for Config {
             enforce_disk: true,
             log_file_bytes: 10 << 20,
             log_files: 5,
+            log_task_bytes: 256 << 20,
+            limit_swap: true,
             host_paths: Vec::new(),
             volume_drivers: Vec::new(),
             volume_plugins: ["/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins"]

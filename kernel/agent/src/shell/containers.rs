@@ -301,7 +301,10 @@ impl Inner {
     ) -> Result<ContainerSpec, Failure> {
         let start = |message: String| (LaunchStage::Start, message);
         let wanted = launch.container_info.as_ref().map(wanted::wanted).transpose().map_err(start)?;
-        let wanted = wanted.unwrap_or_default();
+        let mut wanted = wanted.unwrap_or_default();
+        if let Some(task) = &launch.task {
+            wanted.read_only |= wanted::read_only_by_label(task).map_err(start)?;
+        }
         let mut spec = plan::container_spec(launch, &wanted, &self.config, self.resolv_conf.as_deref())
             .map_err(start)?;
         // Without privilege nobody can be changed into. Who an image's user is, is known when the image is here.
@@ -322,6 +325,7 @@ impl Inner {
             () = off.cancelled() => return Err(start(CALLED_OFF.to_owned())),
         }
         self.provisioner.rest(&mut spec, launch, &wanted, provided).await?;
+        spec.readonly_root = wanted.read_only;
         self.devices.give(&mut spec, &launch.gpus).map_err(start)?;
         if off.is_cancelled() {
             return Err(start(CALLED_OFF.to_owned()));

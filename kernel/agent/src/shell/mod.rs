@@ -1,6 +1,7 @@
 //! The shell around the core: starts everything, owns the core in one task, and carries its effects out.
 
 pub(crate) mod actor;
+mod budget;
 pub(crate) mod containers;
 mod deaths;
 mod doors;

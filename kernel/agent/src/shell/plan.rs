@@ -27,11 +27,14 @@ pub(crate) fn container_spec(
     let mut spec = ContainerSpec::new(launch.container.clone(), launch.directory.clone(), command);
     spec.env.insert("PATH".to_owned(), config.task_path.clone());
     spec.env.extend(launch.env.iter().cloned());
-    environment(&launch.command, &mut spec.env)?;
+    let mut own = BTreeMap::new();
+    environment(&launch.command, &mut own)?;
+    let budgets = super::budget::budgets(&own, config)?;
+    (spec.logs, spec.error_logs) = (budgets.logs, budgets.error_logs);
+    spec.env.extend(own);
     spec.user = (!launch.user.is_empty()).then(|| launch.user.clone());
     spec.limits = limits(&launch.resources, &launch.limits, config);
     spec.disk = disk(&launch.resources).filter(|_| config.enforce_disk).map(|bytes| DiskLimit { bytes });
-    spec.logs = config.log_budget();
     spec.resolv_conf = resolv_conf.map(Path::to_path_buf);
     spec.launch_deadline = config.launch_deadline();
     if let Some(info) = &launch.container_info {
@@ -45,6 +48,9 @@ pub(crate) fn container_spec(
             "the container could do anything to the machine ({why}); {}",
             crate::shell::engine::PRIVILEGED
         ));
+    }
+    if wanted.read_only && wanted.image.is_none() {
+        return Err("a read-only root needs an image; this container has the machine's root".to_owned());
     }
     if wanted.privileged {
         spec.bounding = runtime::capabilities::CapabilitySet::ALL;
@@ -130,6 +136,7 @@ fn limits(resources: &[Resource], raised: &[(String, f64)], config: &Config) -> 
         cpu_share_millis: cpus.map(|cpus| millis(cpus, 2)),
         cpu_quota_millis: quota.map(|cpus| millis(cpus, 10)),
         memory_bytes: mem.map(|mib| (mib * 1024.0 * 1024.0) as u64),
+        swap: !config.limit_swap,
         pids: (config.task_processes > 0).then_some(config.task_processes),
     }
 }
@@ -360,6 +367,11 @@ mod tests {
         launch.limits = vec![("cpus".to_owned(), f64::INFINITY), ("mem".to_owned(), 64.0)];
         let spec = container_spec(&launch, &Wanted::default(), &config, None).unwrap();
         assert_eq!((spec.limits.cpu_quota_millis, spec.limits.memory_bytes), (None, Some(64 << 20)));
+        assert!(!spec.limits.swap, "unless the operator lets tasks swap");
+        let config = Config { limit_swap: false, ..config };
+        assert!(container_spec(&launch, &Wanted::default(), &config, None).unwrap().limits.swap);
+        let wanted = Wanted { read_only: true, ..Wanted::default() };
+        assert!(container_spec(&launch, &wanted, &config, None).unwrap_err().contains("needs an image"));
     }
 
     #[test]

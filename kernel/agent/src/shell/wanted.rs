@@ -7,13 +7,18 @@ use std::path::{Component, Path, PathBuf};
 use plenum_api::mesos::container_info::Type as ContainerType;
 use plenum_api::mesos::container_info::docker_info::Network as DockerNetwork;
 use plenum_api::mesos::volume::source::{Type as SourceType, sandbox_path};
-use plenum_api::mesos::{ContainerInfo, Image, NetworkInfo, Secret, Volume, image, volume};
+use plenum_api::mesos::{ContainerInfo, Image, NetworkInfo, Secret, TaskInfo, Volume, image, volume};
 use plenum_networks::{Port, Protocol};
 
 use super::drivers::DriverVolume;
 
 /// Mesos' name of the bridge that maps ports; Marathon uses it for `container/bridge`.
 const BRIDGE: [&str; 2] = ["mesos-bridge", "bridge"];
+
+/// Of the engine's options, the one that the agent's own runtime takes, too.
+const READ_ONLY_PARAMETER: &str = "read-only";
+/// The label of a task that asks for the same. Mesos' containers have no field for it.
+const READ_ONLY_LABEL: &str = "PLENUM_READ_ONLY_ROOT";
 
 /// Everything a launch needs to have before its container can be described.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,6 +28,8 @@ pub(crate) struct Wanted {
     pub volumes: Vec<WantedVolume>,
     /// Everything the machine has, as with the engine's `--privileged`.
     pub privileged: bool,
+    /// Nothing of the image can be changed.
+    pub read_only: bool,
 }
 
 /// An image.
@@ -104,6 +111,21 @@ pub(crate) fn wanted(info: &ContainerInfo) -> Result<Wanted, String> {
     Ok(wanted)
 }
 
+/// Whether a task asks by its label for a root that it cannot change.
+pub(crate) fn read_only_by_label(task: &TaskInfo) -> Result<bool, String> {
+    let labels = task.labels.iter().flat_map(|labels| &labels.labels);
+    let label = labels.filter(|label| label.key == READ_ONLY_LABEL).last();
+    label.map_or(Ok(false), |label| switch(READ_ONLY_LABEL, label.value()))
+}
+
+fn switch(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{name}={other}: say true or false")),
+    }
+}
+
 fn image(image: &Image) -> Result<WantedImage, String> {
     if image.r#type() != image::Type::Docker {
         return Err("this agent runs images of the type DOCKER (OCI) only".to_owned());
@@ -122,11 +144,15 @@ fn docker(wanted: &mut Wanted, info: &ContainerInfo) -> Result<(), String> {
     let refresh = docker.force_pull_image();
     wanted.image = Some(WantedImage { name: docker.image.clone(), refresh, credentials: None });
     wanted.privileged = docker.privileged();
-    if let Some(parameter) = docker.parameters.first() {
-        return Err(format!(
-            "this agent has no Docker engine, and its own runtime does not take `docker.parameters` ({})",
-            parameter.key
-        ));
+    for parameter in &docker.parameters {
+        if parameter.key != READ_ONLY_PARAMETER {
+            return Err(format!(
+                "this agent has no Docker engine, and of `docker.parameters` its own runtime takes \
+                 `{READ_ONLY_PARAMETER}` only, not `{}`",
+                parameter.key
+            ));
+        }
+        wanted.read_only = switch(READ_ONLY_PARAMETER, &parameter.value)?;
     }
     let named = info.network_infos.iter().find_map(|network| network.name.clone());
     let map = |mapping: &plenum_api::mesos::container_info::docker_info::PortMapping| {
@@ -309,6 +335,27 @@ mod tests {
             let wanted = read(&json).unwrap();
             assert_eq!((wanted.image, wanted.network), (expect_image, network), "{json}");
         }
+    }
+
+    #[test]
+    fn a_read_only_root_is_asked_for_by_option_or_label() {
+        let docker = |value: &str| {
+            read(&json!({"type": "DOCKER",
+                "docker": {"image": "a", "parameters": [{"key": "read-only", "value": value}]}}))
+        };
+        let label = |value: &str| {
+            let labels =
+                json!([{"key": "other", "value": "x"}, {"key": "PLENUM_READ_ONLY_ROOT", "value": value}]);
+            let task = json!({"name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "a"},
+                "labels": {"labels": labels}});
+            let task: TaskInfo = codec::decode(Encoding::Json, task.to_string().as_bytes()).unwrap();
+            read_only_by_label(&task)
+        };
+        for (value, want) in [("true", Some(true)), ("", Some(true)), ("false", Some(false)), ("yes", None)] {
+            assert_eq!(docker(value).ok().map(|wanted| wanted.read_only), want, "{value}");
+            assert_eq!(label(value).ok(), want, "{value}");
+        }
+        assert_eq!(read_only_by_label(&TaskInfo::default()), Ok(false));
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn writes_v1(hierarchy: &Usable, limits: &Limits) -> Vec<Write> {
     {
         writes.push(write("memory.limit_in_bytes", bytes));
         // Memory and swap together: equal to the first, so nothing is swapped. Must come second.
-        if hierarchy.swap {
+        if hierarchy.swap && !limits.swap {
             writes.push(write("memory.memsw.limit_in_bytes", bytes));
         }
     }
@@ -155,7 +155,7 @@ fn writes_v2(hierarchy: &Usable, limits: &Limits) -> Vec<Write> {
         && let Some(bytes) = limits.memory_bytes
     {
         writes.push(write("memory.max", bytes));
-        if hierarchy.swap {
+        if hierarchy.swap && !limits.swap {
             writes.push(write("memory.swap.max", 0));
         }
         // A container short of memory ends as a whole, not by losing one of its processes.
@@ -186,6 +186,7 @@ mod tests {
             cpu_share_millis: Some(500),
             cpu_quota_millis: Some(1500),
             memory_bytes: Some(64 << 20),
+            swap: false,
             pids: Some(9),
         }
     }
@@ -231,6 +232,29 @@ mod tests {
         assert_eq!(rows(&groups), ["/cg/freezer/plenum-x/c F "]);
         let (groups, unmet) = plan(&[], "c", &limits());
         assert_eq!((groups.len(), unmet.len()), (0, 4));
+    }
+
+    #[test]
+    fn memory_is_limited_with_swap_or_without() {
+        let swapped = Limits { memory_bytes: Some(4096), swap: true, ..Limits::default() };
+        for (unified, held, free) in [
+            (
+                false,
+                "memory.limit_in_bytes=4096,memory.memsw.limit_in_bytes=4096",
+                "memory.limit_in_bytes=4096",
+            ),
+            (
+                true,
+                "memory.max=4096,memory.swap.max=0,memory.oom.group=1",
+                "memory.max=4096,memory.oom.group=1",
+            ),
+        ] {
+            let machine = [usable(&["memory"], unified, false)];
+            for (swap, want) in [(false, held), (true, free)] {
+                let (groups, unmet) = plan(&machine, "c", &Limits { swap, ..swapped });
+                assert_eq!((rows(&groups)[0].rsplit(' ').next(), unmet.len()), (Some(want), 0));
+            }
+        }
     }
 
     #[test]

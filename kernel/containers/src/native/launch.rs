@@ -6,7 +6,7 @@ use super::{Inner, Slot, disk, launched};
 use crate::cgroup::plan::{deny_devices, hold_to_devices, plan};
 use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, LogBudget};
 use crate::user::{self, User};
 use plenum_shim::wire::{self, Contain, Inside, Launch, Logs, More, Pid, Reply, Request, Share, State, ns};
 use std::io::{Error, ErrorKind};
@@ -158,9 +158,10 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
         _ => RuntimeError::Io { what: format!("making {}", run_dir.display()), error },
     })?;
     let files = prepare_image(spec, run_dir);
-    let logs = spec.logs.or(inner.config.logs);
+    let budget = |b: LogBudget| Logs { file_bytes: b.file_bytes, files: b.files };
     let more = More {
-        logs: logs.map(|b| Logs { file_bytes: b.file_bytes, files: b.files }),
+        logs: spec.logs.or(inner.config.logs).map(budget),
+        error_logs: spec.error_logs.map(budget),
         disk: disk::prepare(inner, spec, &mut notes),
     };
     let request = if inside.is_some() || more != More::default() {

@@ -82,18 +82,19 @@ async fn commands_enter_an_image_under_its_filter() {
     let mut spec = image_spec(&world, "a", vec![base_layer(&world)], "echo up > ready; sleep 1000");
     spec.user = Some("65534:65534".into());
     spec.readonly_root = true;
+    spec.shm_bytes = 1 << 20;
     std::os::unix::fs::chown(world.sandbox("a"), Some(65534), None).unwrap();
     world.runtime.launch(spec).await.unwrap();
     world.file("a", "ready").await;
     let command = Command::Shell(
         "cat /etc/motd; pwd; id -u; grep Seccomp: /proc/self/status; touch /x 2>/dev/null || echo read-only; \
-         touch here && echo writable"
+         touch here && echo writable; head -c 2000000 /dev/zero 2>/dev/null >/dev/shm/x; stat -c %s /dev/shm/x"
             .into(),
     );
     let enter = Enter { command, env: Default::default(), deadline: Duration::from_secs(5) };
     let done = within(10, world.runtime.enter("a", enter)).await.unwrap();
     let output = String::from_utf8(done.output).unwrap();
-    assert_eq!(output, "base\n/mnt/mesos/sandbox\n65534\nSeccomp:\t2\nread-only\nwritable\n");
+    assert_eq!(output, "base\n/mnt/mesos/sandbox\n65534\nSeccomp:\t2\nread-only\nwritable\n1048576\n");
     world.runtime.destroy("a").await.unwrap();
 }
 

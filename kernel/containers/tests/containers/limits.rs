@@ -14,6 +14,7 @@ async fn limits_are_in_the_kernels_files() {
         cpu_share_millis: Some(500),
         cpu_quota_millis: Some(250),
         memory_bytes: Some(64 << 20),
+        swap: false,
         pids: Some(20),
     };
     let launched = world.runtime.launch(spec).await.unwrap();
@@ -29,6 +30,8 @@ async fn limits_are_in_the_kernels_files() {
             .to_owned()
     };
     assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
+    let together = read(["memory.memsw.limit_in_bytes", "memory.swap.max"]);
+    assert!(["", "0", &(64 << 20).to_string()].contains(&together.as_str()), "{together}");
     assert_eq!(read(["pids.max", "pids.max"]), "20");
     assert!(["512", "20"].contains(&read(["cpu.shares", "cpu.weight"]).as_str()));
     assert!(["25000", "25000 100000"].contains(&read(["cpu.cfs_quota_us", "cpu.max"]).as_str()));

@@ -67,6 +67,31 @@ async fn the_budget_holds_and_the_newest_is_kept() {
 }
 
 #[tokio::test]
+async fn each_stream_may_have_its_own_budget() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let shell = "seq 20000; seq 20000 >&2";
+    let mut own = spec(&world, "own", shell, 4096, 2);
+    own.error_logs = Some(LogBudget { file_bytes: 8192, files: 3 });
+    // Without one for both, the other is a file that the task writes itself.
+    let mut one = world.spec("one", shell);
+    one.error_logs = Some(LogBudget { file_bytes: 4096, files: 1 });
+    for (spec, out, err) in [(own, (2, 8192), (3, 24_576)), (one, (1, 108_894), (1, 4096))] {
+        let id = spec.id.clone();
+        world.runtime.launch(spec).await.unwrap();
+        within(20, world.runtime.wait(&id)).await.unwrap();
+        world.runtime.destroy(&id).await.unwrap();
+        for (name, (files, most)) in [("stdout", out), ("stderr", err)] {
+            let (found, text) = whole(&world, &id, name);
+            assert_eq!(found, files, "{id} {name}");
+            assert!(text.len() <= most && text.ends_with("20000\n"), "{id} {name}: {}", text.len());
+        }
+    }
+}
+
+#[tokio::test]
 async fn output_is_there_at_once_and_goes_on_without_the_agent() {
     if skip() {
         return;

@@ -139,18 +139,21 @@ pub struct More {
     pub logs: Option<Logs>,
     /// The disk limit.
     pub disk: Option<Disk>,
+    /// As `logs`, for standard error; `None`: as standard output.
+    pub error_logs: Option<Logs>,
 }
 
 impl Flat for More {
     fn put(&self, out: &mut Vec<u8>) {
         self.logs.put(out);
         self.disk.put(out);
+        self.error_logs.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         fn later<T: Flat>(from: &mut Reader<'_>) -> Result<Option<T>, Malformed> {
             if from.is_empty() { Ok(None) } else { Flat::take(from) }
         }
-        Ok(Self { logs: later(from)?, disk: later(from)? })
+        Ok(Self { logs: later(from)?, disk: later(from)?, error_logs: later(from)? })
     }
 }
 

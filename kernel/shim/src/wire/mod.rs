@@ -114,7 +114,11 @@ mod tests {
             Request::Contain(Box::new(Contain {
                 launch: launch(),
                 inside: inside(),
-                more: More { logs: Some(Logs { file_bytes: 1 << 20, files: 3 }), disk: None },
+                more: More {
+                    logs: Some(Logs { file_bytes: 1 << 20, files: 3 }),
+                    disk: None,
+                    error_logs: Some(Logs { file_bytes: 4096, files: 1 }),
+                },
             })),
             Request::Confined(Box::new(Confined { filter: vec![6; 8], ..Confined::default() })),
             Request::Signal { signal: 15 },
@@ -135,8 +139,8 @@ mod tests {
         let contain = Contain { launch: launch(), inside: inside(), more: More::default() };
         let request = Request::Contain(Box::new(contain));
         let frame = encode(&request);
-        let before = frame.len() - 2;
-        for end in [before, before + 1] {
+        let before = frame.len() - 3;
+        for end in [before, before + 1, before + 2] {
             assert_eq!(decode::<Request>(&frame[4..end]).unwrap(), request, "a frame from before `more`");
         }
         for end in 4..before {
