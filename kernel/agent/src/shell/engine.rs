@@ -1,5 +1,6 @@
 //! Tasks of the type DOCKER that the Docker engine runs: what the engine is told, and what it may be told.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use plenum_api::mesos::container_info::DockerInfo;
 use plenum_api::mesos::container_info::docker_info::Network;
 use plenum_api::mesos::network_info::{IpAddress, PortMapping};
 use plenum_api::mesos::volume::Mode;
-use plenum_api::mesos::{ContainerInfo, network_info};
+use plenum_api::mesos::{ContainerInfo, Parameter, network_info};
 use plenum_containers::DiskLimit;
 use plenum_docker::reach::reach;
 use plenum_docker::spec::SANDBOX;
@@ -33,10 +34,11 @@ pub(crate) fn spec(
         pids: (config.task_processes > 0).then_some(config.task_processes),
         dns: Dns { servers: config.dns.clone(), search: config.dns_search.clone() },
     };
+    let info = with_read_only(launch, info)?;
     let task = Task {
         id: &launch.container,
         sandbox: Path::new(&launch.directory),
-        container: info,
+        container: &info,
         command: &launch.command,
         resources: &launch.resources,
         limits: &launch.limits,
@@ -68,6 +70,21 @@ pub(crate) fn spec(
         });
     }
     Ok(spec)
+}
+
+/// The task's label for a root that it cannot change, in the engine's words. An option of the task's own counts more.
+fn with_read_only<'a>(launch: &Launch, info: &'a ContainerInfo) -> Result<Cow<'a, ContainerInfo>, String> {
+    let mut info = Cow::Borrowed(info);
+    let asked = launch.task.as_deref().map_or(Ok(false), super::wanted::read_only_by_label)?;
+    let key = super::wanted::READ_ONLY_PARAMETER;
+    if asked
+        && let Some(docker) = &info.docker
+        && docker.parameters.iter().all(|one| one.key != key)
+        && let Some(docker) = &mut info.to_mut().docker
+    {
+        docker.parameters.push(Parameter { key: key.to_owned(), value: "true".to_owned() });
+    }
+    Ok(info)
 }
 
 /// Gives persistent volumes to the task's user, once they are known to be there.
@@ -208,6 +225,30 @@ mod tests {
 
     fn disk(mib: f64, volume: Value) -> Value {
         json!({"name": "disk", "type": "SCALAR", "scalar": {"value": mib}, "role": "r", "disk": volume})
+    }
+
+    #[test]
+    fn a_label_makes_the_root_read_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut launch = launch(folder.path(), &[]);
+        let option = |value: &str| {
+            let parameters = json!([{"key": "read-only", "value": value}]);
+            read::<ContainerInfo>(
+                &json!({"type": "DOCKER", "docker": {"image": "a", "parameters": parameters}}),
+            )
+        };
+        let labels = json!([{"key": "PLENUM_READ_ONLY_ROOT", "value": "true"}]);
+        let task = json!({"name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "a"}, "labels": {"labels": labels}});
+        let found = |launch: &Launch, info: &ContainerInfo| {
+            let info = with_read_only(launch, info).unwrap();
+            spec(launch, &info, &Config::default(), None).unwrap();
+            let docker = info.docker.clone().unwrap();
+            docker.parameters.into_iter().map(|one| format!("{}={}", one.key, one.value)).collect::<Vec<_>>()
+        };
+        assert!(found(&launch, &with(json!([]))).is_empty());
+        launch.task = Some(Box::new(read(&task)));
+        assert_eq!(found(&launch, &with(json!([]))), ["read-only=true"]);
+        assert_eq!(found(&launch, &option("false")), ["read-only=false"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::drivers::DriverVolume;
 const BRIDGE: [&str; 2] = ["mesos-bridge", "bridge"];
 
 /// Of the engine's options, the one that the agent's own runtime takes, too.
-const READ_ONLY_PARAMETER: &str = "read-only";
+pub(crate) const READ_ONLY_PARAMETER: &str = "read-only";
 /// The label of a task that asks for the same. Mesos' containers have no field for it.
 const READ_ONLY_LABEL: &str = "PLENUM_READ_ONLY_ROOT";
 
