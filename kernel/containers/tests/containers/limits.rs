@@ -162,5 +162,9 @@ async fn statistics_count_processes_and_threads() {
     let many = world.runtime.stats_of(&["none".to_owned(), "a".to_owned()]).await;
     assert_eq!((many.len(), many[0].is_none()), (2, true));
     assert_eq!(many[1].as_ref().unwrap().processes, Some(4));
+    // What happens in it is seen at once, also after it was idle.
+    world.runtime.signal("a", libc::SIGKILL).await.unwrap();
+    within(10, world.runtime.wait("a")).await.unwrap();
+    assert!(world.runtime.stats("a").await.is_err());
     world.runtime.destroy("a").await.unwrap();
 }

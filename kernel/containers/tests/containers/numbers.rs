@@ -170,6 +170,13 @@ fn spent() -> [i64; 2] {
     [usage.user_time().num_microseconds(), usage.system_time().num_microseconds()]
 }
 
+/// The same of all threads, together.
+fn spent_by_all() -> i64 {
+    use nix::sys::time::TimeValLike;
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+    usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
+}
+
 /// Whoever scrapes a thousand containers shall not be noticed: less than 200 us each. Debug builds take longer over the text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn measuring_costs_little() {
@@ -198,6 +205,11 @@ async fn measuring_costs_little() {
         let after = spent();
         [after[0] - before[0], after[1] - before[1]].map(|us| us / 60)
     };
+    let before = spent_by_all();
+    let again = world.runtime.stats_of(&ids).await;
+    let after = spent_by_all();
+    assert!(again.iter().all(Option::is_some));
+    println!("again, while it is idle: {} us", (after - before) / 60);
     let [user, kernel] = tokio::task::spawn_blocking(read).await.unwrap();
     println!("measuring one container: {user} us of ours, {kernel} us of the kernel's");
     for id in &ids {
