@@ -113,8 +113,8 @@ pub(crate) fn wanted(info: &ContainerInfo) -> Result<Wanted, String> {
 
 /// Whether a task asks by its label for a root that it cannot change.
 pub(crate) fn read_only_by_label(task: &TaskInfo) -> Result<bool, String> {
-    let labels = task.labels.iter().flat_map(|labels| &labels.labels);
-    let label = labels.filter(|label| label.key == READ_ONLY_LABEL).next_back();
+    let mut labels = task.labels.iter().flat_map(|labels| &labels.labels);
+    let label = labels.rfind(|label| label.key == READ_ONLY_LABEL);
     label.map_or(Ok(false), |label| switch(READ_ONLY_LABEL, label.value()))
 }
 
