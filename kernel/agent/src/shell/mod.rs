@@ -14,6 +14,7 @@ pub(crate) mod plan;
 pub(crate) mod provision;
 pub(crate) mod sessions;
 pub(crate) mod streams;
+mod voice;
 pub(crate) mod volumes;
 pub(crate) mod wanted;
 

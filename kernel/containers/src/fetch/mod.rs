@@ -1,18 +1,22 @@
 //! The fetcher: fills a sandbox with what a task asks for, before the task starts.
 //!
-//! Sources are `http`, `https`, `file` URIs and absolute paths. A download has a temporary name until it is complete.
+//! Sources are `http`, `https`, `file` URIs and absolute paths. A download has a temporary name until it is complete
+//! and, if the URI says what it must be (`#sha256=…`), checked. Servers that fail or break off are asked again ([`retry`]).
 //! Archives are unpacked by rules in [`extract`]: nothing is written outside the sandbox, whatever is in them, because
 //! every file is opened part by part below the sandbox and no link is followed ([`sandbox`]).
 
 mod download;
 mod extract;
+mod retry;
 mod sandbox;
 mod tls;
 mod uri;
 mod zip;
 
 use extract::Format;
+use plenum_images::Digest;
 use sandbox::Sandbox;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Something to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchUri {
-    /// `http://`, `https://`, `file://` or an absolute path.
+    /// `http://`, `https://`, `file://` or an absolute path; `#sha256=<hex>` or `#sha512=<hex>` at its end is checked.
     pub value: String,
     /// Unpack it if its name says that it is an archive.
     pub extract: bool,
@@ -51,6 +55,10 @@ pub struct FetchOptions {
     pub max_entries: u64,
     /// Longest time without a byte.
     pub stall_timeout: Duration,
+    /// Most attempts with a server that fails, unless each brings the download on.
+    pub attempts: u32,
+    /// First pause between attempts; later ones are longer, up to twenty times this.
+    pub backoff: Duration,
     /// Time for everything.
     pub deadline: Duration,
     /// Certificates to trust besides the machine's, PEM.
@@ -67,6 +75,8 @@ impl Default for FetchOptions {
             max_unpacked_bytes: 64 << 30,
             max_entries: 1_000_000,
             stall_timeout: Duration::from_secs(60),
+            attempts: 5,
+            backoff: Duration::from_secs(1),
             deadline: Duration::from_secs(3600),
             ca_file: None,
             local_files: true,
@@ -90,6 +100,15 @@ pub enum Progress {
         done: u64,
         /// Of how many, if the server said so.
         total: Option<u64>,
+    },
+    /// The server failed; it will be asked again.
+    Again {
+        /// Of what.
+        uri: String,
+        /// What it did.
+        reason: String,
+        /// After how long.
+        pause: Duration,
     },
     /// An archive is being unpacked.
     Unpacking {
@@ -149,6 +168,16 @@ pub enum FetchError {
         /// How.
         reason: String,
     },
+    /// Not what the URI said that it must be.
+    #[error("{uri}: the content is {found}, not {expected} as the URI says; it changed or was damaged")]
+    Checksum {
+        /// The URI.
+        uri: String,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
     /// More than allowed.
     #[error("{uri}: larger than the limit of {max} bytes")]
     TooLarge {
@@ -201,6 +230,7 @@ impl FetchError {
             FetchError::Escape { .. } => "fetch.escape",
             FetchError::Status { .. } => "fetch.status",
             FetchError::Transfer { .. } => "fetch.transfer",
+            FetchError::Checksum { .. } => "fetch.checksum",
             FetchError::TooLarge { .. } => "fetch.too_large",
             FetchError::Stalled { .. } => "fetch.stalled",
             FetchError::Deadline { .. } => "fetch.deadline",
@@ -255,7 +285,8 @@ struct Job {
 
 impl Job {
     async fn one(&self, wanted: &FetchUri) -> Result<Fetched, FetchError> {
-        let source = uri::Source::parse(&wanted.value, self.options.local_files)?;
+        let (value, checksum) = uri::checksum(&wanted.value)?;
+        let source = uri::Source::parse(value, self.options.local_files)?;
         let shown = source.shown();
         let name = match &wanted.output_file {
             Some(name) => name.clone(),
@@ -273,6 +304,9 @@ impl Job {
             uri::Source::Http(uri) => download::http(self, uri, &mut temporary).await?,
             uri::Source::File(path) => self.copy(path, &shown, &mut temporary).await?,
         };
+        if let Some(expected) = checksum {
+            self.check(&temporary, expected, &shown).await?;
+        }
         let mode = if wanted.executable { 0o755 } else { 0o644 };
         let place = format!("writing {name}");
         self.sandbox.finish(temporary, &parts, mode).map_err(FetchError::io(place))?;
@@ -304,6 +338,39 @@ impl Job {
             })
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Deadline { after: deadline })?
+    }
+
+    /// Reads what has arrived once more: it may have come in parts.
+    async fn check(
+        &self,
+        file: &sandbox::Temporary,
+        expected: Digest,
+        shown: &str,
+    ) -> Result<(), FetchError> {
+        let mut file = file.file.try_clone().map_err(FetchError::io("checking"))?;
+        let (end, after, max) = (self.end, self.options.deadline, self.options.max_bytes);
+        let mut hasher = expected.hasher();
+        let work = move || {
+            file.rewind()?;
+            let mut source = extract::Bounded::new(file, max, end);
+            let mut buffer = vec![0; 256 * 1024];
+            loop {
+                let n = source.read(&mut buffer)?;
+                if n == 0 {
+                    return Ok(hasher.finish());
+                }
+                hasher.update(buffer.get(..n).unwrap_or_default());
+            }
+        };
+        let found = tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Deadline { after })?;
+        let found = found.map_err(|error: std::io::Error| match extract::Overrun::of(&error) {
+            Some(_) => FetchError::Deadline { after },
+            None => FetchError::Io { what: format!("checking {shown}"), error },
+        })?;
+        match found == expected {
+            true => Ok(()),
+            false => Err(FetchError::Checksum { uri: shown.to_owned(), expected, found }),
+        }
     }
 
     async fn unpack(

@@ -2,6 +2,7 @@
 
 use super::FetchError;
 use http::Uri;
+use plenum_images::Digest;
 use std::path::PathBuf;
 
 /// Where something comes from.
@@ -81,6 +82,30 @@ fn cut_secrets(text: &str) -> String {
     text.chars().take(200).collect()
 }
 
+/// Splits off a fragment that says what the content must be: `#sha256=<hex>` or `#sha512=<hex>`, also as one of several
+/// parts separated by `&`. Another fragment stays where it is: it may be part of a file's name.
+pub fn checksum(text: &str) -> Result<(&str, Option<Digest>), FetchError> {
+    let text = text.trim();
+    let Some((rest, fragment)) = text.rsplit_once('#') else { return Ok((text, None)) };
+    let refuse = |reason: &str| FetchError::Uri { uri: cut_secrets(rest), reason: reason.to_owned() };
+    let mut wanted = None;
+    for part in fragment.split('&') {
+        match part.split_once('=') {
+            Some((algorithm @ ("sha256" | "sha512"), hex)) => {
+                let digest = format!("{algorithm}:{}", hex.to_ascii_lowercase()).parse();
+                wanted = Some(digest.map_err(|_| {
+                    refuse("a checksum is #sha256= and 64, or #sha512= and 128 hexadecimal digits")
+                })?);
+            }
+            Some(("md5" | "sha1" | "sha224" | "sha384", _)) => {
+                return Err(refuse("checksums are checked by #sha256= or #sha512= only"));
+            }
+            _ => {}
+        }
+    }
+    Ok(if wanted.is_some() { (rest, wanted) } else { (text, None) })
+}
+
 /// User and password of a URI, as they are written.
 #[must_use]
 pub fn credentials(uri: &Uri) -> Option<&str> {
@@ -147,6 +172,33 @@ mod tests {
             assert!(!error.contains("secret@") && !error.contains("?secret"), "{error}");
         }
         assert!(Source::parse("/etc/passwd", false).is_err());
+    }
+
+    #[test]
+    fn checksums_are_fragments() {
+        let (short, long) = ("aB".repeat(32), "cd".repeat(64));
+        for (text, want) in [
+            (format!("http://h/x#sha256={short}"), Ok(("http://h/x", Some("sha256:abab")))),
+            (format!(" /a#b#sha512={long} "), Ok(("/a#b", Some("sha512:cdcd")))),
+            (format!("http://h/x#egg=y&sha256={short}"), Ok(("http://h/x", Some("sha256:abab")))),
+            ("/a#b".to_owned(), Ok(("/a#b", None))),
+            ("http://h/x?y".to_owned(), Ok(("http://h/x?y", None))),
+            (format!("http://u:pw@h/x#sha256={long}"), Err(())),
+            ("/a#sha256=".to_owned(), Err(())),
+            (format!("/a#sha512={short}"), Err(())),
+            ("/a#md5=d41d8cd98f00b204e9800998ecf8427e".to_owned(), Err(())),
+        ] {
+            let found = checksum(&text).map(|(rest, digest)| (rest, digest.map(|d| d.to_string())));
+            match (found, want) {
+                (Ok((rest, digest)), Ok((want, begins))) => {
+                    assert_eq!(rest, want);
+                    assert_eq!(digest.is_some(), begins.is_some(), "{text}");
+                    assert!(digest.unwrap_or_default().starts_with(begins.unwrap_or("")), "{text}");
+                }
+                (Err(error), Err(())) => assert!(!error.to_string().contains("pw"), "{error}"),
+                (found, want) => panic!("{text}: {found:?}, not {want:?}"),
+            }
+        }
     }
 
     #[test]

@@ -84,6 +84,8 @@ fn archive() -> Vec<u8> {
 pub fn quick() -> FetchOptions {
     FetchOptions {
         stall_timeout: Duration::from_millis(300),
+        attempts: 3,
+        backoff: Duration::from_millis(10),
         deadline: Duration::from_secs(20),
         ..FetchOptions::default()
     }

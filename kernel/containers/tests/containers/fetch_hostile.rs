@@ -49,6 +49,73 @@ async fn bad_servers_leave_nothing_behind() {
 }
 
 #[tokio::test]
+async fn servers_that_fail_are_asked_again_and_resumed() {
+    const BODY: &[u8] = b"0123456789";
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let heads = std::sync::Arc::clone(&asked);
+    let server = server(move |head| {
+        let path = head.split(' ').nth(1).unwrap_or("").to_owned();
+        let mut asked = heads.lock().unwrap();
+        let before = asked.iter().filter(|head| head.contains(&format!("GET {path} "))).count();
+        asked.push(head.to_ascii_lowercase().replace("get ", "GET "));
+        let cut = |tag: &str| {
+            format!("HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Length: 10\r\n\r\n01234").into_bytes()
+        };
+        let rest = |range: &str| {
+            format!("HTTP/1.1 206 Part\r\nContent-Range: {range}\r\nContent-Length: 5\r\n\r\n56789")
+                .into_bytes()
+        };
+        match (path.as_str(), before) {
+            ("/busy", 0) => b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            ("/cut" | "/lies" | "/gone", 0) => cut("\"a\""),
+            ("/weak", 0) => cut("W/\"a\""),
+            ("/cut", 1) => rest("bytes 5-9/10"),
+            ("/lies", 1) => rest("bytes 4-8/10"),
+            ("/gone", 1) => b"HTTP/1.1 416 No\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            ("/down", _) => b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            _ => ok(BODY),
+        }
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    for (path, requests) in [("busy", 2), ("cut", 2), ("weak", 2), ("lies", 3), ("gone", 3)] {
+        get(FetchUri::new(format!("{server}/{path}")), dir.path(), &quick()).await.unwrap();
+        assert_eq!(std::fs::read(dir.path().join(path)).unwrap(), BODY, "{path}");
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        assert_eq!(asked.len(), requests, "{path}: {asked:?}");
+        let resumed = asked[1].contains("range: bytes=5-") && asked[1].contains("if-range: \"a\"");
+        assert_eq!(resumed, !matches!(path, "busy" | "weak"), "{path}: {asked:?}");
+    }
+    let error = get(FetchUri::new(format!("{server}/down")), dir.path(), &quick()).await.unwrap_err();
+    assert_eq!(error.code(), "fetch.status");
+    assert_eq!(asked.lock().unwrap().len(), 3, "as many attempts as are allowed");
+}
+
+#[tokio::test]
+async fn content_is_what_the_uri_says() {
+    // `printf hello | sha256sum`
+    const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let server = server(|_| ok(b"hello")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (source, sandbox) = (dir.path().join("source"), dir.path().join("sandbox"));
+    std::fs::create_dir(&sandbox).unwrap();
+    std::fs::write(&source, b"hello").unwrap();
+    for base in
+        [format!("{server}/remote"), source.display().to_string(), format!("file://{}", source.display())]
+    {
+        let wrong = FetchUri::new(format!("{base}#sha256={}", HELLO.replace('2', "3")));
+        let error = get(wrong, &sandbox, &quick()).await.unwrap_err();
+        assert_eq!(error.code(), "fetch.checksum", "{base}");
+        assert!(error.to_string().contains(HELLO), "{error}");
+        assert_eq!(names(&sandbox), Vec::<String>::new(), "{base}");
+        let right = FetchUri::new(format!("{base}#sha256={HELLO}"));
+        let name = get(right, &sandbox, &quick()).await.unwrap().remove(0).name;
+        assert_eq!(std::fs::read(sandbox.join(&name)).unwrap(), b"hello", "{base}");
+        std::fs::remove_file(sandbox.join(name)).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn names_that_lead_outside_are_refused() {
     let server = server(|_| ok(b"x")).await;
     let dir = tempfile::tempdir().unwrap();

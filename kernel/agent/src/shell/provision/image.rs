@@ -1,7 +1,5 @@
 //! A container's image: found or pulled, held, and what its configuration says about the container.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +9,7 @@ use plenum_images::{Auth, Image, ImageConfig, ImageError, Images, LayerProgress,
 
 use super::{Failure, Provided, Provisioner, blocking};
 use crate::core::{Launch, LaunchStage};
+use crate::shell::voice::Voice;
 use crate::shell::wanted::WantedImage;
 
 /// The largest file with credentials.
@@ -227,33 +226,21 @@ pub(super) fn stop_signal(config: &ImageConfig) -> Option<i32> {
     name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
 }
 
-/// Tells the user what is being pulled, where they look first: in the task's own standard error.
+/// Tells the user what is being pulled.
 #[derive(Clone)]
-struct Progress(Arc<Mutex<Heard>>);
-
-struct Heard {
-    file: Option<std::fs::File>,
+struct Progress {
+    voice: Arc<Voice>,
     /// Ready layers.
-    ready: std::collections::BTreeSet<usize>,
+    ready: Arc<Mutex<std::collections::BTreeSet<usize>>>,
 }
 
 impl Progress {
     fn open(sandbox: &Path) -> Self {
-        let file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(sandbox.join("stderr"));
-        Self(Arc::new(Mutex::new(Heard { file: file.ok(), ready: Default::default() })))
+        Self { voice: Arc::new(Voice::new(sandbox)), ready: Arc::default() }
     }
 
     fn say(&self, line: &str) {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &mut heard.file {
-            // What cannot be said here is in the status if it matters.
-            let _ = writeln!(file, "{line}");
-        }
+        self.voice.say(line);
     }
 
     fn hear(&self, layer: &LayerProgress) {
@@ -261,8 +248,8 @@ impl Progress {
             return;
         }
         let ready = {
-            let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.ready.insert(layer.index).then_some(heard.ready.len())
+            let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            ready.insert(layer.index).then_some(ready.len())
         };
         if let Some(ready) = ready {
             let mib = layer.total as f64 / 1_048_576.0;
