@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use plenum_api::mesos::environment::variable::Type as VariableType;
+use plenum_api::mesos::linux_info::IpcMode;
 use plenum_api::mesos::{CommandInfo, ContainerInfo, Resource};
 use plenum_containers::{self as runtime, Command, ContainerSpec, DiskLimit, Limits};
 
@@ -166,6 +167,14 @@ fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(),
             if seccomp.unconfined() {
                 spec.seccomp = runtime::Seccomp::Unconfined;
             }
+        }
+        if linux.ipc_mode() == IpcMode::ShareParent {
+            return Err("this agent gives every container its own shared memory; \
+                        leave `linux_info.ipc_mode` out, or ask for PRIVATE"
+                .to_owned());
+        }
+        if linux.shm_size.is_some() && linux.ipc_mode() != IpcMode::Private {
+            return Err("`linux_info.shm_size` needs `ipc_mode` PRIVATE beside it".to_owned());
         }
         if let Some(mib) = linux.shm_size {
             spec.shm_bytes = u64::from(mib) << 20;
@@ -388,5 +397,23 @@ mod tests {
         config.allow_privileged = false;
         let refusal = container_spec(&launch, &wanted, &config, None).unwrap_err();
         assert!(refusal.contains("allow_privileged"), "{refusal}");
+    }
+
+    #[test]
+    fn shared_memory_is_ones_own_and_nothing_is_dropped_in_silence() {
+        let asks = |ipc: Option<IpcMode>, shm_size| {
+            let linux = plenum_api::mesos::LinuxInfo {
+                ipc_mode: ipc.map(|mode| mode as i32),
+                shm_size,
+                ..Default::default()
+            };
+            let info = ContainerInfo { linux_info: Some(linux), ..Default::default() };
+            let launch = Launch { container_info: Some(info), ..launch("true", true, &[]) };
+            container_spec(&launch, &Wanted::default(), &Config::default(), None).map(|spec| spec.shm_bytes)
+        };
+        assert_eq!(asks(Some(IpcMode::Private), Some(8)), Ok(8 << 20));
+        assert!(asks(Some(IpcMode::Private), None).is_ok() && asks(None, None).is_ok());
+        assert!(asks(None, Some(8)).unwrap_err().contains("PRIVATE"));
+        assert!(asks(Some(IpcMode::ShareParent), None).unwrap_err().contains("ipc_mode"));
     }
 }
