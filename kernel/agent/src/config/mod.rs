@@ -86,6 +86,8 @@ pub struct Config {
     pub recovery_timeout: u64,
     /// For fetching all URIs of one container.
     pub fetch_timeout: u64,
+    /// Bytes of downloads that are kept for the next task of the same user, where a URI says `cache`; 0: none.
+    pub fetch_cache: u64,
     /// For starting a container once everything is fetched.
     pub launch_timeout: u64,
     /// How long sandboxes of ended tasks stay while there is room.
@@ -165,6 +167,7 @@ impl Default for Config {
             executor_reregistration_timeout: 10,
             recovery_timeout: 900,
             fetch_timeout: 600,
+            fetch_cache: 2 << 30,
             launch_timeout: 60,
             gc_delay: 2 * 24 * 3600,
             gc_disk_headroom: 0.1,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plenum_api::mesos::ContainerInfo;
+use plenum_containers::fetch::Cache;
 use plenum_containers::{ContainerSpec, Enter, Exit, OutOfMemory, Runtime, RuntimeError};
 use plenum_docker::DockerRuntime;
 use tokio::sync::mpsc;
@@ -43,6 +44,7 @@ struct Inner {
     provisioner: Arc<Provisioner>,
     resolv_conf: Option<PathBuf>,
     devices: Devices,
+    fetched: Option<Cache>,
     privileged: bool,
     /// Launches that can still be called off.
     launching: Mutex<BTreeMap<String, CancellationToken>>,
@@ -63,6 +65,7 @@ impl Containers {
             docker: parts.docker.clone(),
             provisioner,
             devices: Devices::find(&config.devices, Path::new("/dev")),
+            fetched: open_cache(config),
             config: config.clone(),
             inbox,
             resolv_conf,
@@ -335,7 +338,13 @@ impl Inner {
 
     async fn fetch(&self, launch: &Launch, owner: Option<(u32, u32)>) -> Result<(), Failure> {
         let deadline = self.config.fetch_deadline();
-        let fetch = super::fetching::fetch(&launch.command, Path::new(&launch.directory), owner, deadline);
+        let fetch = super::fetching::fetch(
+            &launch.command,
+            Path::new(&launch.directory),
+            owner,
+            deadline,
+            self.fetched.as_ref(),
+        );
         tokio::time::timeout(deadline, fetch)
             .await
             .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?
@@ -445,4 +454,16 @@ fn make_sandbox(directory: &Path, user: Option<&str>) -> Result<Option<(u32, u32
             .map_err(step("cannot link to the sandbox"))?;
     }
     Ok(owner)
+}
+
+/// Where downloads are kept. Without it every task downloads for itself.
+fn open_cache(config: &Config) -> Option<Cache> {
+    if config.fetch_cache == 0 {
+        return None;
+    }
+    let folder = config.work_dir.join("fetch");
+    let opened = Cache::open(&folder, config.fetch_cache);
+    opened
+        .inspect_err(|error| tracing::warn!(folder = %folder.display(), %error, "downloads are not kept"))
+        .ok()
 }

@@ -20,6 +20,7 @@ pub(super) async fn fetch(
     sandbox: &Path,
     owner: Option<(u32, u32)>,
     deadline: Duration,
+    cache: Option<&fetch::Cache>,
 ) -> Result<(), String> {
     let uris: Vec<FetchUri> = command
         .uris
@@ -29,12 +30,13 @@ pub(super) async fn fetch(
             extract: uri.extract(),
             executable: uri.executable(),
             output_file: uri.output_file.clone(),
+            cache: uri.cache(),
         })
         .collect();
     if uris.is_empty() {
         return Ok(());
     }
-    let options = FetchOptions { owner, deadline, ..FetchOptions::default() };
+    let options = FetchOptions { owner, deadline, cache: cache.cloned(), ..FetchOptions::default() };
     let (voice, lines) = (Voice::new(sandbox), Mutex::new(Lines::default()));
     let listener: fetch::Listener = Arc::new(move |progress| {
         let line = lines.lock().unwrap_or_else(PoisonError::into_inner).hear(&progress, Instant::now());

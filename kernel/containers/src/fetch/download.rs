@@ -5,7 +5,9 @@ use super::sandbox::Temporary;
 use super::{FetchError, Job, Progress, tls, uri};
 use base64::Engine;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, IF_RANGE, LOCATION, RANGE, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, USER_AGENT,
+};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
@@ -20,19 +22,43 @@ const REDIRECTS_MAX: usize = 10;
 /// Progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// Downloads into a temporary file; returns the size.
-pub async fn http(job: &Job, first: &Uri, to: &mut Temporary) -> Result<u64, FetchError> {
+/// What came of asking a server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it is in the file.
+    Here {
+        /// Its size.
+        bytes: u64,
+        /// What the server calls this content.
+        validator: Option<String>,
+    },
+    /// The server has what the caller has.
+    Unchanged,
+}
+
+/// Downloads into a temporary file, unless the content is still the one that `known` names.
+pub async fn http(
+    job: &Job,
+    first: &Uri,
+    to: &mut Temporary,
+    known: Option<&str>,
+) -> Result<Outcome, FetchError> {
     let file = to.file.try_clone().map_err(FetchError::io("saving a download"))?;
     let mut file = tokio::fs::File::from_std(file);
     let mut state = State::default();
     let mut backoff = Backoff::new(job.options.backoff, job.options.backoff.saturating_mul(20));
     loop {
-        let (error, asked) = match once(job, first, &mut file, &mut state).await {
-            Ok(()) => return Ok(state.done),
+        let (error, asked) = match once(job, first, &mut file, &mut state, known).await {
+            Ok(false) => return Ok(Outcome::Unchanged),
+            Ok(true) => {
+                let validator = state.validator().map(str::to_owned);
+                return Ok(Outcome::Here { bytes: state.done, validator });
+            }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Again(error, asked)) => (error, asked),
         };
-        if !state.again(job.options.attempts) {
+        // Who has a copy need not be patient.
+        if known.is_some() || !state.again(job.options.attempts) {
             return Err(error);
         }
         let pause = backoff.delay().max(asked.unwrap_or_default());
@@ -41,8 +67,18 @@ pub async fn http(job: &Job, first: &Uri, to: &mut Temporary) -> Result<u64, Fet
     }
 }
 
-async fn once(job: &Job, first: &Uri, file: &mut File, state: &mut State) -> Result<(), Failure> {
-    let response = request(job, first, state).await?;
+/// False when the content is the one that `known` names.
+async fn once(
+    job: &Job,
+    first: &Uri,
+    file: &mut File,
+    state: &mut State,
+    known: Option<&str>,
+) -> Result<bool, Failure> {
+    let response = request(job, first, state, known).await?;
+    if response.status() == StatusCode::NOT_MODIFIED {
+        return Ok(false);
+    }
     let again = |reason: &str| {
         Failure::Again(FetchError::Transfer { uri: uri::shown(first), reason: reason.to_owned() }, None)
     };
@@ -56,7 +92,7 @@ async fn once(job: &Job, first: &Uri, file: &mut File, state: &mut State) -> Res
     if place == Place::Nowhere {
         return Err(again("it sent another part than was asked for"));
     }
-    save(job, first, response, file, state).await
+    save(job, first, response, file, state).await.map(|()| true)
 }
 
 async fn restart(file: &mut File, state: &mut State) -> std::io::Result<()> {
@@ -71,7 +107,12 @@ fn saving(error: std::io::Error) -> FetchError {
 }
 
 /// Asks for all, or for what is not here yet; follows redirects.
-async fn request(job: &Job, first: &Uri, state: &State) -> Result<Response<Incoming>, Failure> {
+async fn request(
+    job: &Job,
+    first: &Uri,
+    state: &State,
+    known: Option<&str>,
+) -> Result<Response<Incoming>, Failure> {
     let tls = tls::config(job.options.ca_file.as_deref()).map_err(Failure::Final)?;
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -95,6 +136,10 @@ async fn request(job: &Job, first: &Uri, state: &State) -> Result<Response<Incom
         if let Some((begin, validator)) = state.rest() {
             request = request.header(RANGE, format!("bytes={begin}-")).header(IF_RANGE, validator);
         }
+        if let Some(known) = known {
+            let name = if known.starts_with('"') { IF_NONE_MATCH } else { IF_MODIFIED_SINCE };
+            request = request.header(name, known);
+        }
         let request = request.body(Empty::new()).map_err(|error| fail(error.to_string()))?;
         let response = tokio::time::timeout(job.options.stall_timeout, client.request(request)).await;
         let response = response.map_err(|_| stalled(job, &shown))?.map_err(|error| {
@@ -103,7 +148,8 @@ async fn request(job: &Job, first: &Uri, state: &State) -> Result<Response<Incom
         })?;
         let status = response.status();
         let beyond = status == StatusCode::RANGE_NOT_SATISFIABLE && state.rest().is_some();
-        if status.is_success() || beyond {
+        let unchanged = status == StatusCode::NOT_MODIFIED && known.is_some();
+        if status.is_success() || beyond || unchanged {
             return Ok(response);
         }
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());

@@ -5,6 +5,7 @@
 //! Archives are unpacked by rules in [`extract`]: nothing is written outside the sandbox, whatever is in them, because
 //! every file is opened part by part below the sandbox and no link is followed ([`sandbox`]).
 
+mod cache;
 mod download;
 mod extract;
 mod retry;
@@ -13,6 +14,9 @@ mod tls;
 mod uri;
 mod zip;
 
+pub use cache::Cache;
+
+use download::Outcome;
 use extract::Format;
 use plenum_images::Digest;
 use sandbox::Sandbox;
@@ -32,13 +36,15 @@ pub struct FetchUri {
     pub executable: bool,
     /// Name in the sandbox; the last part of the path if `None`. May have folders, which are made.
     pub output_file: Option<String>,
+    /// Keep it for the next task of the same user that asks for it, if there is a cache.
+    pub cache: bool,
 }
 
 impl FetchUri {
     /// With the defaults of Mesos: unpacked, not executable.
     #[must_use]
     pub fn new(value: impl Into<String>) -> Self {
-        Self { value: value.into(), extract: true, executable: false, output_file: None }
+        Self { value: value.into(), extract: true, executable: false, output_file: None, cache: false }
     }
 }
 
@@ -65,6 +71,8 @@ pub struct FetchOptions {
     pub ca_file: Option<PathBuf>,
     /// Whether `file://` and paths are allowed.
     pub local_files: bool,
+    /// Where downloads are kept whose URIs ask for it.
+    pub cache: Option<Cache>,
 }
 
 impl Default for FetchOptions {
@@ -80,6 +88,7 @@ impl Default for FetchOptions {
             deadline: Duration::from_secs(3600),
             ca_file: None,
             local_files: true,
+            cache: None,
         }
     }
 }
@@ -301,7 +310,10 @@ impl Job {
         (self.listener)(Progress::Started { uri: shown.clone() });
         let mut temporary = self.sandbox.temporary().map_err(FetchError::io("making a temporary file"))?;
         let bytes = match &source {
-            uri::Source::Http(uri) => download::http(self, uri, &mut temporary).await?,
+            uri::Source::Http(uri) => match self.options.cache.as_ref().filter(|_| wanted.cache) {
+                Some(cache) => self.by_cache(cache, value, uri, &mut temporary).await?,
+                None => self.download(uri, &mut temporary).await?.0,
+            },
             uri::Source::File(path) => self.copy(path, &shown, &mut temporary).await?,
         };
         if let Some(expected) = checksum {
@@ -316,6 +328,68 @@ impl Job {
         };
         (self.listener)(Progress::Finished { uri: shown, bytes });
         Ok(Fetched { name: name.into(), bytes, entries })
+    }
+
+    /// Size and validator of what is downloaded.
+    async fn download(
+        &self,
+        uri: &http::Uri,
+        to: &mut sandbox::Temporary,
+    ) -> Result<(u64, Option<String>), FetchError> {
+        match download::http(self, uri, to, None).await? {
+            Outcome::Here { bytes, validator } => Ok((bytes, validator)),
+            // Nobody asked whether it is.
+            Outcome::Unchanged => Err(FetchError::Status { uri: uri::shown(uri), status: 304 }),
+        }
+    }
+
+    /// What is kept is used while the server does not say that it has something else; it is not waited for.
+    async fn by_cache(
+        &self,
+        cache: &Cache,
+        value: &str,
+        uri: &http::Uri,
+        to: &mut sandbox::Temporary,
+    ) -> Result<u64, FetchError> {
+        let key = Cache::key(self.options.owner, value);
+        let _turn = cache.turn(&key).await;
+        if let Some(kept) = cache.find(&key) {
+            let asked = match &kept.validator {
+                Some(validator) => download::http(self, uri, to, Some(validator)).await,
+                None => Ok(Outcome::Unchanged),
+            };
+            match asked {
+                Ok(Outcome::Here { bytes, validator }) => {
+                    self.keep(cache, key, to, validator).await;
+                    return Ok(bytes);
+                }
+                // It says that this user may not have it, or that it is no more.
+                Err(error @ FetchError::Status { status: 400..=499, .. }) => return Err(error),
+                Ok(Outcome::Unchanged) | Err(_) => {
+                    let mut file = to.file.try_clone().map_err(FetchError::io("copying from the cache"))?;
+                    let copied = tokio::task::spawn_blocking(move || kept.copy_to(&mut file)).await;
+                    match copied {
+                        Ok(Ok(bytes)) => return Ok(bytes),
+                        failed => {
+                            tracing::warn!(?failed, uri = uri::shown(uri), "a cached file is of no use");
+                            cache.forget(&key);
+                        }
+                    }
+                }
+            }
+        }
+        let (bytes, validator) = self.download(uri, to).await?;
+        self.keep(cache, key, to, validator).await;
+        Ok(bytes)
+    }
+
+    /// The task has what it asked for, whether it can be kept or not.
+    async fn keep(&self, cache: &Cache, key: String, from: &sandbox::Temporary, validator: Option<String>) {
+        let (cache, file) = (cache.clone(), from.file.try_clone());
+        let kept = tokio::task::spawn_blocking(move || cache.keep(&key, file?, validator.as_deref())).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "a download cannot be kept for the next task");
+        }
     }
 
     /// Copies a local file on a thread that may block. Devices and pipes are not files.

@@ -77,6 +77,11 @@ impl State {
         Some((self.done, self.validator.as_deref()?)).filter(|(done, _)| *done > 0)
     }
 
+    /// What the server calls the content that is here.
+    pub fn validator(&self) -> Option<&str> {
+        self.validator.as_deref()
+    }
+
     /// Learns from the headers of an answer with content; `length` is that of its body.
     pub fn place(&mut self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) -> Place {
         let found = validator(headers);

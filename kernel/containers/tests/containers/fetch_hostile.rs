@@ -242,3 +242,70 @@ async fn bombs_and_unknown_kinds() {
     }
     assert!(!sandbox.join("bomb").exists(), "an unfinished file has no final name");
 }
+
+#[tokio::test]
+async fn what_may_be_kept_is_fetched_once_and_asked_about() {
+    use plenum_containers::fetch::Cache;
+    // What the server has, and whether it answers at all.
+    let state = std::sync::Arc::new(std::sync::Mutex::new(("\"a\"", &b"first"[..], 200)));
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let (has, heads) = (std::sync::Arc::clone(&state), std::sync::Arc::clone(&asked));
+    let server = server(move |head| {
+        heads.lock().unwrap().push(head.to_ascii_lowercase());
+        let (tag, body, status) = *has.lock().unwrap();
+        if status != 200 {
+            return format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n").into_bytes();
+        }
+        if head.to_ascii_lowercase().contains(&format!("if-none-match: {tag}")) {
+            return b"HTTP/1.1 304 Same\r\n\r\n".to_vec();
+        }
+        // Slow enough for others to want the same meanwhile.
+        std::thread::sleep(Duration::from_millis(50));
+        let head = format!("HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let options =
+        |owner| FetchOptions { owner, cache: Some(Cache::open(&cache, 1 << 20).unwrap()), ..quick() };
+    let uri = FetchUri { cache: true, ..FetchUri::new(format!("{server}/x")) };
+    let requests = || std::mem::take(&mut *asked.lock().unwrap());
+    let fetched = |options: FetchOptions| {
+        let uri = uri.clone();
+        async move {
+            let dir = tempfile::tempdir().unwrap();
+            get(uri, dir.path(), &options).await.map(|_| std::fs::read(dir.path().join("x")).unwrap())
+        }
+    };
+    // Several at once, one download.
+    let shared = options(None);
+    let all: Vec<_> = (0..4).map(|_| tokio::spawn(fetched(shared.clone()))).collect();
+    for one in all {
+        assert_eq!(one.await.unwrap().unwrap(), b"first");
+    }
+    let heads = requests();
+    assert_eq!(heads.iter().filter(|head| !head.contains("if-none-match")).count(), 1, "{heads:?}");
+    // Another start, the same content; then another content.
+    assert_eq!(fetched(options(None)).await.unwrap(), b"first");
+    assert!(requests()[0].contains("if-none-match: \"a\""));
+    *state.lock().unwrap() = ("\"b\"", b"second", 200);
+    assert_eq!(fetched(options(None)).await.unwrap(), b"second");
+    // A server that fails does not matter, one that refuses does.
+    *state.lock().unwrap() = ("\"b\"", b"", 503);
+    assert_eq!(fetched(options(None)).await.unwrap(), b"second");
+    *state.lock().unwrap() = ("\"b\"", b"", 403);
+    assert_eq!(fetched(options(None)).await.unwrap_err().code(), "fetch.status");
+    // What was damaged on the disk is fetched anew.
+    *state.lock().unwrap() = ("\"b\"", b"second", 200);
+    let entries = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+    for data in entries.filter(|path| path.extension().is_some_and(|kind| kind == "data")) {
+        std::fs::write(data, "rubbish").unwrap();
+    }
+    assert_eq!(fetched(options(None)).await.unwrap(), b"second");
+    // Users share nothing.
+    requests();
+    let me = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    assert_eq!(fetched(options(Some(me))).await.unwrap(), b"second");
+    assert!(!requests()[0].contains("if-none-match"));
+}
