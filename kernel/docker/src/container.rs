@@ -72,7 +72,8 @@ impl Container {
         let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
         let status = code.map_or(ExitStatus::Unknown, ExitStatus::Code);
         let killed = self.record.lock().killed;
-        let kills = u64::from(state.oom_killed.unwrap_or(false));
+        let told = state.oom_killed.unwrap_or(false);
+        let kills = u64::from(told || (status == ExitStatus::Code(137) && !killed && self.ran_out()));
         // A task that survives the loss of a process and ends well was not ended by its limit.
         let oom = kills > 0 && status != ExitStatus::Code(0) && !killed;
         let reason = match () {
@@ -91,6 +92,13 @@ impl Container {
                 .filter(|ms| *ms > 0),
             ..self.counted()
         }
+    }
+
+    /// Whether the kernel says that it killed something for its memory: the engine hears of that on another way than of the end, and may say
+    /// nothing when the end comes first. Takes some milliseconds, for a task that was killed and not by us.
+    fn ran_out(&self) -> bool {
+        let group = self.record.lock().engine_id.clone();
+        !group.is_empty() && plenum_containers::oom::from_kernel(&group).is_some()
     }
 
     /// An end of which the engine tells nothing.
