@@ -385,8 +385,8 @@ impl Agent {
                 cx.send(Say::StatusUpdate(updates::status_update(&key, &executor, status, state)));
                 continue;
             }
-            let info = self.frameworks.get(&key.framework).map(|framework| &framework.info);
-            let state = lost_or(info, TaskState::TaskDropped);
+            let known = self.frameworks.get(&key.framework).map(|framework| &framework.info);
+            let state = lost_or(which.framework_info.as_ref().or(known), TaskState::TaskDropped);
             let words = "The task is not known to this agent";
             self.say_of_unknown(&key, News::agent(state, Reason::Reconciliation, words), cx);
         }

@@ -391,7 +391,11 @@ impl Master {
             .filter_map(|(framework, tasks)| {
                 let framework = self.frameworks.get(&framework)?;
                 let task_ids = tasks.iter().map(|id| task_id(id)).collect();
-                Some(internal::ReconcileTasks { framework_id: framework_id(&framework.id), task_ids })
+                Some(internal::ReconcileTasks {
+                    framework_id: framework_id(&framework.id),
+                    task_ids,
+                    framework_info: Some((*framework.info).clone()),
+                })
             })
             .collect();
         let message = internal::Reregistered {

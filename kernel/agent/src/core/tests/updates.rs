@@ -2,6 +2,7 @@
 
 use plenum_api::internal::{self, agent_message::Kind as Say, goodbye::Code, master_message::Kind as Hear};
 use plenum_api::mesos::TaskState;
+use plenum_api::mesos::framework_info::capability::Type as CapabilityType;
 use plenum_api::mesos::task_status::Reason;
 
 use super::script::*;
@@ -239,7 +240,11 @@ fn reconciliation_tells_what_is_known() {
     let mut stage = Stage::registered();
     stage.running(task("t"));
     let task_ids = vec!["t".into(), "nobody".into()];
-    stage.master(vec![Hear::ReconcileTasks(internal::ReconcileTasks { framework_id: "F".into(), task_ids })]);
+    stage.master(vec![Hear::ReconcileTasks(internal::ReconcileTasks {
+        framework_id: "F".into(),
+        task_ids,
+        ..Default::default()
+    })]);
     let updates = stage.updates();
     let seen: Vec<_> = updates.iter().map(|one| (one.state(), one.reason(), one.uuid.is_some())).collect();
     assert_eq!(
@@ -249,4 +254,11 @@ fn reconciliation_tells_what_is_known() {
             (TaskState::TaskLost, Reason::Reconciliation, true)
         ]
     );
+    // Of a framework that never came this far the master says what it understands.
+    stage.master(vec![Hear::ReconcileTasks(internal::ReconcileTasks {
+        framework_id: "G".into(),
+        task_ids: vec!["nobody".into()],
+        framework_info: Some(framework(&[CapabilityType::PartitionAware])),
+    })]);
+    assert_eq!(stage.updates()[0].state(), TaskState::TaskDropped);
 }
