@@ -87,7 +87,8 @@ async fn a_full_quota_is_cleaned_up() {
     world.until(&master, "votes", votes).await;
     let store = world.store(&[master.url()]).await;
     let mut full = None;
-    for _ in 0..60 {
+    // On a busy machine the caretaker may have cured a full quota before the next write hears of it: then it fills up once more.
+    for _ in 0..600 {
         // The same key again and again: all of it is history.
         if let Err(error) = store.commit(Txn::new().put("k", vec![7; 700_000])).await {
             full = Some(error.code());
