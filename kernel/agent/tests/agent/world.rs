@@ -170,12 +170,18 @@ impl Drop for World {
         }
         self.crash();
         let config = RuntimeConfig::new(&self.instance, shim(), self.folder.path().join("containers"));
+        let networks = self.folder.path().join("run/networks");
         let clean = std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio.block_on(async {
                 let Ok(runtime) = NativeRuntime::new(config) else { return };
                 for found in runtime.recover().await.unwrap_or_default() {
                     let _ = runtime.destroy(&found.id).await;
+                }
+                // Bridges and tables are the machine's, not the folder's.
+                if networks.exists() {
+                    let settings = plenum_networks::Settings::default();
+                    let _ = plenum_networks::Networks::teardown(&networks, settings).await;
                 }
             });
         });
