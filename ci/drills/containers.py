@@ -157,6 +157,17 @@ if task:
     said = inside(task, ["sh", "-c", "touch /deep/x 2>&1; true"])
     drill.promise("a read-only volume cannot be written to", "Read-only" in said, said.strip())
 remove("volumes")
+# What the image calls a volume can be written, whatever is said of its root.
+registry.push("shop/kept", "1", [busybox(), layer({"keep": (None, 0o755, 1234), "keep/seed": (b"seed", 0o644, 1234)})],
+              {"Env": ["PATH=/bin"], "User": "web", "Volumes": {"/keep": {}, "/made": {}}})
+kept = {"id": "/kept", "cpus": 0.1, "mem": 32, "instances": 1, "fetch": fetch, "cmd": "sleep 1000", "labels": {"PLENUM_READ_ONLY_ROOT": "true"},
+        "container": {"type": "MESOS", "docker": {"image": f"{registry.host}/shop/kept:1"}}}
+task, _ = run(kept)
+if task:
+    said = inside(task, ["sh", "-c", "cat /keep/seed; echo; touch /keep/new && echo kept; ls -d /made; touch /tmp/new 2>&1 || true"])
+    want = said.split("\n")[:3] == ["seed", "kept", "/made"] and "Read-only" in said
+    drill.promise("an image's volumes have its content and can be written where its root cannot", want, said.split("\n"))
+remove("kept")
 # The tag stands for other bytes from the second on.
 mark = lambda text: layer({"mark": (text, 0o644, 0)})
 registry.push("shop/tagged", "1", [busybox(), mark(b"first")], {"Env": ["PATH=/bin"]})

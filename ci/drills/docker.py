@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 
-from common import Drill, Instance, ok, request, until
+from common import PLENUM, Drill, Instance, ok, request, until
 from dockers import Engine, trust
 from framework import Framework
 from registry import LOGIN, Registry, busybox
@@ -103,6 +104,18 @@ def kept_data(web):
     framework.call("TEARDOWN", {})
 
 
+def typed_at(web):
+    """A task of the engine with a terminal of its own."""
+    talker = {**web, "id": "/talker", "tty": True, "cmd": "while read word; do echo got $word; done; exit 5", "healthChecks": [], "networks": [{"mode": "host"}],
+              "container": {"type": "DOCKER", "docker": {"image": web["container"]["docker"]["image"]}}}
+    put(talker)
+    task, _ = until("a task with a terminal", lambda: app("talker")["tasksRunning"] == 1 and app("talker")["tasks"][0], 60)
+    attach = [PLENUM, "task", "attach", task["id"], "--instance", instance.name] if task else ["false"]
+    done = subprocess.run(attach, input=b"hello\n\x04", capture_output=True, timeout=60, check=False)
+    drill.promise("a task's own terminal is typed at; its exit code is the client's", b"got hello" in done.stdout and done.returncode == 5, done)
+    remove("talker")
+
+
 def main():
     """The drill itself."""
     dockers.containerd()
@@ -166,6 +179,7 @@ def main():
 
     limits(web)
     kept_data(web)
+    typed_at(web)
 
     hostile = {**web, "id": "/hostile", "healthChecks": [], "container": {**web["container"], "docker": {**web["container"]["docker"],
                "privileged": True}}}

@@ -33,14 +33,18 @@ def scalars(offer, **values):
     return [{"name": name, "type": "SCALAR", "scalar": {"value": value}, "allocation_info": {"role": "*"}} for name, value in values.items()]
 
 
-def task(offer, name, command, check):
-    """A task of the pod; the volume is the pod's."""
+SHARING = {"share_pid_namespace": True, "ipc_mode": "SHARE_PARENT"}
+
+
+def task(offer, name, command, check, linux=None):
+    """A task of the pod; one volume is the pod's, the other an image."""
     image = {"type": "DOCKER", "docker": {"name": f"{registry.host}/pod/tools:1"}}
     source = {"type": "SANDBOX_PATH", "sandbox_path": {"type": "PARENT", "path": "shared"}}
     return {"name": name, "task_id": {"value": name}, "agent_id": offer["agent_id"], "resources": scalars(offer, cpus=0.1, mem=32),
             "command": {"value": command, "shell": True},
             "container": {"type": "MESOS", "mesos": {"image": image},
-                          "volumes": [{"container_path": "/shared", "mode": "RW", "source": source}]},
+                          "volumes": [{"container_path": "/shared", "mode": "RW", "source": source},
+                                                                               {"container_path": "/other", "mode": "RO", "image": image}], **({"linux_info": linux} if linux else {})},
             "health_check": {"delay_seconds": 0, "interval_seconds": 0.5, "timeout_seconds": 5, "grace_period_seconds": 30,
                              "consecutive_failures": 5, **check}}
 
@@ -53,10 +57,10 @@ def pod(offer):
                 "container": {"type": "MESOS", "network_infos": [
                     {"name": "mesos-bridge", "port_mappings": [{"host_port": 31000, "container_port": 8080, "protocol": "tcp"}]}]}}
     tasks = [
-        task(offer, "web", "while [ ! -e /shared/page ]; do sleep 0.1; done; ln -s /shared/page /tmp/index.html; exec httpd -f -p 8080 -h /tmp",
-             {"type": "HTTP", "http": {"port": 8080, "path": "/index.html", "scheme": "http"}}),
+        task(offer, "web", "echo up > /dev/shm/web; while [ ! -e /shared/page ]; do sleep 0.1; done; ln -s /shared/page /tmp/index.html; exec httpd -f -p 8080 -h /tmp",
+             {"type": "HTTP", "http": {"port": 8080, "path": "/index.html", "scheme": "http"}}, SHARING),
         task(offer, "writer", "echo by the writer > /shared/page; while [ ! -e /shared/fall ]; do sleep 0.1; done; exit 7",
-             {"type": "COMMAND", "command": {"value": "test -e /shared/page"}}),
+             {"type": "COMMAND", "command": {"value": "test -x /other/bin/busybox && test -s /dev/shm/web && cat /proc/[0-9]*/comm | grep -q httpd"}}, SHARING),
         task(offer, "watcher", "exec sleep 1000", {"type": "TCP", "tcp": {"port": 8080}}),
     ]
     return [{"type": "LAUNCH_GROUP", "launch_group": {"executor": executor, "task_group": {"tasks": tasks}}}]
@@ -65,7 +69,7 @@ def pod(offer):
 names = ["web", "writer", "watcher"]
 framework.accept(pod)
 healthy, took = until("all healthy", lambda: all(framework.last(name).get("healthy") for name in names), 60)
-drill.promise("three containers run and their three checks hold", healthy, f"{took:.2f} s")
+drill.promise("three containers run and their three checks hold, of which one looks at an image in a volume, and at processes and memory that two of them share", healthy, f"{took:.2f} s")
 for name in names:
     if not healthy:
         print(json.dumps(framework.last(name), indent=1))

@@ -229,7 +229,7 @@ def matrix(framework, shape, whom, start):
         step += STRIDES[shape]
     for (state, reason, message), count in sorted(ends.items(), key=lambda entry: -entry[1]):
         print(f"       {count} times {state} {reason} {message}", flush=True)
-    drill.promise(f"{what}: a status each time, and nothing left", not broken and step > 60,
+    drill.promise(f"{what}: a status each time, and nothing left", not broken and step > 30,
                   f"{number} launches in {time.monotonic() - began:.0f} s, {step} steps")
 
 

@@ -11,7 +11,7 @@ mod http;
 pub mod machine;
 mod shell;
 
-pub use config::{Config, EngineConfig, EngineUse, ImagesConfig, Parts, TASK_PATH};
+pub use config::{Config, EngineConfig, EngineUse, ImagesConfig, Parts, TASK_PATH, UsersConfig};
 pub use domain::DomainError;
 pub use plenum_networks::Settings as NetworksConfig;
 pub use shell::{StartError, run};

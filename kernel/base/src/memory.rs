@@ -12,7 +12,7 @@ const ARENAS: i32 = 2;
 const WORTH: u64 = 32;
 
 /// How long nothing must have happened before pages are given back.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(1);
 
 /// For roles that share their machine with others' work: few arenas, whose threads then wait for each other now and then. To be called
 /// before threads start. Does nothing where the allocator is another one.

@@ -47,6 +47,13 @@ pub enum Source {
         /// Permissions of its root.
         mode: u32,
     },
+    /// The content of an image.
+    Image {
+        /// Folders of its layers, lowest first.
+        layers: Vec<PathBuf>,
+        /// A folder with `upper` and `work`, which take what is written; nothing can be where there is none.
+        over: Option<PathBuf>,
+    },
 }
 
 /// A volume.
@@ -122,6 +129,7 @@ impl ContainerSpec {
         if root.is_some() {
             mounts.extend(self.etc(run_dir));
         }
+        mounts.extend(self.still_writable());
         mounts.extend(self.mounts.iter().map(|mount| self.describe_mount(mount)));
         let filter = self.filter();
         let plain = root.is_none() && mounts.is_empty() && network.is_none() && share.is_none();
@@ -155,7 +163,13 @@ impl ContainerSpec {
             stage: bytes(&run_dir.join(STAGE)),
             sandbox_target: SANDBOX.into(),
             // Below the sandbox it is the task's own affair.
-            folders: self.working_dir.iter().filter(|dir| dir.is_absolute()).map(|dir| bytes(dir)).collect(),
+            folders: self
+                .working_dir
+                .iter()
+                .filter(|dir| dir.is_absolute())
+                .chain(&self.volumes)
+                .map(|dir| bytes(dir))
+                .collect(),
             devices: self.devices.iter().map(device).collect(),
             shm_bytes: self.shm_bytes,
             masked: if self.unmasked { Vec::new() } else { paths(&MASKED) },
@@ -185,6 +199,17 @@ impl ContainerSpec {
         files.into_iter().filter_map(mount).collect()
     }
 
+    /// Folders that are the image's volumes, where its root cannot be written. Elsewhere they are like the rest of it.
+    fn still_writable(&self) -> impl Iterator<Item = wire::Mount> {
+        let folders = self.volumes.iter().filter(|_| self.readonly_root && self.has_image());
+        folders.map(|folder| wire::Mount {
+            kind: kind::ITSELF,
+            target: bytes(folder),
+            create: true,
+            ..wire::Mount::default()
+        })
+    }
+
     fn describe_mount(&self, mount: &Mount) -> wire::Mount {
         let common = wire::Mount {
             target: bytes(&mount.target),
@@ -197,6 +222,12 @@ impl ContainerSpec {
             Source::Beneath { folder, path } => {
                 wire::Mount { kind: kind::BIND, source_root: bytes(folder), source: bytes(path), ..common }
             }
+            Source::Image { layers, over } => wire::Mount {
+                kind: kind::LAYERS,
+                source: layers.iter().map(|layer| bytes(layer)).collect::<Vec<_>>().join(&0),
+                source_root: over.as_ref().map(|over| bytes(over)).unwrap_or_default(),
+                ..common
+            },
             Source::Tmpfs { bytes, mode } => {
                 let size = bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
                 wire::Mount { kind: kind::TMPFS, options: format!("mode={mode:o}{size}"), ..common }
@@ -218,11 +249,23 @@ impl ContainerSpec {
                 {
                     return refuse("volume source", path);
                 }
+                Source::Image { layers, over } => {
+                    let mut paths = layers.iter().chain(over);
+                    if let Some(bad) = paths.find(|path| !path.is_absolute() || !stays(path)) {
+                        return refuse("volume source", bad);
+                    }
+                    if layers.is_empty() {
+                        return Err(SpecError::Image);
+                    }
+                }
                 Source::Tmpfs { mode, .. } if *mode > 0o7777 => {
                     return Err(SpecError::Range { what: "mode of a volume", value: (*mode).into() });
                 }
                 _ => {}
             }
+        }
+        if let Some(bad) = self.volumes.iter().find(|path| !path.is_absolute() || !stays(path)) {
+            return refuse("volume", bad);
         }
         for device in &self.devices {
             let name = device.path.strip_prefix("/dev").unwrap_or(Path::new(""));
@@ -244,12 +287,16 @@ impl ContainerSpec {
                 ("devices", !self.devices.is_empty()),
                 ("a read-only root", self.readonly_root),
                 ("a file of hosts", self.hosts.is_some()),
+                ("a user namespace", self.user_namespace),
             ];
             return match unmet.iter().find(|(_, asked)| *asked) {
                 Some((what, _)) => Err(SpecError::NeedsImage(what)),
                 None => Ok(()),
             };
         };
+        if self.user_namespace && self.share.is_some() {
+            return Err(SpecError::SharesUsers);
+        }
         let paths = || layers.iter().chain([upper, work]);
         if layers.is_empty() || paths().any(|path| !path.is_absolute()) {
             return Err(SpecError::Image);
@@ -354,6 +401,14 @@ mod tests {
                 "device",
             ),
             (change(&|s| (s.root, s.readonly_root) = (Root::Host, true)), "needs an image"),
+            (change(&|s| (s.root, s.user_namespace) = (Root::Host, true)), "needs an image"),
+            (
+                change(&|s| {
+                    s.user_namespace = true;
+                    s.share = Some(crate::spec::Share { with: "a".into(), pids: true, ipc: false });
+                }),
+                "shares neither",
+            ),
         ] {
             assert!(text.contains(want), "{text:?} should say {want:?}");
         }

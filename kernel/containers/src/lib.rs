@@ -8,6 +8,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod fetch;
+pub mod ids;
 pub mod inside;
 pub mod isolation;
 pub mod measure;
@@ -23,6 +24,7 @@ pub mod traffic;
 pub mod tree;
 pub mod user;
 
+pub use ids::UserNamespaces;
 pub use inside::{Device, Mount, Seccomp, Source};
 pub use isolation::{Feature, Isolation};
 pub use native::{NativeRuntime, RuntimeConfig};
@@ -34,6 +36,6 @@ pub use runtime::{
     RecoveredState, Runtime, RuntimeError, Stall, Statistics, Usage,
 };
 pub use session::{Hold, Input, Open, Output, Session, Size};
-pub use spec::{Command, ContainerSpec, DiskLimit, Limits, LogBudget, Network, Root, SpecError};
+pub use spec::{Command, ContainerSpec, DiskLimit, Limits, LogBudget, Network, Root, Share, SpecError};
 pub use traffic::Traffic;
 pub use tree::remove_tree;

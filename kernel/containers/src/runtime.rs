@@ -2,7 +2,7 @@
 
 use crate::isolation::Isolation;
 use crate::oom::OutOfMemory;
-use crate::session::{Open, Session};
+use crate::session::{Input, Open, Output, Session};
 use crate::spec::{Command, ContainerSpec, SpecError};
 use crate::user::UserError;
 use async_trait::async_trait;
@@ -77,6 +77,16 @@ pub trait Runtime: Send + Sync {
     /// dropped, and ends with the agent.
     async fn open(&self, id: &str, _open: Open) -> Result<Session, RuntimeError> {
         Err(RuntimeError::Refused(format!("the runtime of container {id} has no sessions")))
+    }
+
+    /// What a task's own program writes from now on; ends with it.
+    async fn listen(&self, id: &str) -> Result<tokio::sync::mpsc::Receiver<Output>, RuntimeError> {
+        Err(RuntimeError::Refused(format!("nobody can listen to container {id} in its runtime")))
+    }
+
+    /// The way into the terminal of a task's own program; `None` where it has none.
+    async fn terminal(&self, id: &str) -> Result<Option<Input>, RuntimeError> {
+        Err(RuntimeError::Refused(format!("the runtime of container {id} has no terminals")))
     }
 
     /// Connects to something inside the container's network.
@@ -321,6 +331,9 @@ pub enum RuntimeError {
     /// The shim would not.
     #[error("the shim refused: {0}")]
     Refused(String),
+    /// Ids for a user namespace, or why there are none.
+    #[error("{0}")]
+    Ids(String),
     /// The engine that keeps the container would not, or cannot be asked.
     #[error("{0}")]
     Engine(String),
@@ -376,6 +389,7 @@ impl RuntimeError {
             RuntimeError::Ended(_) => "container.ended",
             RuntimeError::Step { .. } => "container.step",
             RuntimeError::Refused(_) => "container.refused",
+            RuntimeError::Ids(_) => "container.ids",
             RuntimeError::Engine(_) => "container.engine",
             RuntimeError::Shim { .. } => "container.shim",
             RuntimeError::Deadline(_) => "container.deadline",

@@ -16,6 +16,19 @@ pub enum Command {
     Shell(String),
     /// A program with its arguments, `argv[0]` included; searched in the container's `PATH` if it has no slash.
     Argv(Vec<String>),
+    /// No program: a process that waits to be ended. It keeps namespaces for others, see [`Share`].
+    Hold,
+}
+
+/// Namespaces of another container, which must run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Its id.
+    pub with: String,
+    /// Its process ids. It must outlive whoever shares them: they all end with it.
+    pub pids: bool,
+    /// Its IPC: System V's shared memory, semaphores and queues, and POSIX' queues.
+    pub ipc: bool,
 }
 
 impl Command {
@@ -25,6 +38,7 @@ impl Command {
         match self {
             Command::Shell(text) => vec![b"/bin/sh".to_vec(), b"-c".to_vec(), text.as_bytes().to_vec()],
             Command::Argv(argv) => argv.iter().map(|item| item.as_bytes().to_vec()).collect(),
+            Command::Hold => Vec::new(),
         }
     }
 }
@@ -116,6 +130,9 @@ pub struct ContainerSpec {
     pub ambient: CapabilitySet,
     /// No program gains privileges through its file's mode or capabilities.
     pub no_new_privs: bool,
+    /// Users of its own: root in it has no power on the machine (images only, and nothing shared; see
+    /// [`crate::RuntimeConfig::user_namespaces`]).
+    pub user_namespace: bool,
     /// Network.
     pub network: Network,
     /// Host name inside; the machine's if `None`.
@@ -128,6 +145,8 @@ pub struct ContainerSpec {
     pub logs: Option<LogBudget>,
     /// Budget of standard error where it differs; as `logs` if `None`.
     pub error_logs: Option<LogBudget>,
+    /// The task has a terminal of this size instead of three files; its output is that of [`ContainerSpec::stdout`].
+    pub terminal: Option<crate::session::Size>,
     /// Limit of disk; see [`crate::Runtime::disk_exceeded`].
     pub disk: Option<DiskLimit>,
     /// A file shown as `/etc/resolv.conf`.
@@ -136,8 +155,8 @@ pub struct ContainerSpec {
     pub root: Root,
     /// Volumes, mounted in this order.
     pub mounts: Vec<Mount>,
-    /// The id of a running container whose process ids and IPC are shared.
-    pub share: Option<String>,
+    /// Namespaces that it has in common with another container.
+    pub share: Option<Share>,
     /// System calls that are refused.
     pub seccomp: Seccomp,
     /// Device files besides the usual ones (images only).
@@ -148,6 +167,8 @@ pub struct ContainerSpec {
     pub shm_bytes: u64,
     /// Nothing of the image can be changed (images only).
     pub readonly_root: bool,
+    /// Folders that the image says are volumes: made if missing, writable whatever the root is. What the image has there is there.
+    pub volumes: Vec<PathBuf>,
     /// Show also what is hidden of `/proc` and `/sys` (images only), for containers that are trusted with the machine.
     pub unmasked: bool,
     /// A file shown as `/etc/hosts` (images only).
@@ -221,6 +242,9 @@ pub enum SpecError {
     /// Layers of an image.
     #[error("an image needs at least one layer, and absolute paths for its folders")]
     Image,
+    /// Only for those that share nothing.
+    #[error("a container with a user namespace shares neither process ids nor IPC with another")]
+    SharesUsers,
     /// Only for images.
     #[error("{0}: this needs an image; the container has the machine's root")]
     NeedsImage(&'static str),
@@ -247,12 +271,14 @@ impl ContainerSpec {
             bounding: CapabilitySet::container_default(),
             ambient: CapabilitySet::NONE,
             no_new_privs: true,
+            user_namespace: false,
             network: Network::Host,
             hostname: None,
             stdout: "stdout".into(),
             stderr: "stderr".into(),
             logs: None,
             error_logs: None,
+            terminal: None,
             disk: None,
             resolv_conf: None,
             root: Root::Host,
@@ -263,6 +289,7 @@ impl ContainerSpec {
             denied_devices: Vec::new(),
             shm_bytes: crate::inside::SHM_BYTES,
             readonly_root: false,
+            volumes: Vec::new(),
             unmasked: false,
             hosts: None,
             oom_score_adj: 0,
@@ -295,7 +322,10 @@ impl ContainerSpec {
         }
         self.check_numbers()?;
         self.check_inside()?;
-        check_strings(&self.command.argv(), &self.env)
+        match self.command {
+            Command::Hold => Ok(()),
+            _ => check_strings(&self.command.argv(), &self.env),
+        }
     }
 
     fn check_numbers(&self) -> Result<(), SpecError> {

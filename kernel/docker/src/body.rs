@@ -64,6 +64,8 @@ fn body(spec: &DockerSpec, instance: &str) -> ContainerCreateBody {
         env: Some(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
         labels: Some(spec.labels.clone().into_iter().chain(own).collect()),
         tty: Some(spec.tty),
+        // Who attaches to a terminal types there.
+        open_stdin: spec.tty.then_some(true),
         ..ContainerCreateBody::default()
     }
 }

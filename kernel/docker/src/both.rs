@@ -2,7 +2,7 @@
 
 use crate::runtime::DockerRuntime;
 use async_trait::async_trait;
-use plenum_containers::session::{Open, Session};
+use plenum_containers::session::{Input, Open, Output, Session};
 use plenum_containers::{
     ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered,
     Runtime, RuntimeError, Statistics, Usage,
@@ -97,6 +97,14 @@ impl Runtime for Both {
 
     async fn open(&self, id: &str, open: Open) -> Result<Session, RuntimeError> {
         self.of(id).open(id, open).await
+    }
+
+    async fn listen(&self, id: &str) -> Result<tokio::sync::mpsc::Receiver<Output>, RuntimeError> {
+        self.of(id).listen(id).await
+    }
+
+    async fn terminal(&self, id: &str) -> Result<Option<Input>, RuntimeError> {
+        self.of(id).terminal(id).await
     }
 
     async fn probe(&self, id: &str, probe: Probe, deadline: Duration) -> Result<Probed, RuntimeError> {

@@ -53,6 +53,8 @@ async fn start(
     let cmd = match command {
         Command::Shell(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
         Command::Argv(argv) => argv.clone(),
+        // Refused above: there is nothing to run.
+        Command::Hold => Vec::new(),
     };
     let options = CreateExecOptions {
         attach_stdin: Some(input),
@@ -206,7 +208,7 @@ pub async fn open(inner: &Arc<Inner>, id: &str, open: Open) -> Result<Session, R
 }
 
 /// Hands on what is written until the writer closes.
-async fn feed(mut from: pipe::Receiver, mut to: Writer) {
+pub async fn feed(mut from: pipe::Receiver, mut to: Writer) {
     let mut piece = vec![0; PIECE];
     while let Ok(n @ 1..) = from.read(&mut piece).await {
         if to.write_all(piece.get(..n).unwrap_or_default()).await.is_err() || to.flush().await.is_err() {

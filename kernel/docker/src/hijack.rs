@@ -18,16 +18,21 @@ const PIECE: usize = 32 * 1024;
 
 /// Starts a prepared command with a terminal and takes the connection over.
 pub async fn start_terminal(socket: &Path, api: &str, exec: &str) -> Result<(Answer, Writer), Error> {
+    begin(socket, &format!("/v{api}/exec/{exec}/start"), r#"{"Detach":false,"Tty":true}"#).await
+}
+
+/// Asks the engine for something that ends in a terminal, and takes the connection over.
+pub async fn begin(socket: &Path, at: &str, body: &'static str) -> Result<(Answer, Writer), Error> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Error::other)?;
     tokio::spawn(connection.with_upgrades());
-    let request = http::Request::post(format!("/v{api}/exec/{exec}/start"))
+    let request = http::Request::post(at)
         .header(http::header::HOST, "docker")
         .header(http::header::CONTENT_TYPE, "application/json")
         .header(http::header::CONNECTION, "Upgrade")
         .header(http::header::UPGRADE, "tcp")
-        .body(Full::new(Bytes::from_static(br#"{"Detach":false,"Tty":true}"#)))
+        .body(Full::new(Bytes::from_static(body.as_bytes())))
         .map_err(Error::other)?;
     let response = sender.send_request(request).await.map_err(Error::other)?;
     if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {

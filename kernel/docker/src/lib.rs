@@ -5,6 +5,7 @@
 //! containers, keeps their output in their sandboxes, and knows the engine's [`Health`]: every call has a deadline, and
 //! an engine that is away holds up nothing but what needs it. [`Both`] is this runtime and the native one together.
 
+mod attach;
 pub mod body;
 mod both;
 mod config;

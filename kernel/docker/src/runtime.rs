@@ -7,11 +7,11 @@ use crate::inner::{Inner, keep};
 use crate::pull::Progress;
 use crate::record::Records;
 use crate::spec::{DockerSpec, container_name};
-use crate::{destroy, disk, exec, kill, launch, measure, probe, recover};
+use crate::{attach, destroy, disk, exec, kill, launch, measure, probe, recover};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use plenum_containers::session::{Open, Session};
+use plenum_containers::session::{Input, Open, Output, Session};
 use plenum_containers::{
     ContainerSpec, DiskUse, Enter, Entered, Exit, Isolation, Launched, OutOfMemory, Probe, Probed, Recovered,
     Runtime, RuntimeError, Statistics, Usage,
@@ -208,6 +208,14 @@ impl Runtime for DockerRuntime {
 
     async fn open(&self, id: &str, open: Open) -> Result<Session, RuntimeError> {
         exec::open(&self.inner, id, open).await
+    }
+
+    async fn listen(&self, id: &str) -> Result<tokio::sync::mpsc::Receiver<Output>, RuntimeError> {
+        attach::listen(&self.inner, id).await
+    }
+
+    async fn terminal(&self, id: &str) -> Result<Option<Input>, RuntimeError> {
+        attach::terminal(&self.inner, id).await
     }
 
     async fn probe(&self, id: &str, probe: Probe, deadline: Duration) -> Result<Probed, RuntimeError> {

@@ -3,6 +3,7 @@
 use crate::channel;
 use crate::failure::{At, Step, failed, refused};
 use crate::files::path;
+use crate::ids::{self, Ids};
 use crate::init::report_failure;
 use crate::supervise::decode_status;
 use crate::sys::{self, Cloned};
@@ -116,7 +117,12 @@ fn command(agent: &UnixStream, exec: &Exec, filter: &[u8], session: Option<&Sess
     let null = File::open("/dev/null").at("open", "/dev/null")?;
     // The group files are opened with the host's mounts and written by the child: the helper itself stays outside.
     let groups: Vec<File> = exec.groups.iter().filter_map(|dir| cgroup::door(path(dir)).ok()).collect();
+    let ids = (exec.namespaces & ns::USER != 0).then(|| Ids::of(&exec.init)).transpose()?;
+    let inside = ids.as_ref().map(|ids| ids.inside(&exec.process)).transpose()?;
     join(&exec.init, exec.namespaces)?;
+    if session.is_none() {
+        ids::give(&[1, 2], &exec.process, ids.as_ref());
+    }
     let mut ends = session.map(|session| session::ends(session, &exec.process)).transpose()?;
     let (ours, report) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .at("set-up socket", "")?;
@@ -128,7 +134,9 @@ fn command(agent: &UnixStream, exec: &Exec, filter: &[u8], session: Option<&Sess
                 let _group_of_a_dying_container = std::io::Write::write_all(&mut group, b"0");
             }
             let output = ends.as_ref().map_or([null.as_raw_fd(), 1, 2], session::Ends::of_command);
-            let failure = task::become_task(&exec.process, &image, filter, output, report.as_raw_fd());
+            let process = inside.as_ref().unwrap_or(&exec.process);
+            let ends = (output, report.as_raw_fd());
+            let failure = task::become_task(process, &image, filter, ends, ids.as_ref());
             report_failure_anywhere(report, &failure);
             sys::exit_now(70)
         }

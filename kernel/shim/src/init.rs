@@ -5,18 +5,22 @@
 use crate::cgroup;
 use crate::failure::{At, Step};
 use crate::files::path;
+use crate::ids::{self, Gate, Ids};
 use crate::sys::{self, Cloned};
 use crate::task::{self, Image};
-use crate::wire::{Failed, Flat, Inside, Launch, ns};
-use crate::{join, mounts};
+use crate::wire::{Failed, Flat, Inside, Launch, Size, ns};
+use crate::{join, mounts, session};
 use nix::mount::{MsFlags, mount};
-use nix::sys::socket::{MsgFlags, recv, send};
-use std::os::fd::{AsRawFd, OwnedFd};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 /// First byte of a packet: the task's process says who it is (its number is in the socket's credentials).
 pub const PACKET_TASK: u8 = b'P';
 /// A warning, as text.
 pub const PACKET_WARNING: u8 = b'W';
+/// The supervisor's end of the task's terminal comes along.
+pub const PACKET_TERMINAL: u8 = b'T';
 /// A failed step, flat.
 pub const PACKET_FAILED: u8 = b'F';
 
@@ -33,6 +37,10 @@ pub struct Plan<'a> {
     pub enter: &'a [Vec<u8>],
     /// Standard descriptors of the task.
     pub output: [OwnedFd; 3],
+    /// A terminal of this size is to take their place.
+    pub terminal: Option<&'a Size>,
+    /// Its user namespace.
+    pub ids: Option<&'a Ids>,
     /// Packets to the supervisor; closed by the task's `execve`.
     pub report: OwnedFd,
     /// Where the task's raw wait status goes.
@@ -40,26 +48,40 @@ pub struct Plan<'a> {
 }
 
 /// Runs in the freshly cloned process and never returns.
-pub fn run(plan: Plan<'_>) -> ! {
+pub fn run(mut plan: Plan<'_>) -> ! {
     sys::set_name(c"plenum-init");
     sys::set_mask(true);
-    if let Err(failure) = prepare(&plan) {
-        report_failure(&plan.report, &failure);
-        sys::exit_now(70);
-    }
+    let prepared = prepare(&plan).and_then(|()| terminal(&mut plan));
+    let gate = match prepared.and_then(|()| plan.ids.map(|_| Gate::new()).transpose()) {
+        Ok(gate) => gate,
+        Err(failure) => give_up(&plan, &failure),
+    };
     match sys::clone(0, None).at("fork task", "") {
-        Ok(Cloned::Child) => run_task(&plan),
+        Ok(Cloned::Child) => {
+            if let Some(gate) = gate {
+                gate.wait();
+            }
+            run_task(&plan)
+        }
         Ok(Cloned::Parent { pid, pidfd: _ }) => {
+            if let Some(ids) = plan.ids
+                && let Err(failure) = ids.become_root().and_then(|()| ids::tie(&plan.report))
+            {
+                give_up(&plan, &failure);
+            }
+            drop(gate);
             let named = own_ids(plan.launch);
             keep_only(&plan);
             sys::trim_memory();
             attend(pid, named)
         }
-        Err(failure) => {
-            report_failure(&plan.report, &failure);
-            sys::exit_now(70)
-        }
+        Err(failure) => give_up(&plan, &failure),
     }
+}
+
+fn give_up(plan: &Plan<'_>, failure: &Failed) -> ! {
+    report_failure(&plan.report, failure);
+    sys::exit_now(70)
 }
 
 /// Tells the supervisor of a failure.
@@ -86,11 +108,16 @@ fn prepare(plan: &Plan<'_>) -> Step<()> {
     let mut warnings = Vec::new();
     cgroup::enter_all(plan.enter.iter().map(|dir| path(dir)), &mut warnings);
     for warning in warnings {
-        let packet = [&[PACKET_WARNING], warning.as_bytes()].concat();
-        send(plan.report.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).at("report warning", "")?;
+        warn(plan, &warning)?;
     }
     if launch.namespaces & ns::CGROUP != 0 {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).at("control group namespace", "")?;
+    }
+    if plan.ids.is_some()
+        && launch.namespaces & ns::NET != 0
+        && let Err(error) = ids::open_ports()
+    {
+        warn(plan, &format!("ports below 1024 are not the container's: {error}"))?;
     }
     // Killing init kills the container, so the kernel had better choose the task. Lowering the score needs a privilege
     // that a machine may withhold; then init takes its chance with the rest (see `Isolation`).
@@ -109,13 +136,41 @@ fn prepare(plan: &Plan<'_>) -> Step<()> {
     Ok(())
 }
 
+fn warn(plan: &Plan<'_>, warning: &str) -> Step<()> {
+    let packet = [&[PACKET_WARNING], warning.as_bytes()].concat();
+    send(plan.report.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).at("report warning", "").map(drop)
+}
+
+/// The terminal is one of the container's own, so it is opened here; the supervisor reads what the task writes there.
+fn terminal(plan: &mut Plan<'_>) -> Step<()> {
+    const STEP: &str = "hand over the terminal";
+    let Some(size) = plan.terminal else { return Ok(()) };
+    let (ours, theirs) = session::open_terminal(size, &plan.launch.process)?;
+    let descriptors = [ours.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    let packet = [IoSlice::new(&[PACKET_TERMINAL])];
+    sendmsg::<()>(plan.report.as_raw_fd(), &packet, &control, MsgFlags::MSG_NOSIGNAL, None).at(STEP, "")?;
+    let copy = || theirs.try_clone().at(STEP, "");
+    plan.output = [copy()?, copy()?, copy()?];
+    Ok(())
+}
+
 /// Our mounts stay inside; an unmount on the host still reaches the container, so that no device is held busy by it.
 fn mounts(plan: &Plan<'_>) -> Step<()> {
     let launch = plan.launch;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).at("private mounts", "/")?;
     if plan.inside.root.is_some() {
-        return mounts::image(plan.inside);
+        if let Some(ids) = plan.ids {
+            ids.act()?;
+            ids::tie(&plan.report)?;
+        }
+        mounts::image(plan.inside, plan.ids)?;
+        if let Some(ids) = plan.ids {
+            ids.rest();
+            ids::tie(&plan.report)?;
+        }
+        return Ok(());
     }
     if launch.namespaces & ns::PID != 0 {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -135,9 +190,24 @@ fn mounts(plan: &Plan<'_>) -> Step<()> {
 
 fn run_task(plan: &Plan<'_>) -> ! {
     let failure = introduce(plan).err().unwrap_or_else(|| {
-        let output = plan.output.each_ref().map(AsRawFd::as_raw_fd);
+        let output = match plan.terminal {
+            // One descriptor three times is a terminal.
+            Some(_) => [plan.output[0].as_raw_fd(); 3],
+            None => plan.output.each_ref().map(AsRawFd::as_raw_fd),
+        };
         let filter = &plan.inside.filter;
-        task::become_task(&plan.launch.process, plan.image, filter, output, plan.report.as_raw_fd())
+        let ids = plan.ids.map(|ids| (ids, ids.inside(&plan.launch.process)));
+        match ids {
+            None => {
+                let process = &plan.launch.process;
+                task::become_task(process, plan.image, filter, (output, plan.report.as_raw_fd()), None)
+            }
+            Some((_, Err(failure))) => failure,
+            Some((ids, Ok(process))) => {
+                let ends = (output, plan.report.as_raw_fd());
+                task::become_task(&process, plan.image, filter, ends, Some(ids))
+            }
+        }
     });
     // The report socket is either where it was or, after the descriptors were rearranged, at REPORT_FD.
     let mut packet = vec![PACKET_FAILED];
@@ -168,8 +238,13 @@ const STATUS_FD: i32 = 3;
 
 /// Init keeps the status pipe and nothing else.
 fn keep_only(plan: &Plan<'_>) {
-    let null = plan.output[0].as_raw_fd();
+    // Where it has a terminal, init must not keep it open, nor belong to it.
+    let null = match plan.terminal {
+        Some(_) => std::fs::File::open("/dev/null").ok().map(|file| file.into_raw_fd()),
+        None => Some(plan.output[0].as_raw_fd()),
+    };
     for fd in 0..3 {
+        let Some(null) = null else { break };
         let _cannot_fail = sys::dup_to(null, fd, false);
     }
     let _cannot_fail = sys::dup_to(plan.status.as_raw_fd(), STATUS_FD, true);

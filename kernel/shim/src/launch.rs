@@ -3,13 +3,15 @@
 use crate::channel;
 use crate::failure::{At, Step, failed, refused};
 use crate::files::{self, path};
-use crate::init::{self, PACKET_FAILED, PACKET_TASK, PACKET_WARNING};
+use crate::ids::Ids;
+use crate::init::{self, PACKET_FAILED, PACKET_TASK, PACKET_TERMINAL, PACKET_WARNING};
 use crate::logs::Log;
 use crate::supervise::{self, Container};
 use crate::sys::{self, Cloned};
 use crate::task::Image;
 use crate::wire::{
-    self, Contain, Failed, Flat, Group, Inside, Launch, Logs, More, Pid, Reader, Reply, Request, State, ns,
+    self, Contain, Failed, Flat, Group, Inside, Launch, Logs, More, Pid, Reader, Reply, Request, Size, State,
+    ns,
 };
 use crate::{cgroup, join, proc};
 use nix::errno::Errno;
@@ -19,7 +21,7 @@ use nix::sys::socket::{
     setsockopt, socketpair, sockopt,
 };
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -162,23 +164,45 @@ fn detach(agent: UnixStream, own_groups: &[Vec<u8>]) -> nix::Result<(UnixStream,
 /// Makes the groups, clones init and waits for the task's `execve`.
 fn start(asked: Contain, warnings: &mut Vec<String>) -> Step<Container> {
     let Contain { launch, inside, more } = asked;
-    let image = Image::new(&launch.process)?;
+    let image = Image::of_launch(&launch.process)?;
     let process = &launch.process;
-    let owner = process.change_user.then_some((process.uid, process.gid));
+    let ids = more.ids.as_ref().map(Ids::make).transpose()?;
+    // On the disk files have the owners that they would have without a user namespace.
+    let on_disk = ids.as_ref().map(|ids| ids.inside(process)).transpose()?;
+    let on_disk = on_disk.as_ref().unwrap_or(process);
+    let owner = process.change_user.then_some((on_disk.uid, on_disk.gid));
     let input = OwnedFd::from(std::fs::File::open("/dev/null").at("open", "/dev/null")?);
-    let (logs, out, err) = outputs(&launch, &more, owner)?;
+    // With a terminal the task writes to that, and to nothing else.
+    let (logs, out, err) = match &more.terminal {
+        None => outputs(&launch, &more, owner)?,
+        Some(_) => (
+            Vec::new(),
+            input.try_clone().at("open", "/dev/null")?,
+            input.try_clone().at("open", "/dev/null")?,
+        ),
+    };
     let output = [input, out, err];
     let groups = cgroup::create(&launch.groups, warnings);
-    let started = start_in(&launch, &inside, &image, &groups, output, warnings);
+    // The task may open its ends anew by `/dev/stdout`.
+    crate::ids::give(&output.each_ref().map(AsRawFd::as_raw_fd)[1..], process, ids.as_ref());
+    let own = Own { terminal: more.terminal.as_ref(), ids: ids.as_ref() };
+    let started = start_in(&launch, &inside, &image, &groups, (output, own), warnings);
     if started.is_err() {
         cgroup::kill(&groups);
         cgroup::remove(&groups, Duration::from_secs(2));
     }
-    started.map(|container| Container { logs, ..container })
+    let mut container = Container { logs, ..started? };
+    if let Some(terminal) = &container.terminal {
+        let copy = terminal.try_clone().at("open output file", "terminal")?;
+        container.logs.push(Log::of_terminal(&launch.stdout, owner, more.logs.as_ref(), copy)?);
+    }
+    Ok(container)
 }
 
 /// Files for the task to write to, or pipes and who empties them.
 fn outputs(launch: &Launch, more: &More, owner: Option<(u32, u32)>) -> Step<(Vec<Log>, OwnedFd, OwnedFd)> {
+    // A file of the machine's could not be opened anew by whoever has ids of its own.
+    let unlimited = more.ids.as_ref().map(|_| &crate::logs::NO_BUDGET);
     let mut logs = Vec::new();
     let mut open = |name: &[u8], budget: Option<&Logs>| -> Step<OwnedFd> {
         let Some(budget) = budget.filter(|_| !name.is_empty()) else {
@@ -188,7 +212,8 @@ fn outputs(launch: &Launch, more: &More, owner: Option<(u32, u32)>) -> Step<(Vec
         logs.push(log);
         Ok(end)
     };
-    let (of_out, of_err) = (more.logs.as_ref(), more.error_logs.as_ref().or(more.logs.as_ref()));
+    let all = more.logs.as_ref().or(unlimited);
+    let (of_out, of_err) = (all, more.error_logs.as_ref().or(all));
     let out = open(&launch.stdout, of_out)?;
     // Two that rotate one file would be in each other's way.
     let err = if launch.stdout == launch.stderr && of_out.is_some() {
@@ -199,12 +224,19 @@ fn outputs(launch: &Launch, more: &More, owner: Option<(u32, u32)>) -> Step<(Vec
     Ok((logs, out, err))
 }
 
+/// What a container may have besides what each has.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    terminal: Option<&'a Size>,
+    ids: Option<&'a Ids>,
+}
+
 fn start_in(
     launch: &Launch,
     inside: &Inside,
     image: &Image,
     groups: &[Group],
-    output: [OwnedFd; 3],
+    (output, own): ([OwnedFd; 3], Own<'_>),
     warnings: &mut Vec<String>,
 ) -> Step<Container> {
     let (ours, report) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
@@ -225,16 +257,29 @@ fn start_in(
     let (pid, init_fd) = match cloned {
         Cloned::Child => {
             drop(ours);
-            init::run(init::Plan { launch, inside, image, enter: &enter, output, report, status: status_in })
+            let status = status_in;
+            let Own { terminal, ids } = own;
+            init::run(init::Plan {
+                launch,
+                inside,
+                image,
+                enter: &enter,
+                output,
+                terminal,
+                ids,
+                report,
+                status,
+            })
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop((report, status_in, output));
     let deadline = Instant::now() + Duration::from_millis(launch.deadline_ms.clamp(100, 600_000));
     match await_task(&ours, pid, deadline, warnings) {
-        Ok((task, task_fd)) => {
-            let state = describe(launch, pid, task, groups, std::mem::take(warnings));
-            Ok(Container { state, init_fd, task_fd, status, groups: groups.to_vec(), logs: Vec::new() })
+        Ok(Met { task, task_fd, terminal }) => {
+            let state = describe(launch, (pid, task), own, groups, std::mem::take(warnings));
+            let groups = groups.to_vec();
+            Ok(Container { state, init_fd, task_fd, status, groups, logs: Vec::new(), terminal })
         }
         Err(failure) => {
             let _gone = sys::pidfd_signal(init_fd.as_fd(), libc::SIGKILL);
@@ -266,27 +311,35 @@ fn clone_flags(namespaces: u32) -> u64 {
         .sum()
 }
 
-fn describe(launch: &Launch, init: i32, task: Pid, groups: &[Group], warnings: Vec<String>) -> State {
+fn describe(
+    launch: &Launch,
+    (init, task): (i32, Pid),
+    own: Own<'_>,
+    groups: &[Group],
+    warnings: Vec<String>,
+) -> State {
     State {
         id: launch.id.clone(),
         boot_id: proc::boot_id(),
         shim: proc::identify(i32::try_from(std::process::id()).unwrap_or(0)).unwrap_or_default(),
         init: proc::identify(init).unwrap_or_default(),
         task,
-        namespaces: launch.namespaces,
+        namespaces: launch.namespaces | own.ids.map_or(0, |_| ns::USER),
         groups: groups.iter().map(|group| group.dir.clone()).collect(),
         warnings,
     }
 }
 
+/// A task that runs.
+struct Met {
+    task: Pid,
+    task_fd: OwnedFd,
+    terminal: Option<OwnedFd>,
+}
+
 /// Follows the set-up until the socket ends (success) or a failure arrives.
-fn await_task(
-    from: &OwnedFd,
-    init: i32,
-    deadline: Instant,
-    warnings: &mut Vec<String>,
-) -> Step<(Pid, OwnedFd)> {
-    let mut task = None;
+fn await_task(from: &OwnedFd, init: i32, deadline: Instant, warnings: &mut Vec<String>) -> Step<Met> {
+    let (mut task, mut terminal) = (None, None);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -296,9 +349,10 @@ fn await_task(
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(failed("wait for the task", "", errno)),
         }
-        let (packet, sender) = receive(from)?;
+        let (packet, sender, end) = receive(from)?;
         match packet.split_first() {
             None => break,
+            Some((&PACKET_TERMINAL, _)) => terminal = end,
             Some((&PACKET_TASK, _)) => task = Some(meet(from, sender, init)?),
             Some((&PACKET_WARNING, text)) => warnings.push(String::from_utf8_lossy(text).into_owned()),
             Some((&PACKET_FAILED, body)) => {
@@ -310,7 +364,8 @@ fn await_task(
             Some(_) => return Err(refused("set-up protocol", "")),
         }
     }
-    task.ok_or_else(|| refused("init ended before the task was started", ""))
+    let (task, task_fd) = task.ok_or_else(|| refused("init ended before the task was started", ""))?;
+    Ok(Met { task, task_fd, terminal })
 }
 
 /// Holds on to the task before it goes on.
@@ -324,18 +379,23 @@ fn meet(from: &OwnedFd, sender: Option<UnixCredentials>, init: i32) -> Step<(Pid
     Ok((Pid { pid, start: stat.start }, fd))
 }
 
-fn receive(from: &OwnedFd) -> Step<(Vec<u8>, Option<UnixCredentials>)> {
+/// A packet, who sent it, and a descriptor that came along.
+fn receive(from: &OwnedFd) -> Step<(Vec<u8>, Option<UnixCredentials>, Option<OwnedFd>)> {
     const STEP: &str = "read set-up socket";
     let mut buffer = vec![0; 64 * 1024];
-    let mut control = nix::cmsg_space!(UnixCredentials);
+    let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let message = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
     let message = message.at(STEP, "")?;
-    let sender = message.cmsgs().at(STEP, "")?.find_map(|control| match control {
-        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials),
-        _ => None,
-    });
+    let (mut sender, mut end) = (None, None);
+    for control in message.cmsgs().at(STEP, "")? {
+        match control {
+            ControlMessageOwned::ScmCredentials(credentials) => sender = Some(credentials),
+            ControlMessageOwned::ScmRights(fds) => end = fds.first().map(|fd| sys::adopt_fd(*fd)),
+            _ => {}
+        }
+    }
     let len = message.bytes;
     buffer.truncate(len);
-    Ok((buffer, sender))
+    Ok((buffer, sender, end))
 }

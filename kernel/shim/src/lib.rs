@@ -13,6 +13,7 @@ pub mod devices;
 pub mod exec;
 pub mod failure;
 pub mod files;
+pub mod ids;
 pub mod init;
 pub mod join;
 pub mod launch;

@@ -41,9 +41,25 @@ pub struct Log {
     paused_until: Option<Instant>,
     lost: u64,
     why: i32,
+    /// It is a terminal: read and written, since the kernel moves no pages of one.
+    terminal: bool,
 }
 
+/// What is kept of output that has to pass the supervisor and whose files have no budget.
+pub const NO_BUDGET: Logs = Logs { file_bytes: u64::MAX, files: 1 };
+
 impl Log {
+    /// Writes what a task says on its terminal to a file. Our end must not block.
+    pub fn of_terminal(
+        name: &[u8],
+        owner: Option<(u32, u32)>,
+        budget: Option<&Logs>,
+        terminal: OwnedFd,
+    ) -> Step<Self> {
+        let (log, _nobody_writes) = Self::open(name, owner, budget.unwrap_or(&NO_BUDGET))?;
+        Ok(Self { pipe: terminal, terminal: true, ..log })
+    }
+
     /// Opens a file for a stream; gives the end that the task writes to.
     pub fn open(name: &[u8], owner: Option<(u32, u32)>, budget: &Logs) -> Step<(Self, OwnedFd)> {
         const STEP: &str = "open output file";
@@ -73,6 +89,7 @@ impl Log {
             paused_until: None,
             lost: 0,
             why: 0,
+            terminal: false,
         };
         Ok((log, theirs))
     }
@@ -125,7 +142,11 @@ impl Log {
             self.rotate(size);
             return None;
         }
-        match sys::splice(self.pipe.as_fd(), self.file.as_fd(), Some(size), room.min(PART)) {
+        let moved = match self.terminal {
+            true => self.copy(size, room),
+            false => sys::splice(self.pipe.as_fd(), self.file.as_fd(), Some(size), room.min(PART)),
+        };
+        match moved {
             Ok(0) => {
                 self.ended = true;
                 Some(0)
@@ -136,7 +157,37 @@ impl Log {
         }
     }
 
+    /// From a terminal to the file. One that no program has open any more gives an error, which is its end.
+    fn copy(&mut self, at: u64, room: u64) -> nix::Result<usize> {
+        let mut part = [0; 4096];
+        let most = part.len().min(usize::try_from(room).unwrap_or(part.len()));
+        let read = match nix::unistd::read(&self.pipe, part.get_mut(..most).unwrap_or_default()) {
+            Err(Errno::EIO) => 0,
+            read => read?,
+        };
+        let piece = part.get(..read).unwrap_or_default();
+        if let Err(error) = self.file.write_all_at(piece, at) {
+            // What was read is gone: the task is not held up.
+            let _not_half_a_piece = self.file.set_len(at);
+            self.lost = self.lost.saturating_add(u64::try_from(read).unwrap_or(0));
+            self.why = error.raw_os_error().unwrap_or(libc::EIO);
+        }
+        Ok(read)
+    }
+
     fn drop_some(&mut self, errno: Errno) -> usize {
+        if self.terminal {
+            let mut part = [0; 4096];
+            let dropped = match nix::unistd::read(&self.pipe, &mut part) {
+                Ok(dropped) => dropped,
+                Err(Errno::EIO) => 0,
+                Err(_nothing_there) => return 0,
+            };
+            self.ended |= dropped == 0;
+            self.why = errno as i32;
+            self.lost = self.lost.saturating_add(u64::try_from(dropped).unwrap_or(0));
+            return dropped;
+        }
         let null = File::options().write(true).open("/dev/null");
         let Ok(null) = null else { return 0 };
         match sys::splice(self.pipe.as_fd(), null.as_fd(), None, PART) {

@@ -1,4 +1,5 @@
-//! `plenum-shim <launch|exec|socket>`: reads its request from descriptor 0, a socket. See the library.
+//! `plenum-shim <launch|exec|socket>`: reads its request from descriptor 0, a socket. `try-ids` has arguments instead.
+//! See the library.
 
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ fn main() -> ExitCode {
         Some("launch") => plenum_shim::launch::run(),
         Some("exec") => plenum_shim::exec::run_command(),
         Some("socket") => plenum_shim::exec::run_socket(),
+        Some("try-ids") => plenum_shim::ids::run_trial(),
         Some("--version") => {
             println!("plenum-shim {} protocol {}", env!("CARGO_PKG_VERSION"), plenum_shim::wire::VERSION);
             ExitCode::SUCCESS

@@ -3,6 +3,7 @@
 use crate::beneath::{self, by_descriptor};
 use crate::failure::{At, Step, refused};
 use crate::files::path;
+use crate::ids::{self, Ids};
 use crate::overlay;
 use crate::sys;
 use crate::wire::{Inside, Mount, kind};
@@ -16,12 +17,12 @@ const NONE: Option<&str> = None;
 const ATTR: [u64; 3] = [1, 2, 4];
 
 /// Puts an image's root together and makes it the root of this mount namespace.
-pub fn image(inside: &Inside) -> Step<()> {
+pub fn image(inside: &Inside, ids: Option<&Ids>) -> Step<()> {
     let Some(root) = &inside.root else { return Ok(()) };
     let before = umask(Mode::empty());
-    let assembled = overlay::assemble(root)?;
+    let assembled = overlay::assemble(root, ids)?;
     let at = assembled.as_fd();
-    overlay::system(at, root)?;
+    overlay::system(at, root, ids)?;
     for folder in &root.folders {
         beneath::make(at, folder, true)?;
     }
@@ -32,13 +33,13 @@ pub fn image(inside: &Inside) -> Step<()> {
         create: true,
         ..Mount::default()
     };
-    volume(at, &sandbox)?;
+    volume(at, &sandbox, ids)?;
     for wanted in &inside.mounts {
         if wanted.target.first() == Some(&b'/') {
-            volume(at, wanted)?;
+            volume(at, wanted, ids)?;
         } else {
             let target = [root.sandbox_target.as_slice(), b"/", &wanted.target].concat();
-            volume(at, &Mount { target, ..wanted.clone() })?;
+            volume(at, &Mount { target, ..wanted.clone() }, ids)?;
         }
     }
     overlay::restrict(at, root)?;
@@ -68,22 +69,36 @@ pub fn on_host(inside: &Inside) -> Step<()> {
     let (root, sandbox) = (beneath::trusted(b"/")?, beneath::trusted(&inside.sandbox)?);
     for wanted in &inside.mounts {
         let absolute = wanted.target.first() == Some(&b'/');
-        volume(if absolute { root.as_fd() } else { sandbox.as_fd() }, wanted)?;
+        volume(if absolute { root.as_fd() } else { sandbox.as_fd() }, wanted, None)?;
     }
     umask(before);
     Ok(())
 }
 
-fn volume(at: BorrowedFd<'_>, wanted: &Mount) -> Step<()> {
+fn volume(at: BorrowedFd<'_>, wanted: &Mount, ids: Option<&Ids>) -> Step<()> {
     let hold = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     match wanted.kind {
-        kind::BIND => bind(at, wanted),
+        kind::BIND => bind(at, wanted, ids),
         kind::TMPFS => {
             let target = target(at, wanted, true)?;
             let flags = hold | if wanted.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
             let place = by_descriptor(target.as_fd());
             mount(Some("tmpfs"), place.as_str(), Some("tmpfs"), flags, Some(wanted.options.as_str()))
                 .at("mount volume", &wanted.target)
+        }
+        kind::LAYERS => {
+            overlay::volume(target(at, wanted, true)?.as_fd(), wanted, ids)?;
+            let mounted = beneath::resolve(at, &wanted.target)?;
+            let all = hold | if wanted.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+            restrict(mounted.as_fd(), all).at("restrict volume", &wanted.target)
+        }
+        kind::ITSELF => {
+            let target = target(at, wanted, true)?;
+            let place = by_descriptor(target.as_fd());
+            mount(Some(place.as_str()), place.as_str(), NONE, MsFlags::MS_BIND, NONE)
+                .at("mount volume", &wanted.target)?;
+            restrict(beneath::resolve(at, &wanted.target)?.as_fd(), hold)
+                .at("restrict volume", &wanted.target)
         }
         _ => Err(refused("an unknown kind of volume", &wanted.target)),
     }
@@ -97,7 +112,7 @@ fn target(at: BorrowedFd<'_>, wanted: &Mount, folder: bool) -> Step<std::os::fd:
     }
 }
 
-fn bind(at: BorrowedFd<'_>, wanted: &Mount) -> Step<()> {
+fn bind(at: BorrowedFd<'_>, wanted: &Mount, ids: Option<&Ids>) -> Step<()> {
     let source = if wanted.source_root.is_empty() {
         beneath::trusted(&wanted.source)?
     } else {
@@ -108,9 +123,14 @@ fn bind(at: BorrowedFd<'_>, wanted: &Mount) -> Step<()> {
     if beneath::is_folder(target.as_fd()) != folder {
         return Err(refused("mount volume: a folder needs a folder, a file a file", &wanted.target));
     }
-    let (from, to) = (by_descriptor(source.as_fd()), by_descriptor(target.as_fd()));
-    mount(Some(from.as_str()), to.as_str(), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
-        .at("mount volume", &wanted.target)?;
+    if let Some(ids) = ids {
+        let shown = ids::shown(source.as_fd(), ids, true, &wanted.target)?;
+        sys::move_mount(shown.as_fd(), target.as_fd()).at("mount volume", &wanted.target)?;
+    } else {
+        let (from, to) = (by_descriptor(source.as_fd()), by_descriptor(target.as_fd()));
+        mount(Some(from.as_str()), to.as_str(), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
+            .at("mount volume", &wanted.target)?;
+    }
     let mounted = beneath::resolve(at, &wanted.target)?;
     let hold = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if wanted.read_only {

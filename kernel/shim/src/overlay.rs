@@ -2,11 +2,16 @@
 
 use crate::beneath::{self, by_descriptor};
 use crate::failure::{At, Step, refused};
-use crate::wire::{Device, Rootfs};
-use nix::mount::{MsFlags, mount};
+use crate::files::path;
+use crate::ids::{self, Ids};
+use crate::sys;
+use crate::wire::{Device, Mount, Rootfs};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mkdirat, mknodat};
-use nix::unistd::{FchownatFlags, Gid, Uid, fchownat, symlinkat};
+use nix::unistd::{FchownatFlags, Gid, Uid, chown, fchownat, symlinkat};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 const NONE: Option<&str> = None;
 /// Options of a mount are one page at most, its NUL included.
@@ -14,31 +19,110 @@ const OPTIONS_MAX: usize = 4095;
 
 /// Mounts the layers; the descriptor is of the new root. Folders are named by descriptor, which is short whatever their
 /// names are and leaves no character in them a meaning.
-pub fn assemble(root: &Rootfs) -> Step<OwnedFd> {
-    let folders = root.layers.iter().rev().map(|layer| beneath::trusted(layer)).collect::<Step<Vec<_>>>()?;
-    let (upper, work) = (beneath::trusted(&root.upper)?, beneath::trusted(&root.work)?);
-    let lower: Vec<String> = folders.iter().map(|fd| by_descriptor(fd.as_fd())).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.join(":"),
-        by_descriptor(upper.as_fd()),
-        by_descriptor(work.as_fd())
-    );
-    if lower.is_empty() || options.len() > OPTIONS_MAX {
-        return Err(refused(
-            "an image needs at least one layer and has fewer than 180",
-            lower.len().to_string(),
-        ));
-    }
-    let stage = crate::files::path(&root.stage);
+pub fn assemble(root: &Rootfs, ids: Option<&Ids>) -> Step<OwnedFd> {
+    let layers = root.layers.iter().map(Vec::as_slice);
+    let stack = Stack::find(layers, Some((&root.upper, &root.work)), ids)?;
     // Device files that an image brings are not devices.
-    mount(Some("overlay"), stage, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str()))
-        .at("mount image", &root.stage)?;
+    stack.mount(path(&root.stage), MsFlags::MS_NODEV, ("mount image", &root.stage))?;
     beneath::trusted(&root.stage)
 }
 
+/// Mounts layers somewhere else than as a root: what is written goes to folders beside them, or nothing can be, for which the caller sees.
+pub fn volume(target: BorrowedFd<'_>, wanted: &Mount, ids: Option<&Ids>) -> Step<()> {
+    const STEP: &str = "mount volume";
+    let layers: Vec<&[u8]> = wanted.source.split(|byte| *byte == 0).collect();
+    let place = by_descriptor(target);
+    // One alone makes no overlay.
+    if let (true, [one]) = (wanted.source_root.is_empty(), layers.as_slice()) {
+        let folder = beneath::trusted(one)?;
+        let Some(ids) = ids else {
+            let from = by_descriptor(folder.as_fd());
+            return mount(Some(from.as_str()), place.as_str(), NONE, MsFlags::MS_BIND, NONE)
+                .at(STEP, &wanted.target);
+        };
+        let shown = ids::shown(folder.as_fd(), ids, false, one)?;
+        return sys::move_mount(shown.as_fd(), target).at(STEP, &wanted.target);
+    }
+    let own = |name: &[u8]| [&wanted.source_root, b"/".as_slice(), name].concat();
+    let (upper, work) = (own(b"upper"), own(b"work"));
+    let over = (!wanted.source_root.is_empty()).then_some((upper.as_slice(), work.as_slice()));
+    let stack = Stack::find(layers.into_iter(), over, ids)?;
+    stack.mount(Path::new(&place), MsFlags::empty(), (STEP, &wanted.target))
+}
+
+/// Folders that become one.
+struct Stack {
+    /// Highest first.
+    lower: Vec<OwnedFd>,
+    /// Where what is written goes, and the file system's own.
+    over: Option<(OwnedFd, OwnedFd)>,
+    /// Mounts over the folders that show them with the container's ids.
+    placed: Vec<OwnedFd>,
+}
+
+impl Stack {
+    /// Layers come lowest first.
+    fn find<'a>(
+        layers: impl DoubleEndedIterator<Item = &'a [u8]>,
+        over: Option<(&[u8], &[u8])>,
+        ids: Option<&Ids>,
+    ) -> Step<Self> {
+        let mut placed = Vec::new();
+        let mut open = |name: &[u8]| -> Step<OwnedFd> {
+            let folder = beneath::trusted(name)?;
+            let Some(ids) = ids else { return Ok(folder) };
+            let shown = ids::shown_in_place(folder.as_fd(), ids, name)?;
+            placed.push(shown.try_clone().at("open", name)?);
+            Ok(shown)
+        };
+        let lower = layers.rev().map(&mut open).collect::<Step<Vec<_>>>()?;
+        let over = match over {
+            None => None,
+            Some((upper, work)) if ids.is_none() => Some((beneath::trusted(upper)?, beneath::trusted(work)?)),
+            // The two have to be of one mount.
+            Some((upper, work)) => {
+                let (both, upper, work) = together(upper, work)?;
+                let both = open(both)?;
+                Some((beneath::plain(both.as_fd(), upper)?, beneath::plain(both.as_fd(), work)?))
+            }
+        };
+        Ok(Self { lower, over, placed })
+    }
+
+    fn mount(&self, on: &Path, flags: MsFlags, (step, subject): (&str, &[u8])) -> Step<()> {
+        let lower: Vec<String> = self.lower.iter().map(|fd| by_descriptor(fd.as_fd())).collect();
+        let mut options = format!("lowerdir={}", lower.join(":"));
+        if let Some((upper, work)) = &self.over {
+            let (upper, work) = (by_descriptor(upper.as_fd()), by_descriptor(work.as_fd()));
+            options.push_str(&format!(",upperdir={upper},workdir={work}"));
+        }
+        if lower.is_empty() || options.len() > OPTIONS_MAX {
+            let words = "an image needs at least one layer and has fewer than 180";
+            return Err(refused(words, lower.len().to_string()));
+        }
+        mount(Some("overlay"), on, Some("overlay"), flags, Some(options.as_str())).at(step, subject)?;
+        // It has copies of its own now, and a layer may be wanted again.
+        for placed in &self.placed {
+            umount2(by_descriptor(placed.as_fd()).as_str(), MntFlags::MNT_DETACH).at(step, subject)?;
+        }
+        Ok(())
+    }
+}
+
+/// The folder that two others are in, and their names there.
+fn together<'a>(upper: &'a [u8], work: &'a [u8]) -> Step<(&'a [u8], &'a [u8], &'a [u8])> {
+    let (one, two) = (path(upper), path(work));
+    match (one.parent(), one.file_name(), two.file_name()) {
+        (Some(both), Some(one), Some(other)) if two.parent() == Some(both) => {
+            Ok((both.as_os_str().as_bytes(), one.as_bytes(), other.as_bytes()))
+        }
+        _ => Err(refused("what is written over an image has to be in one folder with its work folder", work)),
+    }
+}
+
 /// `/proc`, `/sys` and `/dev`. An image in which one of them is a link is refused.
-pub fn system(at: BorrowedFd<'_>, root: &Rootfs) -> Step<()> {
+pub fn system(at: BorrowedFd<'_>, root: &Rootfs, ids: Option<&Ids>) -> Step<()> {
+    let first = ids.map_or(0, Ids::first);
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     put(at, b"proc", "proc", quiet, None)?;
     put(at, b"sys", "sysfs", quiet | MsFlags::MS_RDONLY, None)?;
@@ -49,7 +133,8 @@ pub fn system(at: BorrowedFd<'_>, root: &Rootfs) -> Step<()> {
     }
     node(dev.as_fd(), &usual("tty", 5, 0))?;
     for device in &root.devices {
-        node(dev.as_fd(), device)?;
+        let (uid, gid) = (device.uid.saturating_add(first), device.gid.saturating_add(first));
+        node(dev.as_fd(), &Device { uid, gid, ..device.clone() })?;
     }
     for (name, to) in [
         ("fd", "/proc/self/fd"),
@@ -64,7 +149,13 @@ pub fn system(at: BorrowedFd<'_>, root: &Rootfs) -> Step<()> {
         mkdirat(dev.as_fd(), name, Mode::from_bits_truncate(0o755)).at("make folder in /dev", name)?;
     }
     let terminals = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    put(at, b"dev/pts", "devpts", terminals, Some("newinstance,ptmxmode=0666,mode=0620,gid=5"))?;
+    let options = format!("newinstance,ptmxmode=0666,mode=0620,gid={}", first.saturating_add(5));
+    put(at, b"dev/pts", "devpts", terminals, Some(&options))?;
+    if let Some(ids) = ids {
+        let terminals = beneath::plain(at, b"dev/pts")?;
+        let (uid, gid) = (Uid::from_raw(ids.first()), Gid::from_raw(ids.first()));
+        chown(by_descriptor(terminals.as_fd()).as_str(), Some(uid), Some(gid)).at("own", "dev/pts")?;
+    }
     let shm = format!("mode=1777,size={}", root.shm_bytes);
     put(at, b"dev/shm", "tmpfs", quiet, Some(&shm))?;
     put(at, b"dev/mqueue", "mqueue", quiet, None)
@@ -87,9 +178,9 @@ fn usual(name: &str, major: u32, minor: u32) -> Device {
 
 fn node(dev: BorrowedFd<'_>, device: &Device) -> Step<()> {
     const STEP: &str = "make device file";
-    let name = crate::files::path(&device.name);
+    let name = path(&device.name);
     if let Some(parent) = name.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        beneath::make(dev, std::os::unix::ffi::OsStrExt::as_bytes(parent.as_os_str()), true)?;
+        beneath::make(dev, parent.as_os_str().as_bytes(), true)?;
     }
     let kind = if device.block { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
     let number = makedev(device.major.into(), device.minor.into());

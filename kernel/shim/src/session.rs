@@ -29,6 +29,12 @@ pub fn ends(session: &Session, process: &Process) -> Step<Ends> {
 }
 
 fn terminal(size: &Size, process: &Process) -> Step<Ends> {
+    let (master, peer) = open_terminal(size, process)?;
+    Ok(Ends { command: vec![peer], agent: vec![master] })
+}
+
+/// A new terminal of the container's, whose mounts the caller has: our end, which does not block, and the programs'.
+pub fn open_terminal(size: &Size, process: &Process) -> Step<(OwnedFd, OwnedFd)> {
     const STEP: &str = "open terminal";
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let master = open("/dev/ptmx", flags, Mode::empty()).at(STEP, "/dev/ptmx")?;
@@ -39,7 +45,7 @@ fn terminal(size: &Size, process: &Process) -> Step<Ends> {
     if (size.rows, size.columns) != (0, 0) {
         sys::resize_terminal(master.as_fd(), size.rows, size.columns).at(STEP, "size")?;
     }
-    Ok(Ends { command: vec![peer], agent: vec![master] })
+    Ok((master, peer))
 }
 
 /// The command may open its ends anew by `/dev/stdout`, so they are its user's.

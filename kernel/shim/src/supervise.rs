@@ -9,9 +9,9 @@ use crate::wire::{self, Appended, Exit, Group, Reply, Request, State, ns};
 use crate::{cgroup, proc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,6 +34,8 @@ pub struct Container {
     pub groups: Vec<Group>,
     /// Output that goes through us.
     pub logs: Vec<Log>,
+    /// Our end of the task's terminal.
+    pub terminal: Option<OwnedFd>,
 }
 
 impl Container {
@@ -72,6 +74,21 @@ impl Client {
     fn new(stream: UnixStream, launcher: bool) -> Option<Self> {
         stream.set_nonblocking(true).ok()?;
         Some(Self { stream, buffer: Vec::new(), greeted: launcher, subscribed: launcher })
+    }
+
+    /// Gives it a descriptor; false if it cannot be written to.
+    fn hand_over(&self, end: &OwnedFd) -> bool {
+        let frame = wire::encode(&Reply::Opened);
+        let descriptors = [end.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&descriptors)];
+        let sent = sendmsg::<()>(
+            self.stream.as_raw_fd(),
+            &[IoSlice::new(&frame)],
+            &control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        sent.is_ok()
     }
 
     /// False if it cannot be written to: replies are small, so the kernel's buffer holds them, or nobody reads.
@@ -260,6 +277,11 @@ impl Supervisor {
             let request = wire::decode::<Request>(payload);
             client.buffer.drain(..4 + len);
             let reply = match request {
+                Ok(Request::Terminal) if client.greeted => match &self.container.terminal {
+                    Some(terminal) if client.hand_over(terminal) => continue,
+                    Some(_) => return None,
+                    None => Reply::Refused { reason: "the task has no terminal".into() },
+                },
                 Ok(request) => self.answer(&mut client, request),
                 Err(malformed) => Reply::Refused { reason: malformed.to_string() },
             };
@@ -299,7 +321,8 @@ impl Supervisor {
             | Request::Exec(_)
             | Request::Confined(_)
             | Request::Session(_)
-            | Request::Socket(_) => refused("not on a control socket"),
+            | Request::Socket(_)
+            | Request::Terminal => refused("not on a control socket"),
         }
     }
 

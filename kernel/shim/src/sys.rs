@@ -371,6 +371,61 @@ pub fn mount_attributes(mount: BorrowedFd<'_>, set: u64, deep: bool) -> nix::Res
     Errno::result(done).map(drop)
 }
 
+/// A copy of a mount that is mounted nowhere; `deep` with all mounts below it.
+pub fn copy_mount(of: BorrowedFd<'_>, deep: bool) -> nix::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: i32 = 1;
+    let flags =
+        OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH | if deep { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty string; the rest are integers.
+    #[allow(unsafe_code)]
+    let fd =
+        Errno::result(unsafe { libc::syscall(libc::SYS_open_tree, of.as_raw_fd(), c"".as_ptr(), flags) })?;
+    // SAFETY: a new descriptor that nobody else owns.
+    #[allow(unsafe_code)]
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?) })
+}
+
+/// Maps owners of files by a user namespace, in a mount that is mounted nowhere yet.
+pub fn map_mount(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>, deep: bool) -> nix::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    let attributes = [MOUNT_ATTR_IDMAP, 0, 0, namespace];
+    let flags = libc::AT_EMPTY_PATH | if deep { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the record is the kernel's `struct mount_attr`, four 64-bit numbers; the path is an empty string.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        let (path, size) = (c"".as_ptr(), size_of_val(&attributes));
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), path, flags, attributes.as_ptr(), size)
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Mounts what [`copy_mount`] made on a file or folder; the descriptor stays that of its root.
+pub fn move_mount(mount: BorrowedFd<'_>, on: BorrowedFd<'_>) -> nix::Result<()> {
+    const EMPTY_PATHS: u32 = 0x04 | 0x40;
+    // SAFETY: both paths are empty strings.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        let path = c"".as_ptr();
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), path, on.as_raw_fd(), path, EMPTY_PATHS)
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Gives a pipe to a user; EINVAL for anything else.
+pub fn give_pipe(fd: RawFd, uid: u32, gid: u32) -> nix::Result<()> {
+    // SAFETY: all-zero is a valid `stat`, which outlives the calls; the rest are integers.
+    #[allow(unsafe_code)]
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        Errno::result(libc::fstat(fd, &raw mut stat))?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFIFO {
+            return Err(Errno::EINVAL);
+        }
+        Errno::result(libc::fchown(fd, uid, gid)).map(drop)
+    }
+}
+
 /// Asks the kernel to kill anything else first when memory runs out. Without the privilege nothing changes.
 pub fn spare_from_oom() {
     let _not_permitted = std::fs::write("/proc/self/oom_score_adj", "-1000");

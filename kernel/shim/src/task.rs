@@ -2,15 +2,18 @@
 
 use crate::failure::{At, Step, failed, refused};
 use crate::files::path;
+use crate::ids::{self, Ids};
 use crate::sys;
 use crate::wire::{Failed, Process};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 /// Where the report of a failure goes while a task is set up; the first descriptor above the standard three.
 pub const REPORT_FD: RawFd = 3;
+/// Where the user namespace is meanwhile.
+const IDS_FD: RawFd = 4;
 
 /// The program, arguments and environment in the form of the kernel, checked before anything is forked.
 #[derive(Debug)]
@@ -39,8 +42,24 @@ impl Image {
         Ok(Self { candidates, argv, env })
     }
 
+    /// As [`Image::new`], but without any argument there is no program: the process waits to be ended.
+    pub fn of_launch(process: &Process) -> Step<Self> {
+        if process.argv.is_empty() {
+            return Ok(Self { candidates: Vec::new(), argv: Vec::new(), env: Vec::new() });
+        }
+        Self::new(process)
+    }
+
     /// Becomes the program; returns why not. Like a shell, a candidate that exists but may not be run is the better answer.
     fn exec(&self) -> Failed {
+        if self.argv.is_empty() {
+            sys::set_name(c"plenum-hold");
+            // As `execve` would: the supervisor takes it for the sign that all went well.
+            sys::close_from(3);
+            loop {
+                nix::unistd::pause();
+            }
+        }
         let mut answer =
             failed("find program", self.argv.first().map_or(&b""[..], |a| a.as_bytes()), Errno::ENOENT);
         for candidate in &self.candidates {
@@ -72,46 +91,68 @@ fn candidates(program: &[u8], env: &[Vec<u8>]) -> Vec<CString> {
 }
 
 /// Turns the calling, freshly forked process into the task. `output` holds its three standard descriptors, `report` a
-/// close-on-exec socket that a failure is written to, `filter` a seccomp program. Returns only the failure.
+/// close-on-exec socket that a failure is written to, `filter` a seccomp program, `ids` the user namespace to be in, whose ids
+/// `process` then has. Returns only the failure.
 #[must_use]
 pub fn become_task(
     process: &Process,
     image: &Image,
     filter: &[u8],
-    output: [RawFd; 3],
-    report: RawFd,
+    (output, report): ([RawFd; 3], RawFd),
+    ids: Option<&Ids>,
 ) -> Failed {
     // Only a terminal is all three.
     let terminal = output[0] == output[1] && output[1] == output[2];
-    let prepared = descriptors(output, report, terminal).and_then(|()| identity(process, filter));
+    let prepared =
+        descriptors(output, report, terminal, ids).and_then(|door| identity(process, filter, door));
     match prepared {
         Ok(()) => image.exec(),
         Err(failure) => failure,
     }
 }
 
-fn descriptors(output: [RawFd; 3], report: RawFd, terminal: bool) -> Step<()> {
+/// Gives the user namespace where it is now.
+fn descriptors(
+    output: [RawFd; 3],
+    report: RawFd,
+    terminal: bool,
+    ids: Option<&Ids>,
+) -> Step<Option<OwnedFd>> {
     setsid().at("start session", "")?;
     // The three may overlap with what is asked for: callers hand over descriptors above REPORT_FD.
     for (new, old) in (0..).zip(output) {
         sys::dup_to(old, new, false).at("standard descriptors", "")?;
     }
     sys::dup_to(report, REPORT_FD, true).at("standard descriptors", "")?;
-    sys::close_from(4);
+    let door = match ids {
+        None => {
+            sys::close_from(4);
+            None
+        }
+        Some(ids) => {
+            sys::dup_to(ids.namespace().as_raw_fd(), IDS_FD, true).at("standard descriptors", "")?;
+            sys::close_from(5);
+            Some(sys::adopt_fd(IDS_FD))
+        }
+    };
     // Whoever leads a session and has a terminal as its input is controlled by it.
     if terminal {
         sys::control_terminal(0).at("controlling terminal", "")?;
     }
-    Ok(())
+    Ok(door)
 }
 
-fn identity(process: &Process, filter: &[u8]) -> Step<()> {
+fn identity(process: &Process, filter: &[u8], door: Option<OwnedFd>) -> Step<()> {
     if let Some(score) = process.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).at("oom score", score.to_string())?;
     }
     for limit in &process.rlimits {
         let subject = || format!("resource {} soft {} hard {}", limit.resource, limit.soft, limit.hard);
         sys::set_rlimit(limit.resource, limit.soft, limit.hard).at("resource limit", subject())?;
+    }
+    // What is above takes rights over the machine, what is below none.
+    if let Some(door) = door {
+        ids::enter(door.as_fd())?;
     }
     // Without `no_new_privs` a filter takes a capability that is about to go.
     if !process.no_new_privs {
@@ -166,7 +207,7 @@ fn change_user(process: &Process) -> Step<()> {
 }
 
 /// The capabilities this process has: a machine may have taken some from its root.
-fn permitted() -> u64 {
+pub(crate) fn permitted() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)

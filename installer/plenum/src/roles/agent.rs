@@ -71,6 +71,9 @@ impl Default for AgentFile {
 
 impl Settings for AgentFile {
     fn check(&self, problems: &mut Vec<String>) {
+        if let Some(problem) = self.agent.user_namespaces.problem() {
+            problems.push(format!("agent.user_namespaces: {problem}"));
+        }
         let wrong = |group: &String| {
             group.starts_with('/') || group.split('/').any(|part| matches!(part, "" | "." | ".."))
         };
@@ -92,6 +95,7 @@ pub fn runtime(file: &AgentFile) -> Result<NativeRuntime> {
     }
     config.projects = Some(projects(&file.component.instance, &file.component.data));
     config.filter_host_root = file.agent.filter_commands;
+    config.user_namespaces = file.agent.users_of_containers();
     NativeRuntime::new(config).context("the container runtime")
 }
 

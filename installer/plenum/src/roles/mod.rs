@@ -149,6 +149,7 @@ pub fn run(role: Role, arguments: &RoleArguments) -> ExitCode {
         }),
         Role::Services => with(role, arguments, |config: plenum_services::Config| {
             let log = config.component.log.clone();
+            plenum_base::memory::keep_little();
             service::run(role.as_str(), &log, GRACE, |shutdown| plenum_services::run(config, shutdown))
         }),
         Role::Catalog => with(role, arguments, |config: plenum_catalog::Config| {

@@ -2,6 +2,7 @@
 
 mod devices;
 mod images;
+mod users;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 
 pub use devices::DevicesConfig;
 pub use images::ImagesConfig;
+pub use users::UsersConfig;
 
 /// Where tasks look for programs: nothing is inherited from the agent.
 pub const TASK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -86,6 +88,12 @@ pub struct Config {
     pub recovery_timeout: u64,
     /// For fetching all URIs of one container.
     pub fetch_timeout: u64,
+    /// Seconds without a byte after which a server counts as stalled, and is asked again.
+    pub fetch_stall: u64,
+    /// Most attempts with a server that fails, unless each brings the download on.
+    pub fetch_attempts: u32,
+    /// Most bytes of one download, and of one archive once it is unpacked.
+    pub fetch_max: u64,
     /// Bytes of downloads that are kept for the next task of the same user, where a URI says `cache`; 0: none.
     pub fetch_cache: u64,
     /// For starting a container once everything is fetched.
@@ -124,6 +132,8 @@ pub struct Config {
     /// Whether tasks that run on the machine's own files have the default seccomp filter, too, as those with an image always do. Without it
     /// they may use `io_uring`, `keyctl`, `perf` and user namespaces.
     pub filter_commands: bool,
+    /// Users of containers.
+    pub user_namespaces: UsersConfig,
     /// Device files that containers are given.
     pub devices: DevicesConfig,
     /// Images.
@@ -167,6 +177,9 @@ impl Default for Config {
             executor_reregistration_timeout: 10,
             recovery_timeout: 900,
             fetch_timeout: 600,
+            fetch_stall: 60,
+            fetch_attempts: 5,
+            fetch_max: 16 << 30,
             fetch_cache: 2 << 30,
             launch_timeout: 60,
             gc_delay: 2 * 24 * 3600,
@@ -187,6 +200,7 @@ impl Default for Config {
             volume_driver_timeout: 120,
             allow_privileged: false,
             filter_commands: true,
+            user_namespaces: UsersConfig::default(),
             devices: DevicesConfig::default(),
             images: ImagesConfig::default(),
             docker: EngineConfig::default(),
@@ -196,6 +210,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The ids of containers with a user namespace, for the runtime.
+    #[must_use]
+    pub fn users_of_containers(&self) -> Option<plenum_containers::UserNamespaces> {
+        self.user_namespaces.ranges(vec![self.work_dir.clone(), self.run_dir.clone()])
+    }
+
     /// Where what is known of containers' networks is.
     #[must_use]
     pub fn network_folder(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use plenum_api::Millis;
 use plenum_api::internal::{MasterFrame, agent_message};
-use plenum_api::mesos::{CommandInfo, ContainerInfo, NetworkInfo, Resource, TaskInfo};
+use plenum_api::mesos::{CommandInfo, ContainerInfo, LinuxInfo, NetworkInfo, Resource, TaskInfo};
 use plenum_api::{executor, mesos};
 
 /// A record to write (`body`) or to delete (`None`). The key is a path below `<work_dir>/meta`.
@@ -179,7 +179,7 @@ pub struct Check {
 }
 
 /// The pod that a container is part of.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pod {
     /// Its container's id: what the tasks share is kept under it until [`Effect::Release`] of it.
     pub container: String,
@@ -187,6 +187,8 @@ pub struct Pod {
     pub directory: String,
     /// Persistent volumes of its own and of its tasks: they can be seen in its sandbox.
     pub volumes: Vec<Resource>,
+    /// What it has for those of its tasks that share it.
+    pub linux: Option<LinuxInfo>,
 }
 
 /// A container to start.

@@ -102,6 +102,8 @@ impl Agent {
                 }
                 self.executor_ended(&key, wait_status(exit.status), cx);
             }
+            // What held a pod's namespaces; its tasks' own ends say what that means for them, and it goes with the pod.
+            None if self.executors.values().any(|one| one.is_pod() && one.container == container) => {}
             None => cx.out.push(Effect::Release { container: container.to_owned() }),
         }
     }

@@ -201,6 +201,8 @@ impl Agent {
         for key in keys {
             let Some(executor) = self.executors.get_mut(&key) else { continue };
             if executor.is_pod() {
+                // What holds its shared namespaces goes with it.
+                found.remove(&executor.container);
                 // Its intent until all its tasks are known again: see `recover_pods`.
                 executor.recovered = true;
                 continue;

@@ -355,6 +355,7 @@ impl Agent {
                 container: pod.container.clone(),
                 directory: pod.directory.clone(),
                 volumes: self.volumes_of_pod(key),
+                linux: pod.info.container.as_ref().and_then(|info| info.linux_info.clone()),
             }),
             command,
             container_info: match pod {

@@ -1,6 +1,7 @@
 //! `ATTACH_CONTAINER_INPUT`, whose request's body is a stream of records, and `ATTACH_CONTAINER_OUTPUT`, whose answer is one.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +12,7 @@ use plenum_api::agent::call::{AttachContainerInput, AttachContainerOutput};
 use plenum_api::agent::process_io::{Type as IoType, control::Type as ControlType, data::Type as DataType};
 use plenum_api::agent::{ProcessIo, call::Type as Asked};
 use plenum_api::mesos::ContainerId;
-use plenum_containers::{Input, Size};
+use plenum_containers::{Input, RuntimeError, Size};
 
 use super::nested::{Found, bad, check_id, find, missing};
 use super::recordio::{Calls, form, message_encoding};
@@ -21,8 +22,10 @@ use crate::shell::sessions::{Nested, key};
 
 /// After the end of the command what its client still sends is taken for so long, so that the client can finish and read the answer.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// What Mesos says of a container whose output goes to files; clients compare it.
+/// What Mesos says of a container without an input that one could connect to; clients compare it.
 const NO_SWITCHBOARD: &str = "I/O switchboard server was disabled for this container";
+/// What it says where somebody is connected already.
+const TAKEN: &str = "Multiple input connections are not allowed";
 
 /// A call whose body is a stream of records: only this one has such.
 pub(super) async fn input(http: &Http, headers: &HeaderMap, body: Body) -> Result<Response, Response> {
@@ -55,9 +58,12 @@ async fn take(http: &Http, calls: &mut Calls) -> Result<Response, Response> {
     }
     let id = attach.container_id.ok_or_else(|| missing("attach_container_input.container_id"))?;
     check_id(&id, false)?;
-    let nested = nested(http, &id).await?;
+    let nested = match meant(http, &id).await? {
+        Meant::Command(nested) => nested,
+        Meant::Task(container) => return type_on(http, &container, calls).await,
+    };
     let Ok(mut input) = Arc::clone(&nested.input).try_lock_owned() else {
-        return Err(text(StatusCode::CONFLICT, "Multiple input connections are not allowed"));
+        return Err(text(StatusCode::CONFLICT, TAKEN));
     };
     tokio::select! {
         carried = carry(calls, &mut input, nested.terminal) => carried?,
@@ -69,18 +75,74 @@ async fn take(http: &Http, calls: &mut Calls) -> Result<Response, Response> {
     Ok(StatusCode::OK.into_response())
 }
 
-/// The command that is meant.
-async fn nested(http: &Http, id: &ContainerId) -> Result<Arc<Nested>, Response> {
+/// Containers whose terminal somebody types on: one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Typed(Mutex<BTreeSet<String>>);
+
+impl Typed {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, container: &str) -> Option<Typing> {
+        self.lock().insert(container.to_owned()).then(|| Typing(Arc::clone(self), container.to_owned()))
+    }
+}
+
+/// Who types; dropped when they leave.
+struct Typing(Arc<Typed>, String);
+
+impl Drop for Typing {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+/// Carries records to the terminal of a task.
+async fn type_on(http: &Http, container: &str, calls: &mut Calls) -> Result<Response, Response> {
+    let _turn = http.typed.take(container).ok_or_else(|| text(StatusCode::CONFLICT, TAKEN))?;
+    let terminal = http.runtime.terminal(container).await.map_err(|error| failed(&error))?;
+    let mut input = terminal.ok_or_else(|| text(StatusCode::INTERNAL_SERVER_ERROR, NO_SWITCHBOARD))?;
+    tokio::select! {
+        carried = carry(calls, &mut input, true) => carried?,
+        _ = http.runtime.wait(container) => {
+            let _client_goes_on = tokio::time::timeout(FAREWELL, calls.discard()).await;
+        }
+    }
+    Ok(StatusCode::OK.into_response())
+}
+
+fn failed(error: &RuntimeError) -> Response {
+    text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+}
+
+/// What an id of an attachment means.
+enum Meant {
+    /// A command inside of a container.
+    Command(Arc<Nested>),
+    /// A task's own program, in this container of the runtime.
+    Task(String),
+}
+
+async fn meant(http: &Http, id: &ContainerId) -> Result<Meant, Response> {
     if let Some(nested) = http.sessions.find(id) {
-        return Ok(nested);
+        return Ok(Meant::Command(nested));
     }
     let (view, _) = http.view().await?;
+    if let Found::Container(host) = find(&view, id) {
+        return Ok(Meant::Task(host.container));
+    }
+    unknown(&view, id)
+}
+
+/// Neither: a pod, which has no program of its own, a command that has ended, or nothing at all.
+fn unknown(view: &crate::core::View, id: &ContainerId) -> Result<Meant, Response> {
     // Clients take 500 for a command that has ended already, and go on.
-    let own = !matches!(find(&view, id), Found::Nothing);
+    let own = !matches!(find(view, id), Found::Nothing);
     let mut above = id.parent.as_deref();
     let mut below = false;
     while let Some(one) = above {
-        below |= !matches!(find(&view, one), Found::Nothing);
+        below |= !matches!(find(view, one), Found::Nothing);
         above = one.parent.as_deref();
     }
     Err(match (own, below) {
@@ -159,7 +221,7 @@ fn check(step: AttachContainerInput) -> Result<Wanted, &'static str> {
     }
 }
 
-/// `ATTACH_CONTAINER_OUTPUT`: what a command writes from now on.
+/// `ATTACH_CONTAINER_OUTPUT`: what a command or a task writes from now on.
 pub(super) async fn output(
     http: &Http,
     headers: &HeaderMap,
@@ -167,7 +229,13 @@ pub(super) async fn output(
 ) -> Result<Response, Response> {
     let form = form(headers)?;
     check_id(&attach.container_id, false)?;
-    let nested = nested(http, &attach.container_id).await?;
+    let nested = match meant(http, &attach.container_id).await? {
+        Meant::Command(nested) => nested,
+        Meant::Task(container) => {
+            let output = http.runtime.listen(&container).await.map_err(|error| failed(&error))?;
+            return Ok(form.answer(records(form, Source::Listener(output))));
+        }
+    };
     if nested.ended().is_some() {
         let words = format!("Container {} has ended", key(&attach.container_id));
         return Err(text(StatusCode::INTERNAL_SERVER_ERROR, &words));

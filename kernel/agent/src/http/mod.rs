@@ -40,6 +40,7 @@ use crate::config::{Config, Parts};
 use crate::core::View;
 use crate::files::Files;
 use crate::shell::Input;
+use crate::shell::fetching::Fetcher;
 use crate::shell::sessions::Sessions;
 
 /// Largest request body (bytes).
@@ -58,6 +59,9 @@ pub(crate) struct Http {
     pub docker: Option<Arc<plenum_docker::DockerRuntime>>,
     pub sessions: Sessions,
     pub disks: disks::Disks,
+    /// Containers of tasks whose terminal somebody types on.
+    pub typed: Arc<attach::Typed>,
+    pub fetcher: Arc<Fetcher>,
     pub authenticator: Arc<Authenticator>,
     pub started: Instant,
     pub started_wall: f64,
@@ -69,6 +73,7 @@ pub(crate) fn router(
     work_dir: &Path,
     inbox: mpsc::Sender<Input>,
     parts: &Parts,
+    fetcher: Arc<Fetcher>,
     shutdown: &Shutdown,
 ) -> Router {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -80,6 +85,8 @@ pub(crate) fn router(
         docker: parts.docker.clone(),
         sessions: Sessions::new(parts.runtime.clone()),
         disks: Default::default(),
+        typed: Default::default(),
+        fetcher,
         authenticator: parts.authenticator.clone(),
         started: Instant::now(),
         started_wall: now.as_secs_f64(),

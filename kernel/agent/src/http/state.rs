@@ -299,6 +299,7 @@ pub(super) fn metrics_of(http: &Http, view: &crate::core::View, counts: [usize; 
         put(&format!("{name}_used"), used);
         put(&format!("{name}_percent"), if total > 0.0 { used / total } else { 0.0 });
     }
+    all.extend(http.fetcher.figures().map(|(name, value)| (name.to_owned(), value)));
     all
 }
 

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plenum_api::mesos::ContainerInfo;
-use plenum_containers::fetch::Cache;
 use plenum_containers::{ContainerSpec, Enter, Exit, OutOfMemory, Runtime, RuntimeError};
 use plenum_docker::DockerRuntime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::fetching::Fetcher;
 use super::provision::{Failure, Provided, Provisioner};
 use super::{Input, plan, wanted};
 use crate::config::{Config, Parts};
@@ -44,7 +44,7 @@ struct Inner {
     provisioner: Arc<Provisioner>,
     resolv_conf: Option<PathBuf>,
     devices: Devices,
-    fetched: Option<Cache>,
+    fetcher: Arc<Fetcher>,
     privileged: bool,
     /// Launches that can still be called off.
     launching: Mutex<BTreeMap<String, CancellationToken>>,
@@ -65,7 +65,7 @@ impl Containers {
             docker: parts.docker.clone(),
             provisioner,
             devices: Devices::find(&config.devices, Path::new("/dev")),
-            fetched: open_cache(config),
+            fetcher: Arc::new(Fetcher::open(config)),
             config: config.clone(),
             inbox,
             resolv_conf,
@@ -74,6 +74,11 @@ impl Containers {
             checks: tokio::sync::Semaphore::new(CHECKS),
             launches: tokio::sync::Semaphore::new(LAUNCHES),
         }))
+    }
+
+    /// Who fetches for its containers.
+    pub fn fetcher(&self) -> Arc<Fetcher> {
+        Arc::clone(&self.0.fetcher)
     }
 
     /// Starts a container and watches it.
@@ -321,6 +326,7 @@ impl Inner {
         let long = async {
             self.fetch(launch, owner).await?;
             self.provisioner.image(&mut spec, launch, &wanted, provided).await?;
+            self.provisioner.image_volumes(launch, &mut wanted).await?;
             self.provisioner.driver_volumes(launch, &wanted).await
         };
         tokio::select! {
@@ -329,6 +335,7 @@ impl Inner {
         }
         self.provisioner.rest(&mut spec, launch, &wanted, provided).await?;
         spec.readonly_root = wanted.read_only;
+        spec.user_namespace = plan::own_users(&spec, &wanted, &self.config);
         self.devices.give(&mut spec, &launch.gpus).map_err(start)?;
         if off.is_cancelled() {
             return Err(start(CALLED_OFF.to_owned()));
@@ -337,18 +344,8 @@ impl Inner {
     }
 
     async fn fetch(&self, launch: &Launch, owner: Option<(u32, u32)>) -> Result<(), Failure> {
-        let deadline = self.config.fetch_deadline();
-        let fetch = super::fetching::fetch(
-            &launch.command,
-            Path::new(&launch.directory),
-            owner,
-            deadline,
-            self.fetched.as_ref(),
-        );
-        tokio::time::timeout(deadline, fetch)
-            .await
-            .map_err(|_| (LaunchStage::Fetch, "fetching took too long".to_owned()))?
-            .map_err(|message| (LaunchStage::Fetch, message))
+        let fetched = self.fetcher.fetch(&launch.command, Path::new(&launch.directory), owner).await;
+        fetched.map_err(|message| (LaunchStage::Fetch, message))
     }
 
     async fn start(&self, spec: ContainerSpec) -> Result<crate::core::Started, Failure> {
@@ -454,16 +451,4 @@ fn make_sandbox(directory: &Path, user: Option<&str>) -> Result<Option<(u32, u32
             .map_err(step("cannot link to the sandbox"))?;
     }
     Ok(owner)
-}
-
-/// Where downloads are kept. Without it every task downloads for itself.
-fn open_cache(config: &Config) -> Option<Cache> {
-    if config.fetch_cache == 0 {
-        return None;
-    }
-    let folder = config.work_dir.join("fetch");
-    let opened = Cache::open(&folder, config.fetch_cache);
-    opened
-        .inspect_err(|error| tracing::warn!(folder = %folder.display(), %error, "downloads are not kept"))
-        .ok()
 }

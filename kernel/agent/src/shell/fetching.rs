@@ -1,6 +1,7 @@
 //! Filling a sandbox with what a command names in its URIs.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,20 +9,81 @@ use plenum_api::mesos::CommandInfo;
 use plenum_containers::fetch::{self, FetchOptions, FetchUri, Progress};
 
 use super::voice::Voice;
+use crate::config::Config;
 
 /// What is done within this long is not worth a word.
 const QUIET: Duration = Duration::from_secs(1);
 /// Lines about one download are at most this far apart.
 const APART: Duration = Duration::from_secs(30);
 
-/// Fetches everything, in order. The owner is who the files shall belong to.
-pub(super) async fn fetch(
-    command: &CommandInfo,
-    sandbox: &Path,
-    owner: Option<(u32, u32)>,
-    deadline: Duration,
-    cache: Option<&fetch::Cache>,
-) -> Result<(), String> {
+/// Fetches for all tasks: how, where downloads are kept, and how it went so far.
+pub(crate) struct Fetcher {
+    options: FetchOptions,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Fetcher {
+    /// Opens the cache. Without one every task downloads for itself.
+    pub fn open(config: &Config) -> Self {
+        let options = FetchOptions {
+            deadline: config.fetch_deadline(),
+            stall_timeout: Duration::from_secs(config.fetch_stall.max(1)),
+            attempts: config.fetch_attempts.max(1),
+            max_bytes: config.fetch_max,
+            max_unpacked_bytes: config.fetch_max,
+            cache: open_cache(config),
+            ..FetchOptions::default()
+        };
+        Self { options, succeeded: AtomicU64::new(0), failed: AtomicU64::new(0) }
+    }
+
+    /// Fetches everything, in order. The owner is who the files shall belong to.
+    pub async fn fetch(
+        &self,
+        command: &CommandInfo,
+        sandbox: &Path,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), String> {
+        if command.uris.is_empty() {
+            return Ok(());
+        }
+        let options = FetchOptions { owner, ..self.options.clone() };
+        let fetched = tokio::time::timeout(options.deadline, fetch(command, sandbox, &options)).await;
+        let fetched = fetched.map_err(|_| "fetching took too long".to_owned()).and_then(|fetched| fetched);
+        let count = if fetched.is_ok() { &self.succeeded } else { &self.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        fetched
+    }
+
+    /// How it went, under Mesos' names.
+    pub fn figures(&self) -> [(&'static str, f64); 4] {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        let cache = self.options.cache.as_ref();
+        [
+            ("containerizer/fetcher/task_fetches_succeeded", count(&self.succeeded)),
+            ("containerizer/fetcher/task_fetches_failed", count(&self.failed)),
+            (
+                "containerizer/fetcher/cache_size_total_bytes",
+                cache.map_or(0.0, |cache| cache.capacity() as f64),
+            ),
+            ("containerizer/fetcher/cache_size_used_bytes", cache.map_or(0.0, |cache| cache.used() as f64)),
+        ]
+    }
+}
+
+fn open_cache(config: &Config) -> Option<fetch::Cache> {
+    if config.fetch_cache == 0 {
+        return None;
+    }
+    let folder = config.work_dir.join("fetch");
+    let opened = fetch::Cache::open(&folder, config.fetch_cache);
+    opened
+        .inspect_err(|error| tracing::warn!(folder = %folder.display(), %error, "downloads are not kept"))
+        .ok()
+}
+
+async fn fetch(command: &CommandInfo, sandbox: &Path, options: &FetchOptions) -> Result<(), String> {
     let uris: Vec<FetchUri> = command
         .uris
         .iter()
@@ -33,10 +95,6 @@ pub(super) async fn fetch(
             cache: uri.cache(),
         })
         .collect();
-    if uris.is_empty() {
-        return Ok(());
-    }
-    let options = FetchOptions { owner, deadline, cache: cache.cloned(), ..FetchOptions::default() };
     let (voice, lines) = (Voice::new(sandbox), Mutex::new(Lines::default()));
     let listener: fetch::Listener = Arc::new(move |progress| {
         let line = lines.lock().unwrap_or_else(PoisonError::into_inner).hear(&progress, Instant::now());
@@ -44,7 +102,7 @@ pub(super) async fn fetch(
             voice.say(&line);
         }
     });
-    fetch::fetch(&uris, sandbox, &options, listener).await.map(drop).map_err(|error| error.to_string())
+    fetch::fetch(&uris, sandbox, options, listener).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// What the user is told of the URI that is being fetched: nothing if it is quick, else how far it is, ever more rarely.

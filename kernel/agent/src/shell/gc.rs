@@ -43,11 +43,16 @@ pub(crate) fn allowed_age(delay: Duration, headroom: f64, used: f64) -> Duration
     delay.mul_f64((1.0 - headroom - used).clamp(0.0, 1.0))
 }
 
-/// The used fraction of the file system that `path` is on.
+/// The used fraction of the file system that `path` is on: of its bytes or of its inodes, whichever is scarcer.
 pub(crate) fn disk_used(path: &Path) -> Option<f64> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    let total = stat.blocks() as f64;
-    (total > 0.0).then(|| 1.0 - stat.blocks_available() as f64 / total)
+    scarcer(&[(stat.blocks(), stat.blocks_available()), (stat.files(), stat.files_available())])
+}
+
+/// The largest used fraction of these, given as all there is and what is left. A file system without a number of inodes says 0.
+fn scarcer(kinds: &[(u64, u64)]) -> Option<f64> {
+    let used = |(all, left): &(u64, u64)| (*all > 0).then(|| 1.0 - *left as f64 / *all as f64);
+    kinds.iter().filter_map(used).reduce(f64::max)
 }
 
 /// Bytes that shall stay free on the file system that `path` is on.
@@ -121,6 +126,18 @@ mod tests {
         for (used, expect) in [(0.0, 900), (0.5, 400), (0.9, 0), (1.0, 0), (2.0, 0)] {
             let age = allowed_age(delay, 0.1, used);
             assert_eq!(age.as_secs_f64().round() as u64, expect, "{used}");
+        }
+    }
+
+    #[test]
+    fn what_is_scarcest_counts() {
+        for (kinds, expect) in [
+            (&[(100, 80), (1000, 100)][..], Some(90)),
+            (&[(100, 30), (1000, 900)], Some(70)),
+            (&[(100, 30), (0, 0)], Some(70)),
+            (&[(0, 0), (0, 0)], None),
+        ] {
+            assert_eq!(scarcer(kinds).map(|used| (used * 100.0).round() as u64), expect, "{kinds:?}");
         }
     }
 

@@ -7,7 +7,7 @@ mod deaths;
 mod doors;
 mod drivers;
 mod engine;
-mod fetching;
+pub(crate) mod fetching;
 pub(crate) mod gc;
 pub(crate) mod link;
 pub(crate) mod plan;
@@ -122,6 +122,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
     if let Some(docker) = &parts.docker {
         engine::watch(docker);
     }
+    let fetcher = containers.fetcher();
     let recovery = recover(&store, &parts, &containers, &provisioner).await.map_err(|error| match error {
         RecoverError::Io(error) => folder(&work_dir)(error),
         RecoverError::Runtime(error) => error.into(),
@@ -155,7 +156,7 @@ pub async fn run(config: Config, parts: Parts, shutdown: Shutdown) -> Result<(),
         shutdown: shutdown.clone(),
         bursts,
     };
-    let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts, &shutdown);
+    let http = crate::http::router(&config, &work_dir, inbox.clone(), &parts, fetcher, &shutdown);
     let server = Server::new(http).plain(parts.plain).tls(&parts.identity, ClientAuth::Optional)?;
     let server = tokio::spawn({
         let shutdown = shutdown.clone();

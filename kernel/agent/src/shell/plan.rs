@@ -11,7 +11,7 @@ use plenum_containers::{self as runtime, Command, ContainerSpec, DiskLimit, Limi
 
 use crate::config::Config;
 use crate::core::{Exit, ExitStatus, Launch, ProbeOutcome, Started};
-use crate::shell::wanted::Wanted;
+use crate::shell::wanted::{Sharing, Wanted};
 
 /// The runtime's description of a container, or why there can be none.
 pub(crate) fn container_spec(
@@ -42,6 +42,7 @@ pub(crate) fn container_spec(
         apply_container(&mut spec, info)?;
     }
     let beyond = spec.bounding.0 & !runtime::capabilities::CapabilitySet::container_default().0 != 0;
+    check_sharing(launch, wanted)?;
     let machine =
         [(wanted.privileged, "it is privileged"), (beyond, "it has capabilities beyond the usual ones")];
     if let Some((_, why)) = machine.iter().find(|(holds, _)| *holds && !config.allow_privileged) {
@@ -61,6 +62,34 @@ pub(crate) fn container_spec(
     }
     spec.validate().map_err(|error| error.to_string())?;
     Ok(spec)
+}
+
+/// Whether a container whose root is known has users of its own. Whoever is given the machine has the machine's, as has who shares the processes or IPC
+/// of a pod, which are held by one without an image.
+pub(crate) fn own_users(spec: &ContainerSpec, wanted: &Wanted, config: &Config) -> bool {
+    let beyond = spec.bounding.0 & !runtime::capabilities::CapabilitySet::container_default().0 != 0;
+    let apart = spec.has_image() && !wanted.privileged && !beyond && spec.share.is_none();
+    config.user_namespaces.enabled && apart
+}
+
+/// A pod's tasks may share what is the pod's. Nobody shares what is the machine's.
+fn check_sharing(launch: &Launch, wanted: &Wanted) -> Result<(), String> {
+    let pod = launch.pod.as_ref();
+    let machines = match pod {
+        None => wanted.share,
+        Some(pod) => pod.linux.as_ref().map(Sharing::asked).unwrap_or_default(),
+    };
+    if machines.is_any() {
+        let (asked, what) = match machines.pids {
+            true => ("`linux_info.share_pid_namespace`", "process ids"),
+            false => ("`linux_info.ipc_mode` SHARE_PARENT", "shared memory"),
+        };
+        return Err(format!(
+            "{asked} of a container that is in none other means the machine's own {what}, which this agent does not give \
+             away; ask for it in the tasks of a pod, which then share the pod's"
+        ));
+    }
+    Ok(())
 }
 
 /// The program of a command: a shell line, or a program with its arguments.
@@ -144,19 +173,17 @@ fn limits(resources: &[Resource], raised: &[(String, f64)], config: &Config) -> 
 
 /// What a `ContainerInfo` asks for. What cannot be given is refused, never left out in silence.
 fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(), String> {
-    if info.tty_info.is_some() {
-        return Err("this agent has no terminals yet; leave `container.tty_info` out".to_owned());
+    if let Some(tty) = &info.tty_info {
+        let part = |of: u32| u16::try_from(of).unwrap_or(u16::MAX);
+        let window = tty.window_size.as_ref();
+        let (rows, columns) = window.map_or((0, 0), |window| (part(window.rows), part(window.columns)));
+        spec.terminal = Some(runtime::Size { rows, columns });
     }
     spec.hostname = info.hostname.clone();
     if let Some(limits) = &info.rlimit_info {
         apply_rlimits(spec, limits)?;
     }
     if let Some(linux) = &info.linux_info {
-        if linux.share_pid_namespace() {
-            return Err("this agent gives every container its own processes; \
-                        leave `linux_info.share_pid_namespace` out"
-                .to_owned());
-        }
         if let Some(seccomp) = &linux.seccomp {
             if let Some(profile) = &seccomp.profile_name {
                 return Err(format!(
@@ -167,11 +194,6 @@ fn apply_container(spec: &mut ContainerSpec, info: &ContainerInfo) -> Result<(),
             if seccomp.unconfined() {
                 spec.seccomp = runtime::Seccomp::Unconfined;
             }
-        }
-        if linux.ipc_mode() == IpcMode::ShareParent {
-            return Err("this agent gives every container its own shared memory; \
-                        leave `linux_info.ipc_mode` out, or ask for PRIVATE"
-                .to_owned());
         }
         if linux.shm_size.is_some() && linux.ipc_mode() != IpcMode::Private {
             return Err("`linux_info.shm_size` needs `ipc_mode` PRIVATE beside it".to_owned());
@@ -305,7 +327,8 @@ pub(crate) fn write_resolv_conf(config: &Config) -> std::io::Result<Option<PathB
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plenum_api::mesos::{Environment, environment::Variable, value};
+    use crate::core::Pod;
+    use plenum_api::mesos::{Environment, LinuxInfo, environment::Variable, value};
 
     fn launch(value: &str, shell: bool, arguments: &[&str]) -> Launch {
         let command = CommandInfo {
@@ -400,6 +423,32 @@ mod tests {
     }
 
     #[test]
+    fn who_has_users_of_its_own() {
+        let on = crate::config::UsersConfig { enabled: true, ..Default::default() };
+        let config = Config { user_namespaces: on, ..Config::default() };
+        let mut image = ContainerSpec::new("c", "/s", argv(&["x"]));
+        image.root =
+            runtime::Root::Image { layers: vec!["/l".into()], upper: "/u".into(), work: "/w".into() };
+        let beyond = ContainerSpec { bounding: runtime::capabilities::CapabilitySet::ALL, ..image.clone() };
+        let less = ContainerSpec { bounding: runtime::capabilities::CapabilitySet::NONE, ..image.clone() };
+        let share = Some(runtime::Share { with: "p".into(), pids: false, ipc: true });
+        let shares = ContainerSpec { share, ..image.clone() };
+        let host = ContainerSpec { root: runtime::Root::Host, ..image.clone() };
+        let (plain, privileged) = (Wanted::default(), Wanted { privileged: true, ..Wanted::default() });
+        for (spec, wanted, expect) in [
+            (&image, &plain, true),
+            (&less, &plain, true),
+            (&image, &privileged, false),
+            (&beyond, &plain, false),
+            (&shares, &plain, false),
+            (&host, &plain, false),
+        ] {
+            assert_eq!(own_users(spec, wanted, &config), expect, "{spec:?} {wanted:?}");
+            assert!(!own_users(spec, wanted, &Config::default()), "off by default");
+        }
+    }
+
+    #[test]
     fn shared_memory_is_ones_own_and_nothing_is_dropped_in_silence() {
         let asks = |ipc: Option<IpcMode>, shm_size| {
             let linux = plenum_api::mesos::LinuxInfo {
@@ -414,6 +463,29 @@ mod tests {
         assert_eq!(asks(Some(IpcMode::Private), Some(8)), Ok(8 << 20));
         assert!(asks(Some(IpcMode::Private), None).is_ok() && asks(None, None).is_ok());
         assert!(asks(None, Some(8)).unwrap_err().contains("PRIVATE"));
-        assert!(asks(Some(IpcMode::ShareParent), None).unwrap_err().contains("ipc_mode"));
+        assert!(asks(Some(IpcMode::Private), Some(1)).is_ok());
+    }
+
+    #[test]
+    fn what_is_the_machines_is_not_shared() {
+        let ask = |share: Sharing, pod: Option<LinuxInfo>| {
+            let pod = pod.map(|linux| Pod { linux: Some(linux), ..Pod::default() });
+            let launch = Launch { pod, ..launch("true", true, &[]) };
+            let wanted = Wanted { share, ..Wanted::default() };
+            container_spec(&launch, &wanted, &Config::default(), None).map(drop)
+        };
+        let pids = LinuxInfo { share_pid_namespace: Some(true), ..Default::default() };
+        let ipc = LinuxInfo { ipc_mode: Some(IpcMode::ShareParent as i32), ..Default::default() };
+        let both = Sharing { pids: true, ipc: true };
+        assert_eq!(ask(both, Some(LinuxInfo::default())), Ok(()));
+        for (share, pod, named) in [
+            (both, None, "share_pid_namespace"),
+            (Sharing { ipc: true, ..Sharing::default() }, None, "SHARE_PARENT"),
+            (Sharing::default(), Some(pids), "share_pid_namespace"),
+            (both, Some(ipc), "SHARE_PARENT"),
+        ] {
+            let refusal = ask(share, pod).unwrap_err();
+            assert!(refusal.contains(named) && refusal.contains("of a pod"), "{refusal}");
+        }
     }
 }

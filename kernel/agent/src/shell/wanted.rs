@@ -6,8 +6,11 @@ use std::path::{Component, Path, PathBuf};
 
 use plenum_api::mesos::container_info::Type as ContainerType;
 use plenum_api::mesos::container_info::docker_info::Network as DockerNetwork;
+use plenum_api::mesos::linux_info::IpcMode;
 use plenum_api::mesos::volume::source::{Type as SourceType, sandbox_path};
-use plenum_api::mesos::{ContainerInfo, Image, NetworkInfo, Secret, TaskInfo, Volume, image, volume};
+use plenum_api::mesos::{
+    ContainerInfo, Image, LinuxInfo, NetworkInfo, Secret, TaskInfo, Volume, image, volume,
+};
 use plenum_networks::{Port, Protocol};
 
 use super::drivers::DriverVolume;
@@ -30,6 +33,29 @@ pub(crate) struct Wanted {
     pub privileged: bool,
     /// Nothing of the image can be changed.
     pub read_only: bool,
+    /// What it has in common with the others of its pod.
+    pub share: Sharing,
+}
+
+/// What a pod's tasks have in common besides network and volumes, where they ask for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sharing {
+    /// They see each other's processes.
+    pub pids: bool,
+    /// IPC and `/dev/shm`.
+    pub ipc: bool,
+}
+
+impl Sharing {
+    /// Whether it is asked for.
+    pub fn is_any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// What is asked of the container above.
+    pub fn asked(info: &LinuxInfo) -> Self {
+        Self { pids: info.share_pid_namespace(), ipc: info.ipc_mode() == IpcMode::ShareParent }
+    }
 }
 
 /// An image.
@@ -86,6 +112,10 @@ pub(crate) enum VolumeSource {
     Secret(Vec<u8>),
     /// Another's, by its driver.
     Driver(DriverVolume),
+    /// What an image has.
+    Image(WantedImage),
+    /// The same once it is here: the folders of its layers, lowest first.
+    Layers(Vec<PathBuf>),
 }
 
 /// Whether the container is described in the engine's words.
@@ -107,6 +137,7 @@ pub(crate) fn wanted(info: &ContainerInfo) -> Result<Wanted, String> {
         wanted.image = info.mesos.as_ref().and_then(|mesos| mesos.image.as_ref()).map(image).transpose()?;
         wanted.network = network(&info.network_infos)?;
     }
+    wanted.share = info.linux_info.as_ref().map(Sharing::asked).unwrap_or_default();
     wanted.volumes = info.volumes.iter().map(volume).collect::<Result<_, _>>()?;
     Ok(wanted)
 }
@@ -220,7 +251,7 @@ fn volume(volume: &Volume) -> Result<WantedVolume, String> {
     let source = source(volume).map_err(|reason| format!("the volume for '{shown}': {reason}"))?;
     let path = match &source {
         VolumeSource::Host(path) | VolumeSource::Sandbox(path) | VolumeSource::Pod(path) => path,
-        VolumeSource::Secret(_) | VolumeSource::Driver(_) => Path::new(""),
+        _ => Path::new(""),
     };
     if !inside(path) {
         return Err(format!("the volume for '{shown}': its source must not contain '..'"));
@@ -229,8 +260,11 @@ fn volume(volume: &Volume) -> Result<WantedVolume, String> {
 }
 
 fn source(volume: &Volume) -> Result<VolumeSource, String> {
-    if volume.image.is_some() {
-        return Err("volumes from images are not supported by this agent".to_owned());
+    if let Some(wanted) = &volume.image {
+        if volume.source.is_some() || volume.host_path.is_some() {
+            return Err("it names an image and another source; leave one of them out".to_owned());
+        }
+        return image(wanted).map(VolumeSource::Image);
     }
     let Some(source) = &volume.source else {
         let path = volume.host_path.as_ref().ok_or("it names no source")?;
@@ -374,6 +408,10 @@ mod tests {
             (sandbox("PARENT"), VolumeSource::Pod("a/b".into())),
             (json!({"source": {"type": "SECRET", "secret": secret}}), VolumeSource::Secret(b"hi".to_vec())),
             (
+                json!({"image": {"type": "DOCKER", "cached": false, "docker": {"name": "a/b"}}}),
+                VolumeSource::Image(WantedImage { name: "a/b".to_owned(), refresh: true, credentials: None }),
+            ),
+            (
                 json!({"source": {"type": "DOCKER_VOLUME", "docker_volume": {"driver": "d", "name": "v",
                     "driver_options": {"parameter": [{"key": "size", "value": "1"}]}}}}),
                 VolumeSource::Driver(DriverVolume {
@@ -410,6 +448,11 @@ mod tests {
             (volume("../x", "/srv"), "container path"),
             (volume("", "/srv"), "container path"),
             (volume("x", "/srv/../etc"), "'..'"),
+            (
+                json!({"type": "MESOS", "volumes": [{"container_path": "x", "mode": "RO", "host_path": "/srv",
+                    "image": {"type": "DOCKER", "docker": {"name": "a"}}}]}),
+                "another source",
+            ),
             (parameters, "ulimit"),
             (two, "one network"),
             (port, "70000"),

@@ -47,6 +47,9 @@ async fn a_task_runs_finishes_and_leaves_its_files() {
     assert_eq!(read, serde_json::json!({ "offset": 0, "data": expect }));
     let end = world.get_json(&format!("/slave%281%29/files/read?path={path}&length=0&offset=-1")).await;
     assert_eq!(end, serde_json::json!({ "offset": expect.len(), "data": "" }));
+    let metrics = world.get_json("/metrics/snapshot").await;
+    let fetches = |how: &str| metrics[format!("containerizer/fetcher/task_fetches_{how}")].as_f64();
+    assert_eq!((fetches("succeeded"), fetches("failed")), (Some(1.0), Some(0.0)));
     let latest = directory.replace(&container, "latest");
     let (status, body) = world.get(&format!("/files/download?path={latest}/stderr")).await;
     assert_eq!((status, body.as_slice()), (200, b"err\n".as_slice()));

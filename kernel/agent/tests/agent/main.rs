@@ -4,6 +4,7 @@
 // Helpers outside of test functions unwrap too: a failure there fails the test that called.
 #![allow(clippy::unwrap_used)]
 
+mod attach;
 mod devices;
 mod drivers;
 mod executor;
@@ -13,5 +14,6 @@ mod life;
 mod master;
 mod nested;
 mod pods;
+mod users;
 mod volumes;
 mod world;

@@ -210,6 +210,7 @@ fn agent_process() {
     tokio.block_on(async {
         let mut runtime = RuntimeConfig::new(&read("instance"), shim(), folder.join("containers"));
         runtime.disk_interval = Duration::from_millis(200);
+        runtime.user_namespaces = config.users_of_containers();
         let parts = Parts {
             identity: Identity::load(&files(&folder)).unwrap(),
             authenticator: Authenticator::open(

@@ -49,6 +49,7 @@ pub async fn destroy(inner: &Arc<Inner>, id: &str) -> Result<Exit, RuntimeError>
     let exit =
         tokio::time::timeout(Duration::from_secs(1), handle.wait()).await.unwrap_or_else(|_| Exit::lost());
     inner.table.lock().remove(id);
+    inner.ids.lock().give_back(id);
     Ok(exit)
 }
 
@@ -74,6 +75,7 @@ fn forget_folder(inner: &Inner, id: &str, error: RuntimeError) -> Result<Exit, R
     let launching = matches!(inner.table.lock().get(id), Some(Slot::Launching));
     let exit = recorded(&inner.dir(id)).filter(|_| !launching).ok_or(error)?;
     remove_folder(&inner.dir(id))?;
+    inner.ids.lock().give_back(id);
     Ok(exit)
 }
 

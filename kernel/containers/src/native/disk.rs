@@ -1,6 +1,7 @@
 //! Disk limits: by a project quota where the file system has it, otherwise by measuring every now and then.
 
 use super::{Inner, connection};
+use crate::Source;
 use crate::measure::measure;
 use crate::runtime::{DiskUse, RuntimeError};
 use crate::spec::{ContainerSpec, Root};
@@ -23,6 +24,11 @@ pub fn prepare(inner: &Inner, spec: &ContainerSpec, notes: &mut Vec<String>) -> 
     if let Root::Image { upper, work, .. } = &spec.root {
         // The kernel makes files in one and moves them to the other, which it refuses between projects.
         folders.extend([upper.clone(), work.clone()]);
+    }
+    for mount in &spec.mounts {
+        if let Source::Image { over: Some(over), .. } = &mount.source {
+            folders.extend([over.join("upper"), over.join("work")]);
+        }
     }
     let project = inner.config.projects.as_ref().map_or(0, |projects| {
         let held = match spec.bounding.has(Capability::CAP_SYS_RESOURCE) {

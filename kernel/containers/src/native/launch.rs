@@ -2,7 +2,7 @@
 
 use super::actor::{Handle, kill_leftovers};
 use super::connection::{self, Connection, Inbox};
-use super::{Inner, Slot, disk, launched};
+use super::{Inner, Slot, disk, ids, launched};
 use crate::cgroup::plan::{deny_devices, hold_to_devices, plan};
 use crate::inside;
 use crate::runtime::{Launched, RuntimeError};
@@ -76,6 +76,7 @@ pub async fn launch(inner: &Arc<Inner>, spec: ContainerSpec) -> Result<Launched,
         }
         Err(error) => {
             table.remove(&id);
+            inner.ids.lock().give_back(&id);
             Err(error)
         }
     }
@@ -153,6 +154,7 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
     if let Some(inside) = &inside {
         check_means(inside, launch.namespaces, machine.privileged || launch.process.no_new_privs)?;
     }
+    let ids = ids::give(inner, spec, &mut launch)?;
     private_dir(run_dir, false).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => RuntimeError::Exists(spec.id.clone()),
         _ => RuntimeError::Io { what: format!("making {}", run_dir.display()), error },
@@ -162,6 +164,8 @@ fn begin(inner: &Inner, spec: &ContainerSpec, run_dir: &Path) -> Result<Begun, R
     let more = More {
         logs: spec.logs.or(inner.config.logs).map(budget),
         error_logs: spec.error_logs.map(budget),
+        terminal: spec.terminal.map(|size| wire::Size { rows: size.rows, columns: size.columns }),
+        ids,
         disk: disk::prepare(inner, spec, &mut notes),
     };
     let request = if inside.is_some() || more != More::default() {
@@ -207,9 +211,11 @@ fn find_share(
     spec: &ContainerSpec,
     launch: &mut Launch,
 ) -> Result<Option<Share>, RuntimeError> {
-    let Some(id) = &spec.share else { return Ok(None) };
-    let (_, state) = inner.running(id)?;
-    let namespaces = state.namespaces & launch.namespaces & (ns::PID | ns::IPC);
+    let Some(share) = &spec.share else { return Ok(None) };
+    let (_, state) = inner.running(&share.with)?;
+    let part = |asked: bool, bit: u32| if asked { bit } else { 0 };
+    let asked = part(share.pids, ns::PID) | part(share.ipc, ns::IPC);
+    let namespaces = state.namespaces & launch.namespaces & asked;
     if namespaces & ns::PID != 0 {
         launch.namespaces |= ns::PID_SHARED;
     }
@@ -222,7 +228,7 @@ fn check_means(inside: &Inside, namespaces: u32, may_filter: bool) -> Result<(),
         (inside.root.is_some(), namespaces & ns::MOUNT != 0 && namespaces & ns::PID != 0, "an image"),
         (!inside.mounts.is_empty(), namespaces & ns::MOUNT != 0, "a volume"),
         (inside.network.is_some(), namespaces & ns::NET != 0, "a network of its own"),
-        (inside.share.is_some(), namespaces & ns::PID != 0, "sharing process ids"),
+        (inside.share.is_some(), namespaces & ns::PID != 0, "sharing process ids or IPC"),
         (!inside.filter.is_empty(), may_filter, "a seccomp filter without no_new_privs"),
     ] {
         if asked && !met {

@@ -62,6 +62,13 @@ impl Machine {
             privileged,
             if privileged { "bounding set is reduced" } else { NO_ROOT },
         );
+        let why = match &config.user_namespaces {
+            Some(of) => {
+                format!("ids from {} on, {} each, for containers that ask", of.first, crate::ids::EACH)
+            }
+            None => "not configured".to_owned(),
+        };
+        isolation.note("user namespace", config.user_namespaces.is_some(), why);
         groups(&mut isolation, &cgroups);
         let scores = has(24);
         isolation.note(

@@ -4,10 +4,12 @@
 //! do one thing to one container.
 
 mod actor;
+mod attach;
 mod connection;
 mod destroy;
 mod disk;
 mod helper;
+mod ids;
 mod launch;
 mod machine;
 mod measured;
@@ -18,6 +20,7 @@ mod session;
 
 pub use probe::through;
 
+use crate::ids::{Taken, UserNamespaces};
 use crate::inside::Seccomp;
 use crate::isolation::Isolation;
 use crate::oom::OutOfMemory;
@@ -26,7 +29,7 @@ use crate::runtime::{
     DiskUse, Enter, Entered, Exit, Launched, Probe, Probed, Recovered, Runtime, RuntimeError, Statistics,
     Usage,
 };
-use crate::session::{Open, Session};
+use crate::session::{Input, Open, Output, Session};
 use crate::spec::{ContainerSpec, LogBudget, check_id};
 use actor::Handle;
 use async_trait::async_trait;
@@ -61,6 +64,8 @@ pub struct RuntimeConfig {
     pub logs: Option<LogBudget>,
     /// [`Seccomp::ByRoot`] is the default profile for containers with the machine's root, too.
     pub filter_host_root: bool,
+    /// Ids for containers that are to have a user namespace; without them none has.
+    pub user_namespaces: Option<UserNamespaces>,
     /// Project ids for disk limits; without them limits are measured.
     pub projects: Option<Projects>,
     /// How often a disk limit is measured.
@@ -81,6 +86,7 @@ impl RuntimeConfig {
             group: "/etc/group".into(),
             logs: None,
             filter_host_root: false,
+            user_namespaces: None,
             projects: None,
             disk_interval: Duration::from_secs(15),
         }
@@ -98,6 +104,8 @@ struct Inner {
     config: RuntimeConfig,
     machine: Machine,
     table: Mutex<BTreeMap<String, Slot>>,
+    /// Who has which ids.
+    ids: Mutex<Taken>,
     /// Turns of those who start.
     starting: Semaphore,
     /// Turns of those who kill.
@@ -126,12 +134,14 @@ impl NativeRuntime {
             });
         }
         launch::private_dir(&config.run_dir, true).map_err(RuntimeError::io(format!("making {dir}")))?;
+        ids::try_out(&config)?;
         let machine = Machine::look(&config);
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 machine,
                 table: Mutex::default(),
+                ids: Mutex::default(),
                 starting: Semaphore::new(launch::at_once()),
                 ending: Semaphore::new(destroy::AT_ONCE),
             }),
@@ -270,6 +280,14 @@ impl Runtime for NativeRuntime {
 
     async fn open(&self, id: &str, open: Open) -> Result<Session, RuntimeError> {
         session::open(&self.inner, id, open).await
+    }
+
+    async fn listen(&self, id: &str) -> Result<tokio::sync::mpsc::Receiver<Output>, RuntimeError> {
+        attach::listen(&self.inner, id).await
+    }
+
+    async fn terminal(&self, id: &str) -> Result<Option<Input>, RuntimeError> {
+        attach::terminal(&self.inner, id).await
     }
 
     async fn enter(&self, id: &str, enter: Enter) -> Result<Entered, RuntimeError> {

@@ -2,7 +2,7 @@
 
 use super::actor::{Handle, kill_leftovers, recorded};
 use super::connection::{self, Connection};
-use super::{Inner, Slot, launched};
+use super::{Inner, Slot, ids, launched};
 use crate::runtime::{Exit, Recovered, RecoveredState, RuntimeError};
 use crate::spec::check_id;
 use plenum_shim::launch::{CONTROL, LAUNCH, STATE};
@@ -28,6 +28,7 @@ pub async fn recover(inner: &Arc<Inner>) -> Result<Vec<Recovered>, RuntimeError>
             let (inner, id) = (Arc::clone(inner), id.clone());
             looks.spawn(async move {
                 let (handle, state) = look(&inner, &inner.dir(&id)).await;
+                ids::find(&inner, &id, &inner.dir(&id));
                 (id, handle, state)
             });
         }

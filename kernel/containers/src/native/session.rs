@@ -79,7 +79,7 @@ async fn await_opened(stream: &mut UnixStream, inbox: &mut Inbox) -> Result<Vec<
     }
 }
 
-fn receive(stream: &UnixStream) -> std::io::Result<(Vec<OwnedFd>, Vec<u8>)> {
+pub(super) fn receive(stream: &UnixStream) -> std::io::Result<(Vec<OwnedFd>, Vec<u8>)> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let mut frame = vec![0; 4096];
     let mut parts = [IoSliceMut::new(&mut frame)];

@@ -73,6 +73,98 @@ async fn an_image_is_the_whole_world() {
     assert!(!world.dir.path().join("writable/a").exists());
 }
 
+/// Two layers, of which the upper one takes a file away.
+fn two_layers(world: &World) -> Vec<PathBuf> {
+    let make = |name: &str, files: &[&str]| {
+        let layer = world.dir.path().join("layers").join(name);
+        std::fs::create_dir_all(&layer).unwrap();
+        for file in files {
+            std::fs::write(layer.join(file), format!("{file} of {name}\n")).unwrap();
+        }
+        layer
+    };
+    let (low, high) = (make("low", &["kept", "gone", "both"]), make("high", &["both"]));
+    let whiteout = nix::sys::stat::SFlag::S_IFCHR;
+    nix::sys::stat::mknod(&high.join("gone"), whiteout, nix::sys::stat::Mode::empty(), 0).unwrap();
+    vec![low, high]
+}
+
+#[tokio::test]
+async fn volumes_are_images_as_well() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let before = world.mounts();
+    let layers = two_layers(&world);
+    let one = vec![layers[0].clone()];
+    let over = world.dir.path().join("over");
+    for folder in ["upper", "work"] {
+        std::fs::create_dir_all(over.join(folder)).unwrap();
+    }
+    let image = |layers: &[PathBuf], over: Option<&PathBuf>| Source::Image {
+        layers: layers.to_vec(),
+        over: over.cloned(),
+    };
+    let mounts = [
+        (image(&layers, None), "/two", true),
+        (image(&one, None), "one", true),
+        (image(&layers, Some(&over)), "/own", false),
+    ];
+    let shell = "cd /; ls two; cat two/both; ls mnt/mesos/sandbox/one; for at in two mnt/mesos/sandbox/one own; do \
+                 (echo new > $at/new) 2>/dev/null && echo $at; done; rm own/kept; ls own";
+    let mut spec = image_spec(&world, "a", vec![base_layer(&world)], shell);
+    let with = |spec: &mut ContainerSpec, names: &[&str]| {
+        for (source, target, read_only) in &mounts {
+            if names.contains(target) {
+                let (source, read_only) = (source.clone(), *read_only);
+                spec.mounts.push(Mount { source, target: target.into(), read_only });
+            }
+        }
+    };
+    with(&mut spec, &["/two", "one", "/own"]);
+    let (exit, output) = world.run(spec).await;
+    let want = "both\nkept\nboth of high\nboth\ngone\nkept\nown\nboth\nnew\n";
+    assert_eq!((exit.status, output.as_str()), (ExitStatus::Code(0), want));
+    assert_eq!(std::fs::read_to_string(over.join("upper/new")).unwrap(), "new\n");
+    assert!(layers[0].join("kept").exists(), "the image's own is as it was");
+    // On the machine's own files, too.
+    let mut spec = world.spec("b", "ls one; touch one/x 2>/dev/null || echo refused");
+    with(&mut spec, &["one"]);
+    assert_eq!(world.run(spec).await.1, "both\ngone\nkept\nrefused\n");
+    assert_eq!(world.mounts(), before, "nothing is left mounted");
+}
+
+#[tokio::test]
+async fn an_images_volumes_stay_writable_in_a_root_that_is_not() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let layer = base_layer(&world);
+    std::fs::create_dir_all(layer.join("data")).unwrap();
+    std::fs::write(layer.join("data/seed"), "seed\n").unwrap();
+    std::os::unix::fs::chown(layer.join("data"), Some(65534), Some(65534)).unwrap();
+    let shell = "cat /data/seed; stat -c %u /data; for at in /data /new/deep /etc; do \
+                 (echo mine > $at/x) 2>/dev/null && echo $at; done; cat /data/x";
+    for (read_only, want) in [
+        (true, "seed\n65534\n/data\n/new/deep\nmine\n"),
+        (false, "seed\n65534\n/data\n/new/deep\n/etc\nmine\n"),
+    ] {
+        let mut spec = image_spec(&world, if read_only { "a" } else { "b" }, vec![layer.clone()], shell);
+        spec.volumes = vec!["/data".into(), "/new/deep".into()];
+        spec.readonly_root = read_only;
+        assert_eq!(world.run(spec).await.1, want);
+    }
+    assert!(!layer.join("data/x").exists());
+    // A link in the image leads nowhere else.
+    symlink("/etc", layer.join("link")).unwrap();
+    let mut spec = image_spec(&world, "c", vec![layer.clone()], "touch /etc/y && echo inside");
+    (spec.volumes, spec.readonly_root) = (vec!["/link".into()], true);
+    assert_eq!(world.run(spec).await.1, "inside\n");
+    assert!(!Path::new("/etc/y").exists());
+}
+
 #[tokio::test]
 async fn commands_enter_an_image_under_its_filter() {
     if skip() {
@@ -259,7 +351,7 @@ async fn whoever_of_ours_is_killed_nothing_is_left() {
 }
 
 /// Kills every process whose working directory is below a folder: whoever of ours is at work for a container there.
-fn kill_those_in(folder: &Path) -> usize {
+pub fn kill_those_in(folder: &Path) -> usize {
     let mut killed = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {

@@ -1,7 +1,7 @@
 //! Containers that join what exists: a network by its file, process ids and IPC of another.
 
 use super::harness::{World, eventually, skip, within, world};
-use plenum_containers::{ExitStatus, Network, Probe, Probed, Runtime};
+use plenum_containers::{Command, ExitStatus, Network, Probe, Probed, Runtime, Share};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,46 @@ async fn a_network_is_joined() {
     }
 }
 
+fn with(id: &str) -> Share {
+    Share { with: id.to_owned(), pids: true, ipc: true }
+}
+
+#[tokio::test]
+async fn a_holder_keeps_what_others_share() {
+    if skip() {
+        return;
+    }
+    let world = world();
+    let mut holder = world.spec("holder", "");
+    holder.command = Command::Hold;
+    let held = world.runtime.launch(holder).await.unwrap();
+    let link = |ns: &str| std::fs::read_link(format!("/proc/{}/ns/{ns}", held.init_pid)).unwrap();
+    let names = "readlink /proc/self/ns/pid /proc/self/ns/ipc; echo up > ready; sleep 1000";
+    for (id, pids, ipc) in [("pids", true, false), ("ipc", false, true), ("both", true, true)] {
+        let mut spec = world.spec(id, names);
+        spec.share = Some(Share { with: "holder".into(), pids, ipc });
+        world.runtime.launch(spec).await.unwrap();
+        world.file(id, "ready").await;
+        let said = world.stdout(id);
+        let said: Vec<&str> = said.lines().collect();
+        let same = |ns: &str, said: &str| link(ns).to_str().unwrap() == said;
+        assert_eq!((same("pid", said[0]), same("ipc", said[1])), (pids, ipc), "{id}");
+    }
+    let comm = std::fs::read_to_string(format!("/proc/{}/comm", held.pid)).unwrap();
+    assert_eq!(comm, "plenum-hold\n");
+    // It is ended like any other, and with it those that have its process ids.
+    world.runtime.kill("holder", libc::SIGTERM, Duration::from_secs(5)).await.unwrap();
+    let exit = within(10, world.runtime.wait("holder")).await.unwrap();
+    assert_eq!(exit.status, ExitStatus::Signal(15));
+    for id in ["pids", "both"] {
+        within(10, world.runtime.wait(id)).await.unwrap();
+    }
+    for id in ["pids", "ipc", "both", "holder"] {
+        world.runtime.destroy(id).await.unwrap();
+    }
+    assert_eq!(world.groups(), Vec::<PathBuf>::new());
+}
+
 #[tokio::test]
 async fn process_ids_are_shared() {
     if skip() {
@@ -53,7 +93,7 @@ async fn process_ids_are_shared() {
     let shell = "readlink /proc/self/ns/pid /proc/self/ns/ipc; cat /proc/1/comm; (sleep 999 & sleep 999 &); \
                  echo up > ready; sleep 1000";
     let mut second = world.spec("second", shell);
-    second.share = Some("first".into());
+    second.share = Some(with("first"));
     let launched = world.runtime.launch(second).await.unwrap();
     world.file("second", "ready").await;
     let link = |ns: &str| {
@@ -77,7 +117,7 @@ async fn process_ids_are_shared() {
     world.runtime.kill("first", libc::SIGKILL, Duration::ZERO).await.unwrap();
     within(10, world.runtime.wait("first")).await.unwrap();
     let mut late = world.spec("late", "true");
-    late.share = Some("first".into());
+    late.share = Some(with("first"));
     assert_eq!(world.runtime.launch(late).await.unwrap_err().code(), "container.ended");
     world.runtime.destroy("first").await.unwrap();
     assert_eq!(world.groups(), Vec::<PathBuf>::new());

@@ -3,6 +3,7 @@
 // Helpers of tests fail like tests.
 #![allow(clippy::unwrap_used)]
 
+mod attach;
 mod disk;
 mod enter;
 mod fetch;
@@ -19,4 +20,5 @@ mod numbers;
 mod recovery;
 mod session;
 mod unprivileged;
+mod users;
 mod volumes;

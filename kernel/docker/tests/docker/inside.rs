@@ -135,6 +135,64 @@ async fn commands_that_are_talked_to() {
     runtime.destroy("a").await.unwrap();
 }
 
+/// Listens until `want` has come.
+async fn hear(output: &mut tokio::sync::mpsc::Receiver<Output>, want: &str) -> String {
+    let mut heard = String::new();
+    while !heard.contains(want) {
+        let piece = tokio::time::timeout(PATIENCE, output.recv()).await.expect(want);
+        let Some(Output::Stdout(bytes) | Output::Stderr(bytes)) = piece else {
+            panic!("{heard:?} has no {want:?}")
+        };
+        heard.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tasks_own_terminal_and_output() {
+    let Some(world) = world().await else { return };
+    let runtime = world.runtime().await;
+    let mut spec = world.spec("a", "while read word; do echo got $word; stty size; done; exit 7");
+    spec.tty = true;
+    runtime.start(spec).await.unwrap();
+    let mut first = runtime.listen("a").await.unwrap();
+    let mut second = runtime.listen("a").await.unwrap();
+    let mut input = runtime.terminal("a").await.unwrap().expect("a terminal");
+    input.write(b"one\n").await.unwrap();
+    for listener in [&mut first, &mut second] {
+        assert!(hear(listener, "got one").await.contains("one\r\n"), "what is typed is shown");
+    }
+    input.resize(Size { rows: 50, columns: 132 }).unwrap();
+    // The size travels by another way than the line.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    input.write(b"two\n").await.unwrap();
+    hear(&mut second, "50 132").await;
+    // Who leaves ends nothing; another one goes on.
+    drop((input, first));
+    let mut input = runtime.terminal("a").await.unwrap().expect("a terminal");
+    input.write(b"three\n").await.unwrap();
+    hear(&mut second, "got three").await;
+    input.close().await.unwrap();
+    crate::world::end(&runtime, "a").await;
+    while tokio::time::timeout(PATIENCE, second.recv()).await.expect("its end").is_some() {}
+    runtime.destroy("a").await.unwrap();
+
+    // Without a terminal there is nothing to type at, and both outputs are told apart.
+    let words = "sleep 2; printf 'no line end'; echo err >&2; sleep 1000";
+    runtime.start(world.spec("b", words)).await.unwrap();
+    assert!(runtime.terminal("b").await.unwrap().is_none());
+    let mut output = runtime.listen("b").await.unwrap();
+    let mut pieces = Vec::new();
+    while pieces.len() < 2 {
+        pieces.push(tokio::time::timeout(PATIENCE, output.recv()).await.expect("a piece").expect("a piece"));
+    }
+    pieces.sort_by_key(|piece| matches!(piece, Output::Stderr(_)));
+    let wanted = [Output::Stdout("no line end".into()), Output::Stderr("err\n".into())];
+    assert_eq!(pieces, wanted);
+    runtime.destroy("b").await.unwrap();
+    assert!(matches!(runtime.listen("b").await, Err(RuntimeError::NotFound(_) | RuntimeError::Ended(_))));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn networks_port_mappings_and_probes() {
     let Some(world) = world().await else { return };

@@ -168,3 +168,25 @@ fn version_1_is_still_spoken() {
     compare(&requests(), &REQUESTS);
     compare(&replies(), &REPLIES);
 }
+
+#[test]
+fn what_is_said_more_is_only_appended_to() {
+    use crate::wire::{Flat, Ids, Logs, More, Reader, Size};
+    let more = More {
+        logs: Some(Logs { file_bytes: 4096, files: 2 }),
+        terminal: Some(Size { rows: 24, columns: 80 }),
+        ids: Some(Ids { first: 0x7000_0000, count: 65_536 }),
+        ..More::default()
+    };
+    let old = "01001000000000000002000000000001180050000100000070\
+               00000100";
+    let mut new = Vec::new();
+    more.put(&mut new);
+    assert_eq!(new, bytes(&old.replace([' ', '\\', '\n'], "")));
+    // An agent of before says nothing of ids, one before that nothing of a terminal.
+    for (len, want) in
+        [(20, More { ids: None, ..more.clone() }), (15, More { ids: None, terminal: None, ..more.clone() })]
+    {
+        assert_eq!(More::take(&mut Reader::new(&new[..len])).unwrap(), want);
+    }
+}

@@ -12,6 +12,11 @@ pub mod kind {
     pub const BIND: u8 = 1;
     /// Memory.
     pub const TMPFS: u8 = 2;
+    /// Layers of an image. `source` has their folders, lowest first, with NUL between them; `source_root` is the folder whose `upper` and
+    /// `work` take what is written, or empty where nothing can be.
+    pub const LAYERS: u8 = 3;
+    /// The folder that is there already, as a mount of its own: it stays writable where the root is not.
+    pub const ITSELF: u8 = 4;
 }
 
 flat_struct! {
@@ -132,6 +137,31 @@ flat_struct! {
     }
 }
 
+flat_struct! {
+    /// The users of a container with a user namespace: 0 and on inside are these ids of the machine. With it users and groups of
+    /// [`Launch::process`] are the machine's ids.
+    pub struct Ids {
+        /// The machine's id of the container's root.
+        pub first: u32,
+        /// How many.
+        pub count: u32,
+    }
+}
+
+impl Ids {
+    /// The container's id for one of the machine's, if it has one.
+    #[must_use]
+    pub fn inside(&self, id: u32) -> Option<u32> {
+        id.checked_sub(self.first).filter(|inside| *inside < self.count)
+    }
+
+    /// The machine's id for one of the container's.
+    #[must_use]
+    pub fn outside(&self, id: u32) -> Option<u32> {
+        if id < self.count { self.first.checked_add(id) } else { None }
+    }
+}
+
 /// What was added to [`Contain`] since: it ends the frame, and older frames end before it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct More {
@@ -141,6 +171,10 @@ pub struct More {
     pub disk: Option<Disk>,
     /// As `logs`, for standard error; `None`: as standard output.
     pub error_logs: Option<Logs>,
+    /// The task has a terminal of this size; what it writes there goes to the file of standard output.
+    pub terminal: Option<Size>,
+    /// It has a user namespace.
+    pub ids: Option<Ids>,
 }
 
 impl Flat for More {
@@ -148,12 +182,20 @@ impl Flat for More {
         self.logs.put(out);
         self.disk.put(out);
         self.error_logs.put(out);
+        self.terminal.put(out);
+        self.ids.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         fn later<T: Flat>(from: &mut Reader<'_>) -> Result<Option<T>, Malformed> {
             if from.is_empty() { Ok(None) } else { Flat::take(from) }
         }
-        Ok(Self { logs: later(from)?, disk: later(from)?, error_logs: later(from)? })
+        Ok(Self {
+            logs: later(from)?,
+            disk: later(from)?,
+            error_logs: later(from)?,
+            terminal: later(from)?,
+            ids: later(from)?,
+        })
     }
 }
 

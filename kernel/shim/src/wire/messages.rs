@@ -19,6 +19,8 @@ pub mod ns {
     pub const CGROUP: u32 = 32;
     /// With [`PID`]: the ids are those of another container, whose PID 1 is another's.
     pub const PID_SHARED: u32 = 64;
+    /// Own users. Never in [`Launch::namespaces`]: [`super::More::ids`] says which; in [`State::namespaces`] for those who enter.
+    pub const USER: u32 = 128;
 }
 
 flat_struct! {
@@ -257,6 +259,9 @@ pub enum Request {
     Confined(Box<Confined>),
     /// Run a command (descriptor 0 of `exec` only) and hand over its ends.
     Session(Box<Session>),
+    /// Asks for the task's terminal: the answer is [`Reply::Opened`] with a descriptor, to write to and to size. What the task writes
+    /// there is the supervisor's to read.
+    Terminal,
 }
 
 impl Message for Request {
@@ -273,6 +278,7 @@ impl Message for Request {
             Request::Contain(_) => 9,
             Request::Confined(_) => 10,
             Request::Session(_) => 11,
+            Request::Terminal => 12,
         }
     }
 
@@ -288,7 +294,7 @@ impl Message for Request {
                 signal.put(out);
                 grace_ms.put(out);
             }
-            Request::Status | Request::Subscribe => {}
+            Request::Status | Request::Subscribe | Request::Terminal => {}
             Request::Exec(exec) => exec.put(out),
             Request::Socket(socket) => socket.put(out),
             Request::Contain(contain) => contain.put(out),
@@ -310,6 +316,7 @@ impl Message for Request {
             9 => Request::Contain(Box::new(Flat::take(from)?)),
             10 => Request::Confined(Box::new(Flat::take(from)?)),
             11 => Request::Session(Box::new(Flat::take(from)?)),
+            12 => Request::Terminal,
             _ => return Err(Malformed("an unknown kind of request")),
         })
     }
@@ -340,7 +347,7 @@ pub enum Reply {
         /// Why.
         reason: String,
     },
-    /// The command of a session runs; descriptors come along.
+    /// The command of a session runs, or here is the terminal; descriptors come along.
     Opened,
 }
 

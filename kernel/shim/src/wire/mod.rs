@@ -118,6 +118,8 @@ mod tests {
                     logs: Some(Logs { file_bytes: 1 << 20, files: 3 }),
                     disk: None,
                     error_logs: Some(Logs { file_bytes: 4096, files: 1 }),
+                    terminal: Some(Size { rows: 24, columns: 80 }),
+                    ids: Some(Ids { first: 1 << 20, count: 65_536 }),
                 },
             })),
             Request::Confined(Box::new(Confined { filter: vec![6; 8], ..Confined::default() })),
@@ -125,6 +127,7 @@ mod tests {
             Request::Kill { signal: 15, grace_ms: 3000 },
             Request::Status,
             Request::Subscribe,
+            Request::Terminal,
         ];
         for request in requests {
             let frame = encode(&request);
@@ -139,8 +142,8 @@ mod tests {
         let contain = Contain { launch: launch(), inside: inside(), more: More::default() };
         let request = Request::Contain(Box::new(contain));
         let frame = encode(&request);
-        let before = frame.len() - 3;
-        for end in [before, before + 1, before + 2] {
+        let before = frame.len() - 5;
+        for end in before..before + 5 {
             assert_eq!(decode::<Request>(&frame[4..end]).unwrap(), request, "a frame from before `more`");
         }
         for end in 4..before {

@@ -10,10 +10,12 @@ use plenum_images::{Auth, Image, ImageConfig, ImageError, Images, LayerProgress,
 use super::{Failure, Provided, Provisioner, blocking};
 use crate::core::{Launch, LaunchStage};
 use crate::shell::voice::Voice;
-use crate::shell::wanted::WantedImage;
+use crate::shell::wanted::{VolumeSource, Wanted, WantedImage};
 
 /// The largest file with credentials.
 const CREDENTIALS_MAX: u64 = 1 << 20;
+/// Between a container and the number of a volume in the name of a hold.
+const VOLUME: &str = ".volume-";
 /// Where a task with an image finds its sandbox.
 const SANDBOX: &str = plenum_containers::inside::SANDBOX;
 
@@ -29,7 +31,8 @@ impl Provisioner {
             let words = "this agent does not run as root, so it cannot run images";
             return Err((LaunchStage::Image, words.to_owned()));
         };
-        let image = self.find_or_pull(images, launch, wanted).await.map_err(said)?;
+        self.note(&launch.container, |kept| kept.image = true);
+        let image = self.find_or_pull(images, launch, &launch.container, wanted).await.map_err(said)?;
         provided.image = image.pinned.name();
         let scratch = self.scratch.join(&launch.container);
         self.note(&launch.container, |kept| {
@@ -67,14 +70,15 @@ impl Provisioner {
         &self,
         images: &Images,
         launch: &Launch,
+        holder: &str,
         wanted: &WantedImage,
     ) -> Result<Image, ImageError> {
         let (reference, platform) = (images.reference(&wanted.name)?, Platform::here());
         if !wanted.refresh {
-            let (images, reference, platform) = (images.clone(), reference.clone(), platform.clone());
-            let known = tokio::task::spawn_blocking(move || images.known(&reference, &platform)).await;
+            let (store, reference, platform) = (images.clone(), reference.clone(), platform.clone());
+            let known = tokio::task::spawn_blocking(move || store.known(&reference, &platform)).await;
             if let Ok(Some(image)) = known {
-                self.hold(&launch.container, &image.pinned).await?;
+                images.hold(holder, &image.pinned).await?;
                 return Ok(image);
             }
         }
@@ -84,7 +88,7 @@ impl Provisioner {
         let pulled = tokio::time::timeout(deadline, async {
             let auth = self.auth(launch, wanted)?;
             let pinned = images.resolve(&reference, &auth, &platform).await?;
-            self.hold(&launch.container, &pinned).await?;
+            images.hold(holder, &pinned).await?;
             let listener = progress.clone();
             images.pull(&pinned, &auth, &Listener::new(move |layer| listener.hear(&layer))).await
         });
@@ -100,12 +104,25 @@ impl Provisioner {
         Ok(image)
     }
 
-    async fn hold(&self, container: &str, pinned: &plenum_images::Pinned) -> Result<(), ImageError> {
-        self.note(container, |kept| kept.image = true);
-        match &self.images {
-            Some(images) => images.hold(container, pinned).await,
-            None => Ok(()),
+    pub(super) async fn provide_image_volumes(
+        &self,
+        launch: &Launch,
+        wanted: &mut Wanted,
+    ) -> Result<(), Failure> {
+        let Some(images) = &self.images else {
+            let words = "this agent does not run as root, so it cannot mount images";
+            return Err((LaunchStage::Volume, words.to_owned()));
+        };
+        let mut number = 0;
+        for volume in &mut wanted.volumes {
+            let VolumeSource::Image(image) = &volume.source else { continue };
+            let holder = of_volume(&launch.container, number);
+            number = number.saturating_add(1);
+            self.note(&launch.container, |kept| kept.image_volumes = number);
+            let found = self.find_or_pull(images, launch, &holder, image).await.map_err(said)?;
+            volume.source = VolumeSource::Layers(found.layers);
         }
+        Ok(())
     }
 
     /// The text of the credentials that a task fetched, else of the node's own.
@@ -121,6 +138,17 @@ impl Provisioner {
         let fetched = fetched(Path::new(&launch.directory)).map(|text| Auth::from_docker_config(&text));
         Ok(given.unwrap_or_default().or(&fetched.transpose()?.unwrap_or_default()).or(&own))
     }
+}
+
+/// The name under which the image of a container's volume is held.
+pub(super) fn of_volume(container: &str, number: u32) -> String {
+    format!("{container}{VOLUME}{number}")
+}
+
+/// Whose volume, and which, such a name means.
+pub(super) fn volume_of(held: &str) -> Option<(&str, u32)> {
+    let (container, number) = held.rsplit_once(VOLUME)?;
+    Some((container, number.parse().ok()?))
 }
 
 fn said(error: ImageError) -> Failure {
@@ -156,6 +184,7 @@ fn follow(spec: &mut ContainerSpec, config: &ImageConfig, command: &CommandInfo)
     }
     spec.env.insert("MESOS_SANDBOX".to_owned(), SANDBOX.to_owned());
     spec.working_dir = config.working_dir.as_ref().map(PathBuf::from);
+    spec.volumes = config.volumes.iter().map(PathBuf::from).collect();
     if command.shell() || command.value.as_ref().is_some_and(|value| !value.is_empty()) {
         return Ok(());
     }
@@ -268,6 +297,7 @@ mod tests {
         Ok(match spec.command {
             Command::Shell(line) => vec!["sh".to_owned(), line],
             Command::Argv(argv) => argv,
+            Command::Hold => Vec::new(),
         })
     }
 

@@ -4,13 +4,14 @@
 mod image;
 mod network;
 mod overlay;
+mod share;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use plenum_containers::{ContainerSpec, remove_tree};
+use plenum_containers::{ContainerSpec, Runtime, remove_tree};
 use plenum_images::Images;
 use plenum_networks::Networks;
 
@@ -43,11 +44,15 @@ const PROVIDED: &str = "provided";
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     image: bool,
+    /// Images of volumes, held as `<container>.volume-<number>` below this number.
+    image_volumes: u32,
     network: bool,
     /// A folder below `scratch`, with what the container writes over its image.
     scratch: bool,
     /// A folder below `files`.
     files: bool,
+    /// A file system in that folder, which its pod shares.
+    shm: bool,
     /// Volumes of drivers.
     drivers: bool,
     /// Signal that asks for the end, where the image names one.
@@ -68,6 +73,7 @@ pub(crate) struct Provisioner {
     /// Volumes of other people's drivers.
     drivers: Drivers,
     privileged: bool,
+    runtime: Arc<dyn Runtime>,
     kept: Mutex<BTreeMap<String, Kept>>,
     /// One lock a pod: its network is made once.
     pods: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -100,6 +106,7 @@ impl Provisioner {
             files,
             drivers: Drivers::open(config, work_dir)?,
             privileged,
+            runtime: parts.runtime.clone(),
             kept: Mutex::default(),
             pods: Mutex::default(),
         })
@@ -116,6 +123,14 @@ impl Provisioner {
         let Some(image) = &wanted.image else { return Ok(()) };
         // Boxed, as below: a thousand launches that wait for their turn do not hold room for what most of them never do.
         Box::pin(self.provide_image(spec, launch, image, provided)).await
+    }
+
+    /// Has the images of volumes here and puts their layers in their place. May take long; dropping the future ends it.
+    pub async fn image_volumes(&self, launch: &Launch, wanted: &mut Wanted) -> Result<(), Failure> {
+        if !wanted.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Image(_))) {
+            return Ok(());
+        }
+        Box::pin(self.provide_image_volumes(launch, wanted)).await
     }
 
     /// Has volume drivers mount what the container wants of them. May take long; dropping the future ends it.
@@ -138,7 +153,7 @@ impl Provisioner {
         self.drivers.mount(&launch.container, &volumes).await.map_err(refused)
     }
 
-    /// Volumes and network. Short; not to be dropped half way.
+    /// Volumes, network and what a pod shares. Short; not to be dropped half way.
     pub async fn rest(
         &self,
         spec: &mut ContainerSpec,
@@ -151,6 +166,9 @@ impl Provisioner {
             WantedNetwork::Host => {}
             WantedNetwork::Loopback => spec.network = plenum_containers::Network::Loopback,
             WantedNetwork::Own(own) => Box::pin(self.provide_network(spec, launch, own, provided)).await?,
+        }
+        if wanted.share.is_any() {
+            Box::pin(self.provide_share(spec, launch, wanted.share)).await?;
         }
         self.keep(&launch.container, provided).await
     }
@@ -191,14 +209,19 @@ impl Provisioner {
         {
             tracing::warn!(container, %error, "a container's network is not gone");
         }
-        if kept.image
-            && let Some(images) = &self.images
-            && let Err(error) = images.release(container).await
-        {
-            tracing::warn!(container, %error, "a container's image is still held");
+        let volumes = (0..kept.image_volumes).map(|number| image::of_volume(container, number));
+        for held in kept.image.then(|| container.to_owned()).into_iter().chain(volumes) {
+            if let Some(images) = &self.images
+                && let Err(error) = images.release(&held).await
+            {
+                tracing::warn!(container, %error, "a container's image is still held");
+            }
         }
         if kept.drivers {
             self.drivers.release(container);
+        }
+        if kept.shm {
+            share::take_away(&self.files.join(container));
         }
         let folders = [(kept.scratch, &self.scratch), (kept.files, &self.files)];
         let folders: Vec<PathBuf> =
@@ -215,7 +238,13 @@ impl Provisioner {
         if let Some(images) = &self.images {
             match images.holds() {
                 Ok(holds) => {
-                    for (container, pinned) in holds {
+                    for (held, pinned) in holds {
+                        if let Some((container, number)) = image::volume_of(&held) {
+                            let kept = found.entry(container.to_owned()).or_default();
+                            kept.image_volumes = kept.image_volumes.max(number.saturating_add(1));
+                            continue;
+                        }
+                        let container = held;
                         let image = pinned.and_then(|pinned| images.find(&pinned));
                         let kept = found.entry(container).or_default();
                         kept.image = true;
@@ -232,7 +261,9 @@ impl Provisioner {
             found.entry(container).or_default().scratch = true;
         }
         for container in names(&self.files) {
-            found.entry(container).or_default().files = true;
+            let shm = share::is_there(&self.files.join(&container));
+            let kept = found.entry(container).or_default();
+            (kept.files, kept.shm) = (true, shm);
         }
         if self.has_networks() {
             match self.networks().await {

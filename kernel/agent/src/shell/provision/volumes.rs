@@ -48,6 +48,13 @@ impl Provisioner {
                         at.ok_or_else(|| refused(format!("the volume {} is not mounted", volume.name)))?,
                     )
                 }
+                VolumeSource::Layers(layers) => {
+                    let over = (!volume.read_only).then_some(number);
+                    self.layers(&launch.container, over, layers.clone()).await?
+                }
+                VolumeSource::Image(image) => {
+                    return Err(refused(format!("the image {} is not here", image.name)));
+                }
                 VolumeSource::Secret(content) => {
                     self.secret(&launch.container, number, content.clone(), owner).await?
                 }
@@ -55,6 +62,33 @@ impl Provisioner {
             spec.mounts.push(mount(volume, source));
         }
         Ok(())
+    }
+
+    /// An image's content; what the task writes there, if it may, is kept apart and goes with it.
+    async fn layers(
+        &self,
+        container: &str,
+        number: Option<usize>,
+        layers: Vec<PathBuf>,
+    ) -> Result<Source, Failure> {
+        let Some(number) = number else { return Ok(Source::Image { layers, over: None }) };
+        let scratch = self.scratch.join(container);
+        let over = scratch.join(format!("volume-{number}"));
+        self.note(container, |kept| kept.scratch = true);
+        let made = over.clone();
+        blocking(LaunchStage::Volume, move || {
+            let failed = |error: std::io::Error| format!("{}: {error}", made.display());
+            plenum_base::files::private_dir(&scratch).map_err(failed)?;
+            for folder in [made.clone(), made.join("upper"), made.join("work")] {
+                std::fs::create_dir_all(&folder).map_err(failed)?;
+                // Its root is seen by every user inside.
+                let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+                std::fs::set_permissions(&folder, open).map_err(failed)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(Source::Image { layers, over: Some(over) })
     }
 
     /// A folder of a sandbox: of a persistent volume that is to be seen there, or one of the sandbox's own.
