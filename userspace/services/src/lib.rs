@@ -1,10 +1,11 @@
 //! Long-running services: Marathon's v2 API over the Mesos v1 scheduler API, as an ordinary client of the kernel.
 //!
-//! [`core`] decides; [`shell`] carries out (store, driver); [`http`] speaks with clients; [`wire`] makes Mesos' messages.
+//! [`core`] decides; [`shell`] carries out (store, driver); [`http`] speaks with clients; [`wire`] makes Mesos' messages; [`reference`] says what there is.
 //! [`run`] is the role.
 
 pub mod core;
 pub mod http;
+pub mod reference;
 pub mod shell;
 pub mod wire;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub default_role: String,
     /// Roles of resources for apps that name none; empty: unreserved ones and those of the app's own role.
     pub default_accepted_roles: Vec<String>,
+    /// Whether groups that lie in the root enforce their role where they do not say: `off` or `top`, as Marathon's `--new_group_enforce_role`.
+    pub new_group_enforce_role: EnforceRole,
     /// Seconds the master keeps tasks when this process is away.
     pub failover_timeout_seconds: f64,
     /// The first service port that is given out.
@@ -49,6 +52,16 @@ pub struct Config {
     pub service_port_max: u16,
     /// Seconds a node's unsuitable resources are refused while an app waits.
     pub refuse_seconds: u64,
+}
+
+/// Which new groups enforce their role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnforceRole {
+    /// None.
+    Off,
+    /// Those that lie in the root.
+    Top,
 }
 
 impl Config {
@@ -63,6 +76,7 @@ impl Config {
             user: "root".to_owned(),
             default_role: "*".to_owned(),
             default_accepted_roles: Vec::new(),
+            new_group_enforce_role: EnforceRole::Off,
             failover_timeout_seconds: 604_800.0,
             service_port_min: 10_000,
             service_port_max: 20_000,
@@ -172,6 +186,7 @@ fn setup(config: &Config, component: &Component, shutdown: &Shutdown) -> Result<
     setup.framework.webui_url = Some(format!("https://{}", config.component.listen));
     setup.settings.default_role.clone_from(&config.default_role);
     setup.settings.default_accepted_roles.clone_from(&config.default_accepted_roles);
+    setup.settings.new_groups_enforce = config.new_group_enforce_role == EnforceRole::Top;
     setup.settings.service_ports = (config.service_port_min, config.service_port_max);
     setup.settings.refuse = plenum_api::Millis::from_secs(config.refuse_seconds);
     Ok(setup)

@@ -82,7 +82,7 @@ pub struct App {
     /// How a new version replaces the old one.
     pub upgrade_strategy: UpgradeStrategy,
     /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Reservations that may be used.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -250,7 +250,7 @@ pub struct PortMapping {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
     /// Virtual addresses and more.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// The networks it belongs to.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -464,11 +464,43 @@ impl App {
         plain(self) != plain(other)
     }
 
+    /// Whether it has volumes that outlive its instances.
+    pub fn is_resident(&self) -> bool {
+        self.has_volumes("persistent")
+    }
+
+    /// Whether it has volumes of that kind: `persistent`, `external`, `secret`.
+    pub fn has_volumes(&self, kind: &str) -> bool {
+        let volumes = self.container.iter().flat_map(|c| &c.volumes);
+        volumes.into_iter().any(|volume| volume.get(kind).is_some_and(|v| !v.is_null()))
+    }
+
     /// The definition as JSON, in Marathon's shape.
     pub fn to_json(&self) -> Map<String, Value> {
         match serde_json::to_value(self) {
-            Ok(Value::Object(map)) => map.into_iter().map(|(k, v)| (k, tidy(v))).collect(),
+            Ok(Value::Object(map)) => {
+                let mut map: Map<String, Value> = map.into_iter().map(|(k, v)| (k, tidy(v))).collect();
+                self.show(&mut map);
+                map
+            }
             _ => Map::new(),
+        }
+    }
+
+    /// What is shown depends on the network, and on volumes: lists of ports are there even when they are empty.
+    fn show(&self, map: &mut Map<String, Value>) {
+        if self.host_networking() {
+            map.entry("portDefinitions").or_insert_with(|| Value::Array(Vec::new()));
+        } else if let Some(Value::Object(container)) = map.get_mut("container") {
+            container.entry("portMappings").or_insert_with(|| Value::Array(Vec::new()));
+        }
+        if self.is_resident() {
+            let seconds = match &self.unreachable_strategy {
+                Unreachable::Disabled(_) => 3600.0,
+                Unreachable::Enabled { inactive_after_seconds, .. } => *inactive_after_seconds,
+            };
+            let residency = serde_json::json!({"relaunchEscalationTimeoutSeconds": seconds, "taskLostBehavior": "WAIT_FOREVER"});
+            map.insert("residency".to_owned(), tidy(residency));
         }
     }
 }

@@ -94,15 +94,21 @@ impl Constraint {
         Ok(Self { field: field.clone(), rule })
     }
 
-    /// Whether an instance may go to `there`, with the others of its app at `placed`.
+    /// Whether it wants instances apart.
+    pub fn spreads(&self) -> bool {
+        matches!(self.rule, Rule::GroupBy(_) | Rule::MaxPer(_))
+    }
+
+    /// Whether it matters where the other instances are.
+    fn counts(&self) -> bool {
+        self.spreads() || matches!(self.rule, Rule::Unique | Rule::Cluster(None))
+    }
+
+    /// Whether an instance may go to `there`, with the others of its app as `neighbours` says.
     ///
     /// # Errors
     /// `(needed, had)` in words.
-    pub fn check<'a>(
-        &self,
-        there: &Location,
-        placed: impl Iterator<Item = &'a Location>,
-    ) -> Result<(), (String, String)> {
+    pub fn check(&self, there: &Location, neighbours: &Neighbours) -> Result<(), (String, String)> {
         let field = &self.field;
         let Some(value) = there.field(field) else {
             if matches!(self.rule, Rule::Unlike(_)) {
@@ -119,21 +125,19 @@ impl Constraint {
                 verdict(!regex.is_match(value), format!("{field} does not match {}", bare(regex)))
             }
             Rule::Cluster(Some(want)) => verdict(want == value, format!("{field} is {want}")),
-            rule => self.check_counts(rule, value, placed),
+            rule => self.check_counts(rule, value, neighbours),
         }
     }
 
-    fn check_counts<'a>(
+    fn check_counts(
         &self,
         rule: &Rule,
         value: &str,
-        placed: impl Iterator<Item = &'a Location>,
+        neighbours: &Neighbours,
     ) -> Result<(), (String, String)> {
         let field = &self.field;
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for at in placed.filter_map(|at| at.field(field)) {
-            *counts.entry(at).or_default() += 1;
-        }
+        let none = BTreeMap::new();
+        let counts = neighbours.0.get(field).unwrap_or(&none);
         let here = counts.get(value).copied().unwrap_or(0);
         let had = format!("{here} at {field} {value}");
         match rule {
@@ -142,9 +146,7 @@ impl Constraint {
                 Err((format!("fewer than {most} at the same {field}"), had))
             }
             Rule::Cluster(_) => match counts.keys().next() {
-                Some(first) if *first != value => {
-                    Err((format!("{field} is {first}, as for the others"), had))
-                }
+                Some(first) if first != value => Err((format!("{field} is {first}, as for the others"), had)),
                 _ => Ok(()),
             },
             Rule::GroupBy(groups) => {
@@ -159,6 +161,45 @@ impl Constraint {
             _ => Ok(()),
         }
     }
+}
+
+/// Where the other instances of an app are, as far as its rules ask: how many have which value of a field.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours(BTreeMap<String, BTreeMap<String, usize>>);
+
+impl Neighbours {
+    /// Without any, for the fields that `rules` count by.
+    pub fn new<'a>(rules: impl Iterator<Item = &'a Constraint>) -> Self {
+        let counting = rules.filter(|rule| rule.counts());
+        Self(counting.map(|rule| (rule.field.clone(), BTreeMap::new())).collect())
+    }
+
+    /// Whether any rule looks at them.
+    pub fn matter(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// One more, at `at`.
+    pub fn add(&mut self, at: &Location) {
+        for (field, counts) in &mut self.0 {
+            let Some(value) = at.field(field) else { continue };
+            match counts.get_mut(value) {
+                Some(count) => *count = count.saturating_add(1),
+                None => drop(counts.insert(value.to_owned(), 1)),
+            }
+        }
+    }
+
+    /// How many have the same value of the rule's field as `there`.
+    pub fn beside(&self, rule: &Constraint, there: &Location) -> usize {
+        let count = |value| self.0.get(&rule.field)?.get(value).copied();
+        there.field(&rule.field).and_then(count).unwrap_or(0)
+    }
+}
+
+/// Whether a text is a regular expression.
+pub(super) fn is_regex(text: &str) -> bool {
+    Regex::new(&format!("^(?:{text})$")).is_ok()
 }
 
 fn bare(regex: &Regex) -> &str {
@@ -201,7 +242,9 @@ mod tests {
         ] {
             let parts: Vec<String> = rule.split(' ').map(str::to_owned).collect();
             let rule_ = Constraint::parse(&parts).unwrap();
-            assert_eq!(rule_.check(&at(host, rack), placed.iter()).is_ok(), good, "{rule} at {host} {rack}");
+            let mut neighbours = Neighbours::new(std::iter::once(&rule_));
+            placed.iter().for_each(|one| neighbours.add(one));
+            assert_eq!(rule_.check(&at(host, rack), &neighbours).is_ok(), good, "{rule} at {host} {rack}");
         }
     }
 

@@ -139,15 +139,9 @@ impl Definition {
     pub fn needs(&self) -> Resources {
         match self {
             Self::App(app) => Resources { cpus: app.cpus, mem: app.mem, disk: app.disk, gpus: app.gpus },
-            Self::Pod(pod) => pod.containers.iter().fold(pod.executor_resources, |sum, container| {
-                let more = &container.resources;
-                Resources {
-                    cpus: sum.cpus + more.cpus,
-                    mem: sum.mem + more.mem,
-                    disk: sum.disk + more.disk,
-                    gpus: sum.gpus.saturating_add(more.gpus),
-                }
-            }),
+            Self::Pod(pod) => {
+                pod.containers.iter().fold(pod.executor_resources, |sum, one| sum.and(&one.resources))
+            }
         }
     }
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plenum_api::Now;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::definition::Definition;
+use super::group::Groups;
 use super::id::PathId;
-use super::{Core, Entry, notices, records};
+use super::{Core, notices, records};
 
 /// A change on its way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,12 @@ pub struct Deployment {
     pub at: usize,
     /// Each app's version before; none for a new app.
     pub original: BTreeMap<PathId, Option<String>>,
+    /// The records of groups that it changed, as they were before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: Groups,
+    /// The step at which each app gets instances or loses some; see [`Deployment::holds`].
+    #[serde(skip)]
+    pub turns: BTreeMap<PathId, usize>,
 }
 
 /// One app's part in a step.
@@ -34,6 +41,17 @@ pub struct Action {
     pub what: What,
     /// To which app.
     pub app: PathId,
+    /// It is a pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pod: bool,
+}
+
+impl Action {
+    /// As clients read it.
+    pub fn to_json(&self) -> Value {
+        let (suffix, key) = if self.pod { ("Pod", "pod") } else { ("Application", "app") };
+        json!({"action": format!("{}{suffix}", self.what.name()), key: self.app})
+    }
 }
 
 /// What happens to an app.
@@ -50,13 +68,13 @@ pub enum What {
 }
 
 impl What {
-    /// Marathon's name.
+    /// Marathon's word; what it is about follows.
     pub fn name(self) -> &'static str {
         match self {
-            What::Start => "StartApplication",
-            What::Stop => "StopApplication",
-            What::Scale => "ScaleApplication",
-            What::Restart => "RestartApplication",
+            What::Start => "Start",
+            What::Stop => "Stop",
+            What::Scale => "Scale",
+            What::Restart => "Restart",
         }
     }
 }
@@ -67,101 +85,66 @@ impl Deployment {
         self.steps.get(self.at).map_or(&[], Vec::as_slice)
     }
 
+    /// Notes which of what it changes are pods.
+    pub(super) fn mark_pods(&mut self, is_pod: impl Fn(&PathId) -> bool) {
+        for action in self.steps.iter_mut().flatten() {
+            action.pod = is_pod(&action.app);
+        }
+    }
+
+    /// What it changes: apps, or pods.
+    pub fn affected(&self, pods: bool) -> Vec<&PathId> {
+        let is_pod = |id: &PathId| self.steps.iter().flatten().any(|a| a.app == *id && a.pod);
+        self.original.keys().filter(|id| is_pod(id) == pods).collect()
+    }
+
     /// Whether it changes `app`.
     pub fn affects(&self, app: &PathId) -> bool {
         self.original.contains_key(app)
     }
 
-    /// Whether `app`'s turn has not come.
+    /// Whether `app`'s turn has not come. That it comes to be, without instances, is none.
     pub fn holds(&self, app: &PathId) -> bool {
-        let reached = self.steps.iter().take(self.at.saturating_add(1)).flatten().any(|a| a.app == *app);
-        let later = self.steps.iter().skip(self.at.saturating_add(1)).flatten().any(|a| a.app == *app);
-        later && !reached
+        self.turns.get(app).is_some_and(|turn| *turn > self.at)
+    }
+
+    /// Finds out whose turn is when.
+    pub(super) fn find_turns(&mut self) {
+        let steps = self.steps.iter().enumerate();
+        let turns = steps.flat_map(|(n, step)| step.iter().map(move |action| (n, action)));
+        let turns = turns.filter(|(_, action)| action.what != What::Start);
+        self.turns = turns.map(|(n, action)| (action.app.clone(), n)).collect();
     }
 }
 
-/// Orders the changes: what others depend on comes first, what is removed last and in reverse.
-///
-/// # Errors
-/// The apps of a circle of dependencies.
-pub fn steps(
-    changes: &[(PathId, Vec<What>)],
-    apps: &BTreeMap<PathId, &Definition>,
-) -> Result<Vec<Vec<Action>>, Vec<PathId>> {
-    let mut left: BTreeSet<&PathId> =
-        changes.iter().filter(|(_, w)| !w.contains(&What::Stop)).map(|(id, _)| id).collect();
-    let mut out: Vec<Vec<Action>> = Vec::new();
-    let starts = changes.iter().filter(|(_, w)| w.contains(&What::Start));
-    let starts: Vec<Action> = starts.map(|(app, _)| Action { what: What::Start, app: app.clone() }).collect();
-    if !starts.is_empty() {
-        out.push(starts);
-    }
-    while !left.is_empty() {
-        let needs = |id: &PathId| apps.get(id).map(|a| a.dependencies()).unwrap_or_default();
-        let waits = |id: &PathId| {
-            let below = |dependency: &PathId| left.iter().any(|l| *l == dependency || l.is_below(dependency));
-            needs(id).iter().any(below)
-        };
-        let ready: Vec<&PathId> = left.iter().filter(|id| !waits(id)).copied().collect();
-        if ready.is_empty() {
-            return Err(left.into_iter().cloned().collect());
-        }
-        let mut step = Vec::new();
-        for id in ready {
-            left.remove(id);
-            let whats = changes.iter().filter(|(app, _)| app == id).flat_map(|(_, w)| w);
-            let whats = whats.filter(|w| **w != What::Start);
-            step.extend(whats.map(|what| Action { what: *what, app: id.clone() }));
-        }
-        if !step.is_empty() {
-            out.push(step);
+/// Orders the changes as Marathon does: what goes ends first, so that there is room; then what is new comes to be, without instances; then
+/// one step a level of dependencies, the lowest first.
+pub fn steps(changes: &[(PathId, Vec<What>)], levels: &BTreeMap<PathId, usize>) -> Vec<Vec<Action>> {
+    let mut order: BTreeMap<usize, Vec<Action>> = BTreeMap::new();
+    for (app, whats) in changes {
+        // Levels begin at 1; those two steps are below all.
+        let level = levels.get(app).map_or(2, |level| level.saturating_add(2));
+        for what in whats {
+            let at = match what {
+                What::Stop => 0,
+                What::Start => 1,
+                What::Scale | What::Restart => level,
+            };
+            let action = Action { what: *what, app: app.clone(), pod: false };
+            order.entry(at).or_default().push(action);
         }
     }
-    let stops = changes.iter().filter(|(_, w)| w.contains(&What::Stop)).rev();
-    let stops: Vec<Action> = stops.map(|(app, _)| Action { what: What::Stop, app: app.clone() }).collect();
-    if !stops.is_empty() {
-        out.push(stops);
-    }
-    Ok(out)
-}
-
-impl Entry {
-    /// What keeps the app from being as wanted, in words; none when it is.
-    pub fn blocker(&self) -> Option<String> {
-        let config = self.wanted.config();
-        let ending = self.instances.values().filter(|i| !i.is_wanted()).count();
-        let wanted = || self.instances.values().filter(|i| i.is_wanted());
-        if self.removing {
-            let left = self.instances.len();
-            return (left > 0).then(|| format!("{left} instances have not ended yet"));
-        }
-        let old = if self.roll { wanted().filter(|i| i.record.config != config).count() } else { 0 };
-        let target = usize::try_from(self.wanted.instances()).unwrap_or(usize::MAX);
-        let ready = wanted().filter(|i| i.is_ready(&self.wanted)).count();
-        if old > 0 {
-            return Some(format!("{old} instances of an older version are still to be replaced"));
-        }
-        if self.missing > 0 {
-            return Some(format!("{} instances wait for a suitable offer", self.missing));
-        }
-        if wanted().count() != target || ready < target {
-            return Some(format!("{ready} of {target} instances are running and healthy"));
-        }
-        (ending > 0).then(|| format!("{ending} instances have not ended yet"))
-    }
+    order.into_values().collect()
 }
 
 impl Core {
     /// Moves deployments on whose current step is done. Gives the apps whose turn has come.
     pub(super) fn advance(&mut self, touched: &BTreeSet<PathId>, now: Now) -> BTreeSet<PathId> {
         let mut turn = BTreeSet::new();
-        let open: Vec<String> = self
-            .state
-            .deployments
-            .values()
-            .filter(|d| d.steps.is_empty() || d.original.keys().any(|app| touched.contains(app)))
-            .map(|d| d.id.clone())
-            .collect();
+        let due = std::mem::take(&mut self.due);
+        let entries = touched.iter().filter_map(|app| self.state.apps.get(app));
+        let names = entries.flat_map(|entry| &entry.deployments).chain(&due).map(String::as_str);
+        let open = self.in_order(names);
         for id in open {
             while self.step_done(&id) {
                 let Some(deployment) = self.deployments_mut().get_mut(&id) else { break };
@@ -192,37 +175,39 @@ impl Core {
         deployment.current().iter().all(|action| match (action.what, self.state.apps.get(&action.app)) {
             (What::Start, _) | (_, None) => true,
             (What::Stop, Some(_)) => false,
-            (_, Some(entry)) => entry.blocker().is_none(),
+            (_, Some(entry)) => entry.is_as_wanted(),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::app::App;
     use super::*;
 
+    fn id(text: &str) -> PathId {
+        PathId::parse(text).unwrap()
+    }
+
     #[test]
-    fn dependencies_come_first_and_circles_are_named() {
-        let id = |text: &str| PathId::parse(text).unwrap();
-        let app = |name: &str, needs: &[&str]| {
-            let dependencies = needs.iter().map(|n| id(n)).collect();
-            Definition::App(App { dependencies, ..App::new(id(name), "*") })
-        };
-        let (web, db, old) = (app("web", &["db"]), app("db", &[]), app("old", &[]));
-        let apps = [(id("web"), &web), (id("db"), &db), (id("old"), &old)].into();
+    fn steps_follow_levels_and_what_goes_makes_room_first() {
         let changes = [
             (id("web"), vec![What::Start, What::Scale]),
             (id("db"), vec![What::Restart]),
+            (id("same"), vec![]),
             (id("old"), vec![What::Stop]),
+            (id("far"), vec![What::Scale]),
         ];
-        let plan = steps(&changes, &apps).unwrap();
+        let levels = [("web", 2), ("db", 1), ("same", 1), ("far", 7)].map(|(name, n)| (id(name), n)).into();
+        let plan = steps(&changes, &levels);
         let words: Vec<Vec<String>> =
             plan.iter().map(|s| s.iter().map(|a| format!("{:?} {}", a.what, a.app)).collect()).collect();
-        assert_eq!(words, [vec!["Start /web"], vec!["Restart /db"], vec!["Scale /web"], vec!["Stop /old"]]);
-        let (a, b) = (app("a", &["b"]), app("b", &["a"]));
-        let apps = [(id("a"), &a), (id("b"), &b)].into();
-        let circle = steps(&[(id("a"), vec![What::Scale]), (id("b"), vec![What::Scale])], &apps).unwrap_err();
-        assert_eq!(circle, [id("a"), id("b")]);
+        let want = [
+            vec!["Stop /old"],
+            vec!["Start /web"],
+            vec!["Restart /db"],
+            vec!["Scale /web"],
+            vec!["Scale /far"],
+        ];
+        assert_eq!(words, want);
     }
 }

@@ -8,7 +8,10 @@ pub enum ApiError {
     /// 400: the body is not JSON.
     #[error("Invalid JSON: {0}")]
     BadJson(String),
-    /// 400: a field has the wrong type.
+    /// 400: there is no body.
+    #[error("Please specify data in JSON format")]
+    NoJson,
+    /// 422: a field is missing, has the wrong type or is out of bounds.
     #[error("Invalid JSON")]
     BadFields(Vec<Flaw>),
     /// 400: a query parameter makes no sense.
@@ -28,6 +31,12 @@ pub enum ApiError {
     /// 422: well-formed and not acceptable.
     #[error("Object is not valid")]
     Invalid(Vec<Flaw>),
+    /// 422: an old spelling that cannot be brought into today's.
+    #[error("{0}")]
+    Refused(String),
+    /// 412: it is not as the client believes.
+    #[error("{0}")]
+    Precondition(String),
     /// 422: the idempotency key belongs to another request.
     #[error(
         "This idempotency key was used for another request. A key stands for one request: repeat that one as it was, or take a new key."
@@ -60,18 +69,50 @@ impl ApiError {
         Self::NotFound(format!("App '{id}' does not exist"))
     }
 
+    /// `Pod '/x' does not exist`.
+    pub fn no_pod(id: impl std::fmt::Display) -> Self {
+        Self::NotFound(format!("Pod '{id}' does not exist"))
+    }
+
     /// One flaw of an object.
     pub fn invalid(path: &str, error: impl Into<String>) -> Self {
         Self::Invalid(vec![Flaw::new(path, error)])
     }
 
+    /// The same within something larger, as far as that is said: what could not be read is below `path`.
+    #[must_use]
+    pub fn below(self, path: &str) -> Self {
+        match self {
+            Self::BadFields(flaws) => {
+                let within = |flaw: Flaw| Flaw { path: format!("{path}{}", flaw.path), ..flaw };
+                Self::BadFields(flaws.into_iter().map(within).collect())
+            }
+            other => other,
+        }
+    }
+
+    /// The same of a part of something larger, whatever is said.
+    #[must_use]
+    pub fn inside(self, path: &str) -> Self {
+        let within = |flaw: Flaw| {
+            let below = if flaw.path == "/" { "" } else { flaw.path.as_str() };
+            Flaw { path: format!("{path}{below}"), ..flaw }
+        };
+        match self {
+            Self::BadFields(flaws) => Self::BadFields(flaws.into_iter().map(within).collect()),
+            Self::Invalid(flaws) => Self::Invalid(flaws.into_iter().map(within).collect()),
+            other => other,
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Self::BadJson(_) | Self::BadFields(_) | Self::BadRequest(_) => 400,
+            Self::BadJson(_) | Self::NoJson | Self::BadRequest(_) => 400,
             Self::NotFound(_) => 404,
             Self::Locked(_) | Self::Conflict(_) => 409,
-            Self::Invalid(_) | Self::KeyReused => 422,
+            Self::Precondition(_) => 412,
+            Self::BadFields(_) | Self::Invalid(_) | Self::Refused(_) | Self::KeyReused => 422,
             Self::Unavailable(_) => 503,
         }
     }
@@ -80,6 +121,9 @@ impl ApiError {
     pub fn body(&self) -> Value {
         match self {
             Self::BadJson(details) => json!({"message": "Invalid JSON", "details": details}),
+            Self::NoJson => {
+                json!({"message": self.to_string(), "details": "No content to map due to end-of-input"})
+            }
             Self::BadFields(flaws) | Self::Invalid(flaws) => {
                 json!({"message": self.to_string(), "details": details(flaws)})
             }

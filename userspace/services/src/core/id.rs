@@ -79,6 +79,30 @@ impl PathId {
             && (other.is_root() || self.0.strip_prefix(&other.0).is_some_and(|rest| rest.starts_with('/')))
     }
 
+    /// Between which two texts all that lies in this group is, in the order of paths; neither of the two is a path of it.
+    pub(super) fn inside(&self) -> (PathId, PathId) {
+        let head = self.0.trim_end_matches('/');
+        (Self(format!("{head}/")), Self(format!("{head}0")))
+    }
+
+    /// The outermost group that holds this path; none where that is the root.
+    pub fn top(&self) -> Option<PathId> {
+        let mut segments = self.segments();
+        let first = segments.next()?;
+        segments.next().map(|_| Self(format!("/{first}")))
+    }
+
+    /// Whether it lies in the root itself.
+    pub fn is_top_level(&self) -> bool {
+        !self.is_root() && self.parent().is_root()
+    }
+
+    /// The groups that hold this path, the innermost first and the root last.
+    pub fn ancestors(&self) -> impl Iterator<Item = PathId> {
+        let first = (!self.is_root()).then(|| self.parent());
+        std::iter::successors(first, |at| (!at.is_root()).then(|| at.parent()))
+    }
+
     /// `a_b` for `/a/b`: the beginning of instance ids.
     pub fn safe(&self) -> String {
         self.segments().collect::<Vec<_>>().join("_")

@@ -177,6 +177,8 @@ pub struct Task {
     pub healthy: Option<bool>,
     /// Failed checks in a row that were heard of.
     pub failures: u32,
+    /// What was said when its check last failed.
+    pub sick: Option<Box<str>>,
     /// When `healthy` last was true and false.
     pub health_seen: (Option<Millis>, Option<Millis>),
     /// When it was first healthy.
@@ -199,6 +201,7 @@ impl Task {
             since,
             healthy: None,
             failures: 0,
+            sick: None,
             health_seen: (None, None),
             first_healthy: None,
             started: None,

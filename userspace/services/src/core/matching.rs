@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::constraint::{Constraint, Location};
+use super::constraint::{Constraint, Location, Neighbours};
 use super::definition::Definition;
 use super::pod::Resources;
 
@@ -150,19 +150,34 @@ impl Wish {
         }
     }
 
-    /// Whether it matters where the other instances are.
-    pub fn looks_at_others(&self) -> bool {
-        !self.constraints.is_empty()
+    /// What the rules look at of the app's other instances, which are at `placed`.
+    pub fn neighbours<'a>(&self, placed: impl Iterator<Item = &'a Location>) -> Neighbours {
+        let mut neighbours = Neighbours::new(self.constraints.iter().map(|(constraint, _)| constraint));
+        if neighbours.matter() {
+            placed.for_each(|at| neighbours.add(at));
+        }
+        neighbours
     }
 
-    /// Tries `offer`, with the app's other instances at `placed`. `seed` spreads the choice of dynamic ports.
+    /// How many other instances are in the same groups as `there`, as far as rules spread the app over groups.
+    pub fn grouped(&self, there: &Location, neighbours: &Neighbours) -> usize {
+        let spreading = self.constraints.iter().filter(|(constraint, _)| constraint.spreads());
+        spreading.map(|(constraint, _)| neighbours.beside(constraint, there)).fold(0, usize::saturating_add)
+    }
+
+    /// Tries `offer`, with the app's other instances as `neighbours` says. `seed` spreads the choice of dynamic ports.
     ///
     /// # Errors
     /// All rules that are broken, in the order of [`Reason`].
-    pub fn fit(&self, offer: &Offer, placed: &[&Location], seed: u64) -> Result<Placement, Vec<Rejection>> {
+    pub fn fit(
+        &self,
+        offer: &Offer,
+        neighbours: &Neighbours,
+        seed: u64,
+    ) -> Result<Placement, Vec<Rejection>> {
         let mut broken = Vec::new();
         self.roles(offer, &mut broken);
-        self.places(offer, placed, &mut broken);
+        self.places(offer, neighbours, &mut broken);
         if offer.maintenance {
             broken.push(Rejection {
                 reason: Reason::AgentMaintenance,
@@ -230,9 +245,9 @@ impl Wish {
         }
     }
 
-    fn places(&self, offer: &Offer, placed: &[&Location], broken: &mut Vec<Rejection>) {
+    fn places(&self, offer: &Offer, neighbours: &Neighbours, broken: &mut Vec<Rejection>) {
         for (constraint, words) in &self.constraints {
-            if let Err((needed, had)) = constraint.check(&offer.location, placed.iter().copied()) {
+            if let Err((needed, had)) = constraint.check(&offer.location, neighbours) {
                 broken.push(Rejection {
                     reason: Reason::UnfulfilledConstraint,
                     rule: words.clone(),
@@ -342,6 +357,19 @@ pub fn subtract(offer: &mut Offer, takes: &[Take]) {
             _ => {}
         }
     }
+}
+
+/// What stays of an offer's processors and memory after `takes`, in thousandths of what these take; the larger of the two.
+pub fn left_over(offer: &Offer, takes: &[Take]) -> i64 {
+    let share = |name: &str| {
+        let all = offer.portions.iter().filter(|portion| portion.name == name);
+        let scalar = |amount: &Amount| if let Amount::Scalar(n) = amount { *n } else { 0 };
+        let there = all.map(|portion| scalar(&portion.amount)).fold(0, i64::saturating_add);
+        let of = |take: &&Take| offer.portions.get(take.portion).is_some_and(|portion| portion.name == name);
+        let taken = takes.iter().filter(of).map(|take| scalar(&take.amount)).fold(0, i64::saturating_add);
+        there.saturating_sub(taken).saturating_mul(1000).checked_div(taken).unwrap_or(0)
+    };
+    share("cpus").max(share("mem"))
 }
 
 /// Thousandths of a quantity, rounded; the precision Mesos keeps.
@@ -488,12 +516,12 @@ mod tests {
     fn takes_what_is_asked_and_leaves_the_rest() {
         let mut offer = offer(2.0, 150.0, &[(31000, 31001)]);
         let app = app(|_| {});
-        let fit = Wish::new(&app).fit(&offer, &[], 1).unwrap();
+        let fit = Wish::new(&app).fit(&offer, &Neighbours::default(), 1).unwrap();
         assert_eq!(fit.host_ports, [Some(31001)]);
         subtract(&mut offer, &fit.takes);
         assert_eq!(offer.portions[0].amount, Amount::Scalar(1000));
         assert_eq!(offer.portions[2].amount, Amount::Ranges(vec![(31000, 31000)]));
-        let broken = Wish::new(&app).fit(&offer, &[], 0).unwrap_err();
+        let broken = Wish::new(&app).fit(&offer, &Neighbours::default(), 0).unwrap_err();
         assert_eq!(broken.iter().map(|b| b.reason).collect::<Vec<_>>(), [Reason::InsufficientMemory]);
         assert_eq!((broken[0].needed.as_str(), broken[0].had.as_str()), ("100 MiB", "50 MiB"));
     }
@@ -507,18 +535,22 @@ mod tests {
             amount: Amount::Scalar(500),
         });
         let two = app(|a| a.cpus = 1.5);
-        assert!(Wish::new(&two).fit(&offer, &[], 0).is_err());
+        assert!(Wish::new(&two).fit(&offer, &Neighbours::default(), 0).is_err());
         let two =
             app(|a| (a.cpus, a.accepted_resource_roles) = (1.5, Some(vec!["*".to_owned(), "db".to_owned()])));
-        let fit = Wish::new(&two).fit(&offer, &[], 0).unwrap();
+        let fit = Wish::new(&two).fit(&offer, &Neighbours::default(), 0).unwrap();
         assert_eq!(fit.takes[0], Take { portion: 3, amount: Amount::Scalar(500) });
     }
 
     #[test]
     fn required_ports_are_had_exactly_or_not_at_all() {
         let app = app(|a| (a.require_ports, a.port_definitions[0].port) = (true, 5));
-        assert_eq!(Wish::new(&app).fit(&offer(1.0, 100.0, &[(1, 9)]), &[], 0).unwrap().host_ports, [Some(5)]);
-        let broken = Wish::new(&app).fit(&offer(1.0, 100.0, &[(6, 9)]), &[], 0).unwrap_err();
+        assert_eq!(
+            Wish::new(&app).fit(&offer(1.0, 100.0, &[(1, 9)]), &Neighbours::default(), 0).unwrap().host_ports,
+            [Some(5)]
+        );
+        let broken =
+            Wish::new(&app).fit(&offer(1.0, 100.0, &[(6, 9)]), &Neighbours::default(), 0).unwrap_err();
         assert_eq!(broken[0].needed, "port 5");
     }
 }

@@ -7,24 +7,45 @@
 //! [`planner`] (what is done about it), [`status`] (what happened), [`view`] (what people read).
 
 pub mod app;
+mod batch;
+pub mod blocker;
+mod census;
+pub mod condition;
 pub mod constraint;
 pub mod definition;
 pub mod deployment;
+pub mod dry;
 pub mod error;
+pub mod group;
+pub mod group_requests;
+mod health;
+pub mod history;
 pub mod id;
 pub mod instance;
+mod intake;
 pub mod matching;
-mod notices;
+mod modern;
+mod normal;
+pub(crate) mod notices;
 mod offers;
 pub mod once;
+mod order;
 mod pins;
+mod placement;
 mod planner;
 pub mod pod;
+pub mod pod_intake;
+pub mod pod_requests;
+pub mod quota;
 pub mod records;
 pub mod requests;
+pub mod ring;
+pub mod schema;
 pub mod shared;
 mod status;
+mod submit;
 pub mod time;
+mod tree;
 pub mod update;
 pub mod validate;
 pub mod view;
@@ -60,6 +81,8 @@ pub struct Settings {
     pub refuse: Millis,
     /// Versions kept of each app.
     pub versions: usize,
+    /// Whether groups that lie in the root enforce their role where they do not say.
+    pub new_groups_enforce: bool,
 }
 
 impl Default for Settings {
@@ -71,6 +94,7 @@ impl Default for Settings {
             hold: Millis::from_secs(5),
             refuse: Millis::from_secs(30),
             versions: 25,
+            new_groups_enforce: false,
         }
     }
 }
@@ -95,6 +119,17 @@ pub enum Event {
     Status(Box<Status>),
     /// Somebody wants something.
     Request(Box<requests::Request>),
+    /// What the master holds roles to, where that is something else than before.
+    Quotas(quota::Quotas),
+    /// An executor sent something.
+    Message {
+        /// Which.
+        executor: String,
+        /// Its node.
+        agent: String,
+        /// What.
+        data: Vec<u8>,
+    },
     /// A call did not reach the master: what it asked for may not happen.
     CallFailed,
     /// Time passed.
@@ -209,6 +244,8 @@ pub struct Entry {
     pub backoff: Option<Backoff>,
     /// Since when instances are missing (time of day).
     pub waiting: Option<Millis>,
+    /// When something happened to it that brings it on (monotonic).
+    pub moved: Millis,
     /// The last failure, as shown.
     pub last_failure: Option<Value>,
     /// What became of offers while waiting.
@@ -229,6 +266,7 @@ impl Touch for Entry {
 impl Touch for Instance {}
 impl Touch for Record {}
 impl Touch for Stranger {}
+impl Touch for Node {}
 
 /// Something that was made for reading and is kept until what it shows changes. A copy begins empty.
 #[derive(Debug, Default)]
@@ -297,6 +335,15 @@ pub struct Stranger {
     pub since: Millis,
 }
 
+/// A node as far as it was offered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What is left of the offer.
+    pub offer: Offer,
+    /// When it came (time of day).
+    pub at: Millis,
+}
+
 /// All that readers see. A copy costs next to nothing, and stays as it is while the machine goes on.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -304,16 +351,24 @@ pub struct Snapshot {
     pub settings: Arc<Settings>,
     /// Apps and pods.
     pub apps: Shared<PathId, Entry>,
+    /// Groups that are more than the place of something.
+    pub groups: Shared<PathId, group::Group>,
+    /// What past intents changed, by their moments.
+    pub history: Shared<String, history::Past>,
     /// Deployments under way, the oldest first.
     pub deployments: Arc<IndexMap<String, Deployment>>,
     /// Instances that were given up and may come back.
     pub ghosts: Shared<InstanceId, Record>,
     /// Tasks of ours that nobody wrote down.
     pub strangers: Shared<String, Stranger>,
+    /// What nodes offered last, and what we left of it, by their ids.
+    pub nodes: Shared<String, Node>,
     /// Our id at the master.
     pub framework: Option<String>,
     /// The master that has us.
     pub master: Option<String>,
+    /// Quotas, as far as they were asked for.
+    pub quotas: Arc<quota::Quotas>,
 }
 
 impl Snapshot {
@@ -321,11 +376,15 @@ impl Snapshot {
         Self {
             settings: Arc::new(settings),
             apps: Shared::default(),
+            groups: Shared::default(),
+            history: Shared::default(),
             deployments: Arc::default(),
             ghosts: Shared::default(),
             strangers: Shared::default(),
+            nodes: Shared::default(),
             framework: None,
             master: None,
+            quotas: Arc::default(),
         }
     }
 
@@ -353,9 +412,12 @@ pub struct Core {
     /// Ghosts that nobody wanted to end: they were out of reach for too long. They may take their place again while it is free.
     lapsed: BTreeSet<InstanceId>,
     offers: offers::Offers,
+    census: census::Census,
     /// Where nodes are, by id, to be shared by what runs on them.
     places: BTreeMap<String, Arc<Location>>,
     dirty: BTreeSet<PathId>,
+    /// Deployments to look at beside those of apps to which something happened.
+    due: BTreeSet<String>,
     hungry: BTreeSet<PathId>,
     wake: BTreeSet<(Millis, PathId)>,
     reconcile_at: Option<Millis>,
@@ -370,13 +432,16 @@ const RECONCILE_EVERY: Millis = Millis::from_secs(600);
 impl Core {
     /// An empty machine.
     pub fn new(settings: Settings) -> Self {
+        let service_ports = settings.service_ports;
         Self {
             state: Snapshot::new(settings),
             index: BTreeMap::new(),
             lapsed: BTreeSet::new(),
             offers: offers::Offers::default(),
+            census: census::Census::new(service_ports),
             places: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            due: BTreeSet::new(),
             hungry: BTreeSet::new(),
             wake: BTreeSet::new(),
             reconcile_at: None,
@@ -394,6 +459,10 @@ impl Core {
             Event::Rescinded(id) => self.offers.remove(&id),
             Event::Status(status) => self.status(*status, now),
             Event::Request(request) => self.request(*request, now, ids),
+            Event::Quotas(quotas) => self.state.quotas = Arc::new(quotas),
+            Event::Message { executor, agent, data } => {
+                self.publish(notices::framework_message(&executor, &agent, &data, now));
+            }
             Event::CallFailed => self.doubt(now),
             Event::Tick => self.tick(now),
         }
@@ -407,6 +476,11 @@ impl Core {
         [wake, self.offers.next(), self.reconcile_at].into_iter().flatten().min()
     }
 
+    /// Whether something waits to be launched.
+    pub fn is_hungry(&self) -> bool {
+        !self.hungry.is_empty()
+    }
+
     /// The framework's id, if it has one.
     pub fn framework(&self) -> Option<&str> {
         self.state.framework.as_deref()
@@ -414,20 +488,17 @@ impl Core {
 
     /// The roles of all apps, to subscribe with.
     pub fn roles(&self) -> BTreeSet<String> {
-        let mut roles: BTreeSet<String> =
-            self.state.apps.values().map(|e| e.wanted.role().to_owned()).collect();
+        let mut roles: BTreeSet<String> = self.census.roles().map(str::to_owned).collect();
         roles.insert(self.state.settings.default_role.clone());
         roles
     }
 
     fn subscribed(&mut self, framework: String, master: String, now: Now) {
-        let kind = if self.state.framework.as_ref() == Some(&framework) {
-            "scheduler_reregistered_event"
-        } else {
+        let again = self.state.framework.as_ref() == Some(&framework);
+        if !again {
             self.out.push(Effect::Commit(vec![records::put_framework(&framework)]));
-            "scheduler_registered_event"
-        };
-        self.publish(notices::registered(kind, &framework, &master, now));
+        }
+        self.publish(notices::registered(again, &framework, &master, now));
         self.state.framework = Some(framework);
         self.state.master = Some(master);
         self.offers.reset();
@@ -495,24 +566,9 @@ impl Core {
     }
 
     fn commit(&mut self, writes: Vec<Write>) {
-        // A store takes 100 operations at once; places are left for the leader's guard and for a request's outcome.
-        for chunk in writes.chunks(90) {
+        for chunk in writes.chunks(batch::MOST) {
             self.out.push(Effect::Commit(chunk.to_vec()));
         }
-    }
-
-    /// Commits an intent. Where it is too large for one transaction, the definitions that come and go are written first: the rest names
-    /// them and makes them count, all at once.
-    fn commit_intent(&mut self, writes: Vec<Write>) {
-        let is_version = |write: &Write| {
-            let (Write::Put(key, _) | Write::Delete(key)) = write;
-            key.starts_with("versions/")
-        };
-        let large = writes.len() > 90;
-        let (versions, rest): (Vec<_>, Vec<_>) =
-            writes.into_iter().partition(|write| large && is_version(write));
-        self.commit(versions);
-        self.commit(rest);
     }
 
     /// What readers see, as it is now.
@@ -531,6 +587,7 @@ impl Core {
     fn offered(&mut self, mut offers: Vec<Offer>, now: Now) {
         for offer in &mut offers {
             self.place_shared(&offer.agent, &mut offer.location);
+            self.state.nodes.insert(offer.agent.clone(), Node { offer: offer.clone(), at: now.wall });
         }
         self.offers.add(offers, now.mono + self.state.settings.hold);
     }
@@ -544,7 +601,9 @@ impl Core {
     }
 
     /// A deployment is under way.
-    fn begin(&mut self, deployment: Deployment) {
+    fn begin(&mut self, mut deployment: Deployment) {
+        deployment.find_turns();
+        self.due.insert(deployment.id.clone());
         for app in deployment.original.keys() {
             if let Some(entry) = self.state.apps.get_mut(app) {
                 entry.deployments.push(deployment.id.clone());

@@ -1,12 +1,11 @@
-//! Offers in hand: kept for a moment when an app is about to need them, used, or given back; and asking the master for
-//! more or for none.
+//! Offers in hand: kept for a moment when an app is about to need them, used ([`super::placement`] says for what), or given back; and asking
+//! the master for more or for none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use plenum_api::{IdSource, Millis, Now};
 
-use super::constraint::Location;
 use super::definition::ONLY;
 use super::id::{InstanceId, PathId};
 use super::instance::{Goal, Instance, Record};
@@ -17,6 +16,8 @@ use super::{Core, Effect, Entry, Launch, NodeVerdict, Write, notices, records};
 const REFUSE_LONG: Millis = Millis::from_secs(3600);
 /// How long what an accepted offer leaves is refused.
 const REFUSE_REST: Millis = Millis::from_secs(5);
+/// How long offers are asked for when somebody wants to see what there is.
+const LOOK: Millis = Millis::from_secs(2);
 /// Asking for offers more often than this would only load the master.
 const REVIVE_EVERY: Millis = Millis::from_secs(1);
 
@@ -30,13 +31,19 @@ pub(super) struct Offers {
     ask: bool,
     last_revive: Option<Millis>,
     revive_at: Option<Millis>,
+    /// Offers are asked for until then, although nothing waits, for somebody to see what there is.
+    look_until: Option<Millis>,
 }
 
+/// An offer in hand.
 #[derive(Debug)]
-struct Held {
-    offer: Offer,
+pub(super) struct Held {
+    /// What is left of it.
+    pub(super) offer: Offer,
+    /// Until when it is kept.
     until: Millis,
-    launches: Vec<Launch>,
+    /// What is launched with it.
+    pub(super) launches: Vec<Launch>,
 }
 
 impl Offers {
@@ -44,6 +51,15 @@ impl Offers {
         for offer in offers {
             self.held.insert(offer.id.clone(), Held { offer, until, launches: Vec::new() });
         }
+    }
+
+    /// All that are in hand, for a while; the order is that of their ids.
+    pub(super) fn take(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.held).into_values().collect()
+    }
+
+    pub(super) fn put_back(&mut self, hand: Vec<Held>) {
+        self.held = hand.into_iter().map(|held| (held.offer.id.clone(), held)).collect();
     }
 
     pub(super) fn remove(&mut self, id: &str) {
@@ -61,7 +77,7 @@ impl Offers {
 
     pub(super) fn next(&self) -> Option<Millis> {
         let held = self.held.values().map(|h| h.until).min();
-        held.into_iter().chain(self.revive_at).min()
+        held.into_iter().chain(self.revive_at).chain(self.look_until).min()
     }
 }
 
@@ -71,77 +87,43 @@ impl Core {
         if self.state.master.is_none() {
             return;
         }
-        let ready: Vec<PathId> = self.hungry_within(now.mono);
-        if !ready.is_empty() && !self.offers.held.is_empty() {
-            self.fill(&ready, now, ids);
+        if !self.offers.held.is_empty() {
+            let ready: Vec<PathId> = self.hungry_within(now.mono).cloned().collect();
+            if !ready.is_empty() {
+                self.fill(&ready, now, ids);
+            }
         }
         self.settle(now);
     }
 
     /// Apps that miss instances and whose delay is over at `at`.
-    fn hungry_within(&self, at: Millis) -> Vec<PathId> {
-        let due =
-            |id: &&PathId| self.state.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at);
-        self.hungry.iter().filter(due).cloned().collect()
+    fn hungry_within(&self, at: Millis) -> impl Iterator<Item = &PathId> {
+        let due = move |id: &&PathId| {
+            self.state.apps.get(*id).is_some_and(|e| e.missing > 0 && e.held_until() <= at)
+        };
+        self.hungry.iter().filter(due)
     }
 
-    /// One instance an app and offer in turn, until nothing fits any more: that spreads instances over nodes.
-    fn fill(&mut self, ready: &[PathId], now: Now, ids: &mut dyn IdSource) {
-        let mut held = std::mem::take(&mut self.offers.held);
-        let mut hopeless: BTreeSet<(String, PathId)> = BTreeSet::new();
-        let mut looked: BTreeSet<(String, PathId)> = BTreeSet::new();
-        let mut writes = Vec::new();
-        loop {
-            let mut progress = false;
-            for (offer_id, one) in &mut held {
-                for id in ready {
-                    let pair = (offer_id.clone(), id.clone());
-                    let Some(entry) = self.state.apps.get_mut(id).filter(|e| e.missing > 0) else { continue };
-                    if hopeless.contains(&pair) {
-                        continue;
-                    }
-                    let seed = ids.uuid();
-                    let seed = seed.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
-                    let fit = entry.try_offer(&one.offer, seed);
-                    if looked.insert(pair.clone()) || fit.is_ok() {
-                        entry.count(&one.offer, fit.as_ref().err(), now);
-                    }
-                    let Ok(placement) = fit else {
-                        if !entry.wish.looks_at_others() {
-                            hopeless.insert(pair);
-                        }
-                        continue;
-                    };
-                    progress = true;
-                    let (launch, write) = entry.launch(one, placement, now, ids);
-                    self.index.insert(launch.record.id.clone(), id.clone());
-                    if entry.missing == 0 {
-                        self.hungry.remove(id);
-                        entry.waiting = None;
-                    }
-                    writes.push(write);
-                    one.launches.push(launch);
-                }
-            }
-            if !progress {
-                break;
-            }
-        }
-        self.offers.held = held;
-        self.commit(writes);
+    /// The roles of what misses instances.
+    pub(super) fn hungry_roles(&self) -> BTreeSet<String> {
+        let hungry = self.hungry.iter().filter_map(|id| self.state.apps.get(id));
+        hungry.map(|entry| entry.wanted.role().to_owned()).collect()
     }
 
     /// Accepts, keeps or declines what is in hand, then asks for more or for none.
     fn settle(&mut self, now: Now) {
-        let waiting = !self.hungry_within(now.mono).is_empty();
-        let soon = !self.hungry_within(now.mono + self.state.settings.hold).is_empty();
+        let waiting = self.hungry_within(now.mono).next().is_some();
+        let soon = waiting || self.hungry_within(now.mono + self.state.settings.hold).next().is_some();
         let hungry = !self.hungry.is_empty();
         let (mut keep, mut back) = (BTreeMap::new(), Vec::new());
         for (id, held) in std::mem::take(&mut self.offers.held) {
             if !held.launches.is_empty() {
                 for launch in &held.launches {
                     let staged = Instance::new(launch.record.clone(), now.mono, true);
-                    self.publish(notices::instance_changed(&staged, "Scheduled", now));
+                    self.publish(notices::instance_changed(&staged, "Provisioned", now));
+                }
+                if let Some(node) = self.state.nodes.get_mut(&held.offer.agent) {
+                    node.offer = held.offer;
                 }
                 self.out.push(Effect::Accept { offer: id, launches: held.launches, refuse: REFUSE_REST });
             } else if soon && !waiting && held.until > now.mono {
@@ -155,7 +137,16 @@ impl Core {
             let refuse = if hungry { self.state.settings.refuse } else { REFUSE_LONG };
             self.out.push(Effect::Decline { offers: back, refuse });
         }
-        self.steer(waiting || soon, now);
+        self.offers.look_until = self.offers.look_until.filter(|until| *until > now.mono);
+        self.steer(waiting || soon || self.offers.look_until.is_some(), now);
+    }
+
+    /// Asks for offers, to see what nodes have.
+    pub(super) fn look_around(&mut self, now: Now) {
+        if self.state.master.is_some() {
+            self.offers.look_until = Some(now.mono + LOOK);
+            self.offers.ask();
+        }
     }
 
     fn steer(&mut self, wanted: bool, now: Now) {
@@ -188,16 +179,7 @@ impl Entry {
         self.backoff.as_ref().filter(|b| b.config == config).map_or(Millis(0), |b| b.until)
     }
 
-    fn try_offer(&self, offer: &Offer, seed: u64) -> Result<Placement, Vec<Rejection>> {
-        let placed: Vec<&Location> = if self.wish.looks_at_others() {
-            self.instances.values().map(|i| &*i.record.location).collect()
-        } else {
-            Vec::new()
-        };
-        self.wish.fit(offer, &placed, seed)
-    }
-
-    fn count(&mut self, offer: &Offer, broken: Option<&Vec<Rejection>>, now: Now) {
+    pub(super) fn count(&mut self, offer: &Offer, broken: Option<&Vec<Rejection>>, now: Now) {
         let tally = &mut self.tally;
         tally.processed = tally.processed.saturating_add(1);
         match broken {
@@ -216,7 +198,7 @@ impl Entry {
         tally.nodes.insert(offer.agent.clone(), verdict);
     }
 
-    fn launch(
+    pub(super) fn launch(
         &mut self,
         held: &mut Held,
         placement: Placement,

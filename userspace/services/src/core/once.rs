@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::requests::Reply;
-use super::{Core, Effect, Write, records};
+use super::{Core, Effect, Write, batch, records};
 
 /// How long an outcome is kept.
 pub const KEPT: Millis = Millis::from_secs(24 * 3600);
@@ -108,13 +108,14 @@ pub fn time_of(key: &str) -> Option<(Millis, &str)> {
 }
 
 impl Core {
-    /// Puts the outcome into the last transaction of the request, whose effects begin at `from`; into one of its own, if it has none.
+    /// Puts the outcome into the transaction that makes the request count, whose effects begin at `from`: the one that says so, else the
+    /// last; into one of its own, if it has none.
     pub(super) fn remember(&mut self, from: usize, once: &Once, reply: &Reply, now: Now) {
         let writes = once.writes(reply, now);
-        let commits = self.out.iter_mut().skip(from).rev();
-        let last = commits
-            .filter_map(|effect| if let Effect::Commit(writes) = effect { Some(writes) } else { None })
-            .next();
+        let commits = self.out.iter_mut().skip(from);
+        let commits = commits
+            .filter_map(|effect| if let Effect::Commit(writes) = effect { Some(writes) } else { None });
+        let last = commits.reduce(|best, next| if batch::decides(best) { best } else { next });
         match last.filter(|last| last.len() <= ROOM) {
             Some(last) => last.extend(writes),
             None => self.out.push(Effect::Commit(writes.into())),

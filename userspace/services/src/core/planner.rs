@@ -38,7 +38,9 @@ impl Core {
     }
 
     fn plan_app(&mut self, id: &PathId, now: Now) {
-        let holds = self.state.deployments.values().any(|d| d.holds(id));
+        let Some(entry) = self.state.apps.get(id) else { return };
+        let mut deployments = entry.deployments.iter().filter_map(|name| self.state.deployments.get(name));
+        let holds = deployments.any(|deployment| deployment.holds(id));
         let Some(entry) = self.state.apps.get_mut(id) else { return };
         let (mut writes, wake, lapsed) = entry.give_up_unreachable(now);
         let ghosts: Vec<InstanceId> = entry
@@ -47,12 +49,15 @@ impl Core {
             .filter(|i| i.record.goal == Goal::Ghost)
             .map(|i| i.record.id.clone())
             .collect();
+        let (mut news, mut gone) = (Vec::new(), Vec::new());
         for ghost in ghosts {
             if let Some(instance) = entry.instances.remove(&ghost) {
                 self.index.remove(&ghost);
                 if lapsed.contains(&ghost) {
                     self.lapsed.insert(ghost.clone());
                 }
+                news.push(notices::instance_changed(&instance, "UnreachableInactive", now));
+                gone.push(instance.record.version.clone());
                 self.state.ghosts.insert(ghost, instance.record);
             }
         }
@@ -62,6 +67,9 @@ impl Core {
                 instance.record.goal = Goal::Stop;
                 writes.push(records::put_instance(&instance.record));
             }
+        }
+        if !decision.stop.is_empty() {
+            entry.moved = now.mono;
         }
         let more = decision.missing > entry.missing;
         entry.missing = decision.missing;
@@ -82,6 +90,8 @@ impl Core {
         }
         self.wake.extend(wake.map(|at| (at, id.clone())));
         self.commit(writes);
+        news.into_iter().for_each(|notice| self.publish(notice));
+        gone.into_iter().for_each(|version| self.tell_gone(id, &version, now));
         self.end_instances(id, now);
         self.bury(id, now);
     }
@@ -111,7 +121,9 @@ impl Core {
             return;
         }
         let Some(entry) = self.state.apps.remove(id) else { return };
+        self.census.leave(&entry);
         self.hungry.remove(id);
+        self.due.extend(entry.deployments.iter().cloned());
         let versions = entry.versions.keys().map(|v| Write::Delete(records::version_key(id, v)));
         // The root last: an app whose versions are half gone is still one that is to go. Loading needs its version.
         let current = records::version_key(id, entry.wanted.version());
@@ -123,6 +135,7 @@ impl Core {
         let last = writes.split_off(writes.len().saturating_sub(2));
         self.commit(writes);
         self.commit(last);
+        entry.last_checks(now).into_iter().for_each(|notice| self.publish(notice));
         self.publish(notices::notice("app_terminated_event", serde_json::json!({"appId": id}), now));
     }
 }

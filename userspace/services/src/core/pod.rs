@@ -147,6 +147,19 @@ pub struct Resources {
     pub gpus: u32,
 }
 
+impl Resources {
+    /// The sum.
+    #[must_use]
+    pub fn and(self, more: &Self) -> Self {
+        Self {
+            cpus: self.cpus + more.cpus,
+            mem: self.mem + more.mem,
+            disk: self.disk + more.disk,
+            gpus: self.gpus.saturating_add(more.gpus),
+        }
+    }
+}
+
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }

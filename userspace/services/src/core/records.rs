@@ -1,5 +1,5 @@
 //! What is stored, and how it is read back. Keys: `framework`, `apps/<key>`, `versions/<key>/<version>`,
-//! `instances/<id>`, `deployments/<id>`, `images/<key>/<configuration>`. Values are JSON with the format number `f`.
+//! `instances/<id>`, `deployments/<id>`, `images/<key>/<configuration>`, `groups/<key>`, `history/<version>`, `batches/<version>`. Values are JSON with the format number `f`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,20 @@ use serde::{Deserialize, Serialize};
 use super::app::App;
 use super::definition::Definition;
 use super::deployment::Deployment;
+use super::group::Group;
+use super::history::Past;
 use super::id::PathId;
 use super::instance::{Goal, Instance, Record};
 use super::matching::Wish;
 use super::pins::Pinned;
 use super::pod::Pod;
 use super::shared::Shared;
-use super::{Core, Entry, Settings, Shown, Tally, Write, time};
+use super::{Core, Entry, Settings, Shown, Tally, Write, batch, time};
 
 /// The format that is written. Older ones are read for two releases.
 pub const FORMAT: u32 = 1;
+/// How every record of that format begins.
+const OURS: &[u8] = b"{\"f\":1,";
 
 /// An entry of the store that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +113,12 @@ pub(super) fn put<T: Serialize>(key: String, value: &T) -> Write {
     Write::Put(key, bytes)
 }
 
-fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Unreadable> {
+pub(super) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Unreadable> {
     let bad = |reason: String| Unreadable { key: key.to_owned(), reason };
+    // As it is written here: that needs no second reading.
+    if value.starts_with(OURS) {
+        return serde_json::from_slice(value).map_err(|e| bad(e.to_string()));
+    }
     let format: Format = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
     if format.f != FORMAT {
         return Err(bad(format!("its format is {}, this version knows {FORMAT}", format.f)));
@@ -125,15 +133,24 @@ impl Core {
     /// The first entry that cannot be understood.
     pub fn load(settings: Settings, entries: &[(String, Vec<u8>)], now: Now) -> Result<Self, Unreadable> {
         let mut core = Self::new(settings);
+        let carried_out = batch::carried_out(entries)?;
+        let entries = match &carried_out {
+            Some((entries, writes)) => {
+                core.commit(writes.clone());
+                entries
+            }
+            None => entries,
+        };
         let mut versions: BTreeMap<PathId, BTreeMap<String, Arc<Definition>>> = BTreeMap::new();
         let (mut roots, mut instances, mut deployments) = (Vec::new(), Vec::new(), Vec::new());
-        let mut pins = Vec::new();
+        let (mut pins, mut pasts) = (Vec::new(), Vec::new());
         for (key, value) in entries {
             match key.split('/').next().unwrap_or("") {
                 "framework" => core.state.framework = Some(read::<Framework>(key, value)?.id),
                 "apps" => roots.push((key, read::<Root>(key, value)?)),
                 "versions" => {
-                    let Version { app, pod, .. } = read(key, value)?;
+                    let Version { mut app, pod, .. } = read(key, value)?;
+                    app.iter_mut().for_each(super::normal::settle);
                     let definition = app.map(Definition::App).or(pod.map(Definition::Pod));
                     let empty = || Unreadable {
                         key: key.clone(),
@@ -149,6 +166,11 @@ impl Core {
                     let deployment: Deployment = read(key, value)?;
                     deployments.push(deployment);
                 }
+                "groups" => {
+                    let group: Group = read(key, value)?;
+                    core.state.groups.insert(group.id.clone(), group);
+                }
+                "history" => pasts.push(read::<Past>(key, value)?),
                 _ => {
                     return Err(Unreadable {
                         key: key.clone(),
@@ -164,10 +186,9 @@ impl Core {
                 return Err(Unreadable { key: key.clone(), reason });
             };
             core.dirty.insert(root.id.clone());
-            core.state.apps.insert(
-                root.id,
-                Entry { roll: root.roll, removing: root.removing, ..Entry::new(wanted, mine) },
-            );
+            let entry = Entry { roll: root.roll, removing: root.removing, ..Entry::new(wanted, mine) };
+            core.census.enter(&entry);
+            core.state.apps.insert(root.id, entry);
         }
         for pinned in pins {
             if let Some(entry) = core.state.apps.get_mut(&pinned.app) {
@@ -177,13 +198,18 @@ impl Core {
         for record in instances {
             core.adopt(record, now);
         }
+        for past in pasts {
+            core.state.history.insert(past.version.clone(), past);
+        }
         deployments.sort_by(|a, b| a.version.cmp(&b.version));
         for deployment in deployments {
             core.begin(deployment);
         }
         let newest = core.state.apps.values().filter_map(|e| time::parse(e.wanted.version())).max();
         let planned = core.state.deployments.values().filter_map(|d| time::parse(&d.version)).max();
-        core.last_version = newest.max(planned).unwrap_or_default();
+        let groups = core.state.groups.values().filter_map(|group| time::parse(&group.version)).max();
+        let past = core.state.history.rev().next().and_then(|(version, _)| time::parse(version));
+        core.last_version = newest.max(planned).max(groups).max(past).unwrap_or_default();
         Ok(core)
     }
 
@@ -221,6 +247,7 @@ impl Entry {
             missing: 0,
             backoff: None,
             waiting: None,
+            moved: plenum_api::Millis(0),
             last_failure: None,
             tally: Tally::default(),
             deployments: Vec::new(),

@@ -82,6 +82,17 @@ impl<K: Ord, V> Shared<K, V> {
         self.0.iter().map(|(key, value)| (key, &**value))
     }
 
+    /// Every pair whose key lies between two others, in order; those two are left out.
+    pub fn between(&self, (from, to): (K, K)) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        let bounds = (std::ops::Bound::Excluded(from), std::ops::Bound::Excluded(to));
+        self.0.range(bounds).map(|(key, value)| (key, &**value))
+    }
+
+    /// Every pair, the last one first.
+    pub fn rev(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().rev().map(|(key, value)| (key, &**value))
+    }
+
     /// Every key, in order.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.0.keys()

@@ -4,9 +4,10 @@
 use plenum_api::{Millis, Now};
 use serde_json::json;
 
+use super::health::Before;
 use super::id::{InstanceId, PathId};
 use super::instance::{Goal, Instance, Record, State, Status, Task};
-use super::{Backoff, Core, Effect, Entry, Stranger, notices, records, time};
+use super::{Backoff, Core, Effect, Entry, Notice, Stranger, health, notices, records, time};
 
 /// An instance that ran for so long starts the delay over when it fails.
 const SETTLED: Millis = Millis::from_secs(60);
@@ -29,10 +30,8 @@ impl Core {
 
     /// Something about a container of an instance that we know.
     fn seen(&mut self, place: &Place<'_>, status: &Status, now: Now) {
-        let Some(instance) = self.state.apps.get_mut(place.app).and_then(|e| e.instances.get_mut(place.id))
-        else {
-            return;
-        };
+        let Some(entry) = self.state.apps.get_mut(place.app) else { return };
+        let Some(instance) = entry.instances.get_mut(place.id) else { return };
         if instance.record.launches != place.launch || instance.task_mut(place.container).is_none() {
             // Of an earlier launch: it must not run beside the later one.
             if !status.state.is_terminal() {
@@ -41,28 +40,21 @@ impl Core {
             }
             return;
         }
-        let before = (instance.state(), instance.since);
+        let (before, since) = (Before::of(instance, place.container), instance.since);
         let Some(task) = instance.task_mut(place.container) else { return };
-        let was = task.state;
         let health = task.note(status, now);
-        let changed = was != Some(status.state);
+        let changed = before.task != Some(status.state);
         let state = instance.state();
-        if state != before.0 {
+        if state != before.state {
             instance.since = now.mono;
         }
+        if changed || health {
+            entry.moved = now.mono;
+        }
         if state.is_some_and(State::is_terminal) {
-            return self.ended(place, before, status, now);
+            return self.ended(place, (&before, since), status, now);
         }
-        let mut news = Vec::new();
-        if changed {
-            news.push(notices::status_update(instance, status, now));
-        }
-        if let Some(state) = state.filter(|state| before.0 != Some(*state)) {
-            news.push(notices::instance_changed(instance, state.condition(), now));
-        }
-        if let Some(healthy) = health {
-            news.extend(notices::health_changed(instance, &status.task, healthy, now));
-        }
+        let news = entry.told(place, &before, status, now);
         if changed
             && status.state.is_terminal()
             && let Some(entry) = self.state.apps.get_mut(place.app)
@@ -77,17 +69,18 @@ impl Core {
         }
     }
 
-    /// The last of an instance's containers ended. `before` is the instance's state and since when.
-    fn ended(&mut self, place: &Place<'_>, before: (Option<State>, Millis), status: &Status, now: Now) {
+    /// The last of an instance's containers ended. `before` is what was known of it, and since when it was in that state.
+    fn ended(&mut self, place: &Place<'_>, (before, since): (&Before, Millis), status: &Status, now: Now) {
         let Some(entry) = self.state.apps.get_mut(place.app) else { return };
+        let news = entry.told(place, before, status, now);
         let Some(instance) = entry.instances.remove(place.id) else { return };
         self.index.remove(place.id);
         if instance.is_wanted() {
             entry.note_failure(&instance.record, status, now);
-            entry.back_off(&instance, before, status, now);
+            entry.back_off(&instance, (before.state, since), status, now);
         }
         self.dirty.insert(place.app.clone());
-        if before.0 == Some(State::Staging) && matches!(status.state, State::Lost | State::Unknown) {
+        if before.state == Some(State::Staging) && matches!(status.state, State::Lost | State::Unknown) {
             // Should the launch be on its way in spite of that, it must not run unknown to us.
             for (_, task) in instance.record.tasks() {
                 let agent = Some(instance.record.agent.clone());
@@ -95,9 +88,10 @@ impl Core {
             }
         }
         self.commit(vec![records::delete_instance(&instance.record)]);
-        self.publish(notices::status_update(&instance, status, now));
-        let condition = instance.state().unwrap_or(status.state).condition();
-        self.publish(notices::instance_changed(&instance, condition, now));
+        for notice in news {
+            self.publish(notice);
+        }
+        self.tell_gone(place.app, &instance.record.version, now);
     }
 
     /// One that we gave up came back, or is finally known to have ended.
@@ -106,6 +100,9 @@ impl Core {
             self.lapsed.remove(id);
             if let Some(record) = self.state.ghosts.remove(id) {
                 self.commit(vec![records::delete_instance(&record)]);
+                let instance = Instance::new(record, now.mono, false);
+                self.publish(notices::status_update(&instance, status, now));
+                self.publish(notices::instance_changed(&instance, status.state.condition(), now));
             }
         } else if status.state != State::Unreachable {
             if self.take_back(id, status, now) {
@@ -149,8 +146,7 @@ impl Core {
     fn stranger(&mut self, status: &Status, now: Now) {
         if status.state.is_terminal() {
             self.state.strangers.remove(&status.task);
-            let fields = json!({"instanceId": status.task, "condition": status.state.condition()});
-            self.publish(notices::notice("unknown_instance_terminated_event", fields, now));
+            self.publish(notices::unknown_terminated(&status.task, status.state.condition(), now));
             return;
         }
         let (agent, state) = (status.agent.clone(), status.state);
@@ -163,7 +159,7 @@ impl Core {
 
 impl Status {
     /// Whether the node went, and the task with it: that says nothing about the app.
-    fn is_nodes_fault(&self) -> bool {
+    pub(super) fn is_nodes_fault(&self) -> bool {
         matches!(self.state, State::Gone | State::GoneByOperator)
             || self.reason.as_deref() == Some("REASON_AGENT_DRAINING")
     }
@@ -178,8 +174,8 @@ struct Place<'a> {
 }
 
 impl Task {
-    /// Takes in what was observed. Says whether its health changed, and to what.
-    fn note(&mut self, status: &Status, now: Now) -> Option<bool> {
+    /// Takes in what was observed. Says whether its health changed.
+    fn note(&mut self, status: &Status, now: Now) -> bool {
         if self.state != Some(status.state) {
             self.since = now.wall;
         }
@@ -196,9 +192,12 @@ impl Task {
         if status.check.is_some() {
             self.check.clone_from(&status.check);
         }
-        let changed = status.healthy.filter(|healthy| self.healthy != Some(*healthy));
+        let changed = status.healthy.is_some_and(|healthy| self.healthy != Some(healthy));
         if let Some(healthy) = status.healthy {
             self.note_health(healthy, now);
+        }
+        if status.healthy == Some(false) && status.state == State::Running && !status.message.is_empty() {
+            self.sick = Some(status.message.as_str().into());
         }
         changed
     }
@@ -217,6 +216,13 @@ impl Task {
 }
 
 impl Entry {
+    /// What is told of a status that was taken in.
+    fn told(&self, place: &Place<'_>, before: &Before, status: &Status, now: Now) -> Vec<Notice> {
+        let Some(instance) = self.instances.get(place.id) else { return Vec::new() };
+        let definition = self.versions.get(&instance.record.version).unwrap_or(&self.wanted);
+        health::told(instance, definition, (place.container, before), status, now)
+    }
+
     fn note_failure(&mut self, record: &Record, status: &Status, now: Now) {
         if matches!(status.state, State::Finished | State::Killed) {
             return;

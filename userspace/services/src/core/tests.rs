@@ -1,10 +1,13 @@
 //! Golden scripts over the core: `tests/golden/*.txt`, one case a file. A line is a command; the lines beginning with
 //! `> ` below it are what came of it. `UPDATE_GOLDEN=1` writes them anew.
 //!
-//! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…`, `rescind ID`,
+//! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…` (`offers` for several, with ` ; ` in between), `rescind ID`,
 //! `status N STATE [key=value…]` (N: the n-th task launched), `stranger ID STATE`, `create JSON`,
-//! `roles DEFAULT ACCEPTED…` (settings), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
-//! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`.
+//! `roles DEFAULT ACCEPTED…` (settings), `quota ROLE key=value…` (what the master has), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
+//! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
+//! and `status N.CONTAINER STATE …` for one of its containers.
+//! `dry COMMAND …` says what a request would do.
+//! Of groups: `post-group PATH JSON`, `put-group PATH JSON`, `delete-group PATH`, each with `force-` before it, `group PATH`, `group-versions PATH`.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +15,10 @@ use plenum_api::ids::SeededIds;
 use serde_json::{Value, json};
 
 use super::constraint::Location;
+use super::group_requests::GroupChange;
 use super::instance::State;
 use super::matching::{Amount, Portion, thousandths};
+use super::pod_requests::PodChange;
 use super::requests::{Killing, Kind, Request};
 use super::*;
 
@@ -51,12 +56,24 @@ impl Script {
             "disconnect" => Event::Disconnected,
             "rescind" => Event::Rescinded(word(0).to_owned()),
             "offer" => Event::Offers(vec![offer(&words)]),
+            "offers" => {
+                let each = rest.split(" ; ").map(|one| offer(&one.split_whitespace().collect::<Vec<_>>()));
+                Event::Offers(each.collect())
+            }
             "status" => {
-                let task = self.tasks.get(word(0).parse::<usize>().unwrap() - 1);
+                let (n, container) = word(0).split_once('.').unwrap_or((word(0), "_app"));
+                let task = self.tasks.get(n.parse::<usize>().unwrap() - 1);
                 let (task, agent) = task.unwrap_or_else(|| panic!("{line}: not launched")).clone();
+                let task = task.replace("._app.", &format!(".{container}."));
                 Event::Status(Box::new(status(&task, &agent, &words[1..])))
             }
             "stranger" => Event::Status(Box::new(status(word(0), "a1", &words[1..]))),
+            "quota" => {
+                let pairs = words[1..].iter().map(|word| word.split_once('=').unwrap());
+                let limits = pairs.map(|(name, limit)| (name.to_owned(), limit.parse().unwrap())).collect();
+                Event::Quotas([(word(0).to_owned(), limits)].into())
+            }
+            "dry" => return self.dry(rest),
             "roles" => {
                 let settings = Arc::make_mut(&mut self.core.state.settings);
                 word(0).clone_into(&mut settings.default_role);
@@ -69,7 +86,9 @@ impl Script {
                 self.core = Core::load(Settings::default(), &entries, self.now).unwrap();
                 return Vec::new();
             }
-            "why" | "queue" | "apps" | "deployments" => return self.show(command, word(0)),
+            "why" | "queue" | "apps" | "deployments" | "pod-status" | "group" | "group-versions" => {
+                return self.show(command, word(0));
+            }
             _ => self.request(command, &words, rest),
         };
         self.feed(event)
@@ -88,6 +107,9 @@ impl Script {
             "update" | "force-update" => Kind::Update { id: id(), body: tail(), partial: true },
             "delete" => Kind::Remove(id()),
             "restart" => Kind::Restart(id()),
+            "post-group" | "force-post-group" => Kind::Group(GroupChange::Create(id(), tail())),
+            "put-group" | "force-put-group" => Kind::Group(GroupChange::Update(id(), tail())),
+            "delete-group" | "force-delete-group" => Kind::Group(GroupChange::Remove(id())),
             "reset-delay" => Kind::ResetDelay(id()),
             "kill" => match words[0].parse::<usize>() {
                 Ok(n) => {
@@ -98,12 +120,42 @@ impl Script {
                     Kind::Kill(Killing { app: Some(id()), tasks: None, host: None, scale: flag("scale") })
                 }
             },
+            "pod" => Kind::Pod(PodChange::Create(body(rest))),
+            "update-pod" => Kind::Pod(PodChange::Update(id(), tail())),
+            "delete-pod" => Kind::Pod(PodChange::Remove(id())),
+            "kill-pod" => {
+                let task = &self.tasks[words[0].parse::<usize>().unwrap() - 1].0;
+                let (instance, app) = (task.trim_end_matches("._app.1").to_owned(), id_of(task));
+                Kind::Pod(PodChange::Kill { id: app, instances: vec![instance], one: true })
+            }
             "cancel" => Kind::Cancel(self.deployments[words[0].parse::<usize>().unwrap() - 1].clone()),
             other => panic!("no such command: {other}"),
         };
         let force = flag("force") || command.starts_with("force") || command == "delete";
         let (uri, client) = (String::new(), String::new());
         Event::Request(Box::new(Request { token: 1, kind, force, uri, client, once: None }))
+    }
+
+    /// What a request would do; nothing is different afterwards.
+    fn dry(&mut self, line: &str) -> Vec<String> {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let Event::Request(request) = self.request(command, &words, rest) else { panic!("{line}") };
+        let before = format!("{:?}", self.core.state);
+        let plan = dry::run(self.core.state.clone(), &request, Millis(0), self.now, &mut self.ids);
+        assert_eq!(before, format!("{:?}", self.core.state), "nothing is changed by: {line}");
+        let body = match plan {
+            Ok(reply) => reply.body.unwrap(),
+            Err(error) => return vec![self.tidy(&format!("{} {}", error.status(), error.body()))],
+        };
+        let mut rows = vec![format!("steps {}", body["steps"])];
+        for (key, value) in body["plan"].as_object().into_iter().flatten() {
+            match value {
+                Value::Array(items) => rows.extend(items.iter().map(|item| format!("{key} {item}"))),
+                other => rows.push(format!("{key} {other}")),
+            }
+        }
+        rows.iter().map(|row| self.tidy(row)).collect()
     }
 
     fn wait(&mut self, seconds: &str) -> Vec<String> {
@@ -122,9 +174,14 @@ impl Script {
 
     fn show(&mut self, command: &str, id: &str) -> Vec<String> {
         let value = match command {
+            "pod-status" => return self.pod(&PathId::parse(id).unwrap()),
             "why" => view::why(&self.core.state, &PathId::parse(id).unwrap(), self.now).unwrap_or_default(),
             "queue" => view::queue(&self.core.state, self.now, false),
             "deployments" => Value::from(view::deployments(&self.core.state)),
+            "group" => self.lines_of(&PathId::parse(id).unwrap()),
+            "group-versions" => {
+                self.core.state.group_versions(&PathId::parse(id).unwrap()).map_or(Value::Null, Value::from)
+            }
             _ => Value::from(
                 self.core
                     .entries()
@@ -149,6 +206,39 @@ impl Script {
             one => vec![one],
         };
         rows.iter().map(|row| self.tidy(&row.to_string())).collect()
+    }
+
+    fn pod(&self, id: &PathId) -> Vec<String> {
+        let Some(shown) = view::pod_status(&self.core.state, id) else { return vec!["none".to_owned()] };
+        let rows = |of: &Value, key: &str| of[key].as_array().cloned().unwrap_or_default();
+        let mut out = vec![format!("{}", shown["status"])];
+        for one in rows(&shown, "instances") {
+            let each = |c: &Value| format!("{} {} {}", c["name"], c["status"], c["conditions"][0]["value"]);
+            let containers: Vec<String> = rows(&one, "containers").iter().map(each).collect();
+            let text =
+                format!("{} {} {}: {}", one["id"], one["status"], one["resources"], containers.join(", "));
+            out.push(self.tidy(&text));
+        }
+        out
+    }
+
+    /// A group with all in it, a line each.
+    fn lines_of(&self, id: &PathId) -> Value {
+        let state = &self.core.state;
+        if !state.has_group(id) {
+            return Value::Null;
+        }
+        let version = state.group_version(id).unwrap_or_default();
+        let group = state.groups.get(id);
+        let mut lines = vec![json!([id, version, group.map(|g| json!([g.dependencies, g.enforce]))])];
+        let here = state.entries_in(id).filter(|(path, _)| path.parent() == *id);
+        lines.extend(here.map(|(path, e)| json!([path, e.wanted.instances(), e.wanted.role()])));
+        for child in state.groups_of(id) {
+            if let Value::Array(more) = self.lines_of(&child) {
+                lines.extend(more);
+            }
+        }
+        Value::from(lines)
     }
 
     fn feed(&mut self, event: Event) -> Vec<String> {
@@ -281,6 +371,12 @@ impl Script {
             );
         }
     }
+}
+
+/// Whose a task is.
+fn id_of(task: &str) -> PathId {
+    let name = task.split(".instance-").next().unwrap_or_default();
+    PathId::parse(&format!("/{}", name.replace('_', "/"))).unwrap()
 }
 
 fn offer(words: &[&str]) -> Offer {

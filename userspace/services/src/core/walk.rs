@@ -81,7 +81,12 @@ impl Walk {
         let nth = self.roll(self.alive.len().max(1));
         let some_task = self.alive.iter().nth(nth).copied();
         let force = if self.roll(2) == 0 { "force-update" } else { "update" };
-        let command = match (self.roll(16), some_task) {
+        let tree = |apps: &[&str]| {
+            let one =
+                |id: &&str| format!(r#"{{"id":"{id}","cmd":"v{n}","cpus":0.1,"mem":1,"instances":{n}}}"#);
+            apps.iter().map(one).collect::<Vec<_>>().join(",")
+        };
+        let command = match (self.roll(20), some_task) {
             (0 | 1, _) => {
                 format!(r#"create {{"id":"{app}","cmd":"v{n}","cpus":0.1,"mem":1,"instances":{n}}}"#)
             }
@@ -102,6 +107,21 @@ impl Walk {
             }
             (11, _) => "wait 2".to_owned(),
             (12, Some(task)) => format!("status {task} RUNNING"),
+            (16, _) => {
+                let apps =
+                    [tree(&["c"]), tree(&["c", "d"]), tree(&["d"]), String::new()][self.roll(4)].clone();
+                format!(r#"force-put-group /g {{"apps":[{apps}],"dependencies":["/a"]}}"#)
+            }
+            (17, _) if n == 0 => "force-delete-group /g".to_owned(),
+            (18, _) => r#"put-group / {"scaleBy":0.5}"#.to_owned(),
+            (19, _) => {
+                let versions =
+                    self.script.core.state.group_versions(&super::id::PathId::root()).unwrap_or_default();
+                match versions.get(self.roll(versions.len().max(1))) {
+                    Some(version) => format!(r#"force-put-group / {{"version":"{version}"}}"#),
+                    None => "wait 1".to_owned(),
+                }
+            }
             (13, _) => {
                 let count = self.script.deployments.len();
                 if count == 0 {
@@ -134,6 +154,7 @@ impl Walk {
 
     fn check_rest(&self) {
         let core = &self.script.core;
+        assert_eq!(core.census, super::census::Census::of(core), "counts are true\n{}", self.log.join("\n"));
         let last = || self.log.join("\n");
         assert!(
             core.state.deployments.is_empty(),

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HeaderName, LOCATION, PRAGMA};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, LOCATION, PRAGMA};
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 
@@ -30,6 +30,23 @@ fn answer(status: StatusCode, media: &'static str, body: Body) -> Response {
 /// A JSON body.
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     json_bytes(status, body.to_string().into_bytes())
+}
+
+/// A JSON body with its tag.
+pub(super) fn tagged(body: &Value, tag: &str) -> Response {
+    with_tag(json_answer(StatusCode::OK, body), tag)
+}
+
+/// The client has it.
+pub(super) fn unchanged(tag: &str) -> Response {
+    with_tag(answer(StatusCode::NOT_MODIFIED, "application/json", Body::empty()), tag)
+}
+
+fn with_tag(mut response: Response, tag: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{tag}\"")) {
+        response.headers_mut().insert(ETAG, value);
+    }
+    response
 }
 
 /// A JSON body that is written already.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{json_answer, json_bytes, text_answer};
 use super::query::Selector;
 use super::{Api, Ask, no_such};
+use crate::core::condition::Subject;
 use crate::core::error::{ApiError, Flaw};
 use crate::core::id::PathId;
 use crate::core::requests::{Killing, Kind};
@@ -24,10 +25,16 @@ pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Resp
         ("PUT" | "PATCH", []) => many(api, ask).await,
         ("GET" | "HEAD", [group @ .., "*"]) => {
             let group = id(group)?;
+            let name = group.clone();
+            if !api.handle.read(move |state, _| state.has_group(&name)).await? {
+                return Err(ApiError::NotFound(format!("Group '{group}' does not exist")));
+            }
             list(api, ask, Some(group)).await
         }
         (_, [app @ .., "restart"]) if ask.method == Method::POST && !app.is_empty() => {
-            ask.change(api, Kind::Restart(id(app)?), ask.query.flag("force", false)?).await
+            let id = id(app)?;
+            let force = ask.query.flag("force", false)?;
+            ask.change_of(api, Subject::App(id.clone()), Kind::Restart(id), force).await
         }
         ("GET" | "HEAD", [app @ .., "tasks"]) if !app.is_empty() => tasks(api, ask, id(app)?).await,
         ("DELETE", [app @ .., "tasks"]) if !app.is_empty() => kill(api, ask, id(app)?, None).await,
@@ -41,11 +48,21 @@ pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Resp
         ("GET" | "HEAD", [app @ .., "why"]) if !app.is_empty() => why(api, id(app)?).await,
         ("GET" | "HEAD", app) => show(api, ask, id(app)?).await,
         ("PUT" | "PATCH", app) => {
+            // Only PUT makes an app that is not there.
+            if method == "PATCH" {
+                let name = id(app)?;
+                found(api, name.clone(), |state, id| state.entry(id).map(|_| Value::Null)).await?;
+            }
             let partial = method == "PATCH" || ask.query.flag("partialUpdate", true)?;
-            let kind = Kind::Update { id: id(app)?, body: ask.object()?, partial };
-            ask.change(api, kind, ask.query.flag("force", false)?).await
+            let id = wanted_id(app)?;
+            let kind = Kind::Update { id: id.clone(), body: ask.object()?, partial };
+            ask.change_of(api, Subject::App(id), kind, ask.query.flag("force", false)?).await
         }
-        ("DELETE", app) => ask.change(api, Kind::Remove(id(app)?), ask.query.flag("force", true)?).await,
+        ("DELETE", app) => {
+            let id = id(app)?;
+            let force = ask.query.flag("force", true)?;
+            ask.change_of(api, Subject::App(id.clone()), Kind::Remove(id), force).await
+        }
         _ => Err(no_such()),
     }
 }
@@ -56,8 +73,13 @@ pub(super) fn id(parts: &[&str]) -> Result<PathId, ApiError> {
     PathId::parse(&text).map_err(|_| ApiError::no_app(format!("/{text}")))
 }
 
+/// The same, of an app that need not be there yet.
+fn wanted_id(parts: &[&str]) -> Result<PathId, ApiError> {
+    PathId::parse(&parts.join("/")).map_err(|error| ApiError::invalid("/id", error))
+}
+
 async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, ApiError> {
-    let embed = view::Embed::parse(ask.query.all("embed"), "apps.", view::Embed::LIST);
+    let embed = view::Embed::LIST.and(view::Embed::apps(ask.query.all("embed")));
     let text = |key: &str| ask.query.get(key).map(str::to_owned);
     let (cmd, id) = (text("cmd"), text("id"));
     let selector = ask.query.get("label").map(Selector::parse).transpose()?;
@@ -90,10 +112,14 @@ async fn list(api: &Api, ask: &Ask, group: Option<PathId>) -> Result<Response, A
 }
 
 async fn show(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {
-    let embed = view::Embed::parse(ask.query.all("embed"), "app.", view::Embed::ALL_BUT_TASKS.with_tasks());
-    // What is asked for is added; the rest of a single app is always there.
-    let embed = view::Embed { stats: embed.stats, ..view::Embed::ALL_BUT_TASKS.with_tasks() };
-    found(api, id, move |state, id| view::app(state, id, embed).map(|app| json!({"app": app}))).await
+    let embed = view::Embed::APP.and(view::Embed::apps(ask.query.all("embed")));
+    let subject = Subject::App(id.clone());
+    let look = move |state: &Snapshot| -> Result<(Value, String), ApiError> {
+        let app = view::app(state, &id, embed).ok_or_else(|| ApiError::no_app(&id))?;
+        Ok((json!({"app": app}), state.tag(&subject).unwrap_or_default()))
+    };
+    let (body, tag) = api.handle.read(move |state, _| look(state)).await??;
+    Ok(ask.tagged(&body, &tag))
 }
 
 async fn found(
@@ -117,7 +143,16 @@ async fn many(api: &Api, ask: &Ask) -> Result<Response, ApiError> {
         let Value::Object(body) = item else { return Err(wrong(format!("({i})"))) };
         bodies.push(body);
     }
-    let kind = Kind::UpdateMany { bodies, partial, create: false };
+    if ask.method == Method::PATCH {
+        // Only PUT makes apps that are not there.
+        let ids = bodies.iter().filter_map(|body| PathId::parse(body.get("id")?.as_str()?).ok());
+        let ids: Vec<PathId> = ids.collect();
+        let missing = api.handle.read(move |state, _| ids.into_iter().find(|id| state.entry(id).is_none()));
+        if let Some(id) = missing.await? {
+            return Err(ApiError::no_app(id));
+        }
+    }
+    let kind = Kind::UpdateMany { bodies, partial };
     ask.change(api, kind, ask.query.flag("force", false)?).await
 }
 

@@ -1,56 +1,45 @@
-//! `/v2/events`: server-sent events. A listener that is too slow loses the oldest; it is told so in a comment and goes
-//! on, since listeners take events as a hint to look again.
+//! `/v2/events`: server-sent events. The ring and who listens are `shell::events`'; here is what a request says about it.
+//!
+//! `event_type` (repeated) chooses types; `plan-format` is passed over, as plans are light since Marathon 1.8; the header `Last-Event-ID`
+//! resumes.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::response::Response;
-use futures_util::StreamExt;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use plenum_base::clock::OsClock;
-use serde_json::json;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::uncached;
-use super::{Api, Ask};
-use crate::core::{Notice, time};
+use super::{Api, Ask, no_such};
+use crate::core::error::ApiError;
+use crate::core::ring::Filter;
+use crate::reference::EVENTS;
 
-/// A comment goes out when nothing else did for so long.
-const ALIVE: Duration = Duration::from_secs(15);
-
-pub(super) fn stream(api: &Api, ask: &Ask) -> Response {
-    let wanted: BTreeSet<String> = ask.query.all("event_type").map(str::to_owned).collect();
-    let listener = api.handle.listen();
-    let attached = attached(&ask.client);
-    api.handle.publish(attached);
-    let frames = futures_util::stream::unfold((listener, wanted), |(mut listener, wanted)| async move {
-        loop {
-            match tokio::time::timeout(ALIVE, listener.recv()).await {
-                Err(_) => return Some((Bytes::from_static(b":\n\n"), (listener, wanted))),
-                Ok(Err(RecvError::Closed)) => return None,
-                Ok(Err(RecvError::Lagged(n))) => {
-                    return Some((Bytes::from(format!(": {n} events were lost\n\n")), (listener, wanted)));
-                }
-                Ok(Ok(notice)) if wanted.is_empty() || wanted.contains(notice.kind) => {
-                    let frame = format!("event: {}\ndata: {}\n\n", notice.kind, notice.body);
-                    return Some((Bytes::from(frame), (listener, wanted)));
-                }
-                Ok(Ok(_)) => {}
-            }
+/// Answers with a stream that does not end by itself, unless its listener falls too far behind.
+pub(super) fn stream(api: &Api, ask: &Ask) -> Result<Response, ApiError> {
+    let body = match ask.method.as_str() {
+        "GET" => {
+            let listener = api.handle.events().listen(ask.last_event.as_deref(), filter(ask), &ask.client);
+            let frames = futures_util::stream::unfold(listener, |mut listener| async move {
+                listener.next().await.map(|bytes| (Ok::<_, Infallible>(bytes), listener))
+            });
+            Body::from_stream(frames)
         }
-    });
-    let frames = futures_util::stream::once(async { Bytes::from_static(b":\n\n") }).chain(frames);
-    let mut response = Response::new(Body::from_stream(frames.map(Ok::<_, Infallible>)));
+        "HEAD" => Body::empty(),
+        _ => return Err(no_such()),
+    };
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     uncached(&mut response);
-    response
+    Ok(response)
 }
 
-fn attached(client: &str) -> Notice {
-    let kind = "event_stream_attached";
-    let timestamp = time::text(OsClock.now().wall);
-    Notice { kind, body: json!({"eventType": kind, "remoteAddress": client, "timestamp": timestamp}) }
+/// Types that nobody knows choose nothing; no type at all chooses everything.
+fn filter(ask: &Ask) -> Filter {
+    let mut named = ask.query.all("event_type").peekable();
+    if named.peek().is_none() {
+        return Filter::all();
+    }
+    Filter::only(named.filter_map(|name| EVENTS.iter().map(|(kind, _)| *kind).find(|kind| *kind == name)))
 }

@@ -4,8 +4,10 @@
 mod answer;
 mod apps;
 mod events;
+mod groups;
 mod once;
 mod others;
+mod pods;
 mod query;
 mod standby;
 
@@ -15,11 +17,12 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use plenum_base::serve::ConnInfo;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::core::condition::{Condition, Conditional, Subject, Tags};
 use crate::core::error::ApiError;
 use crate::core::once::Once;
 use crate::shell::{Asked, Handle, Phase};
@@ -69,7 +72,10 @@ struct Ask {
     accept: String,
     uri: String,
     client: String,
+    /// `Last-Event-ID`: after which event a stream is to go on.
+    last_event: Option<String>,
     once: Option<Once>,
+    condition: Condition,
 }
 
 /// The API over `handle`, which always decides. Authentication is the caller's.
@@ -122,7 +128,12 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
         accept: header(http::header::ACCEPT),
         uri: head.uri.path().to_owned(),
         client,
+        last_event: Some(header(HeaderName::from_static("last-event-id"))).filter(|id| !id.is_empty()),
         once,
+        condition: Condition {
+            is: tags(&head.headers, &http::header::IF_MATCH),
+            is_not: tags(&head.headers, &http::header::IF_NONE_MATCH),
+        },
     };
     let api = Api { handle, about: front.about.clone() };
     let answer = dispatch(&api, ask).await.unwrap_or_else(|error| failure(&error));
@@ -130,17 +141,23 @@ async fn serve(State(front): State<Arc<Front>>, request: Request<Body>) -> Respo
     if api.handle.leads() { answer } else { standby::nobody() }
 }
 
+/// The tags of a header, over all its lines.
+fn tags(headers: &http::HeaderMap, name: &http::HeaderName) -> Option<Tags> {
+    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| Tags::parse(&lines.join(",")))
+}
+
 async fn dispatch(api: &Api, ask: Ask) -> Result<Response, ApiError> {
     let path: Vec<&str> = ask.path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["v2", "apps", rest @ ..] => apps::dispatch(api, &ask, rest).await,
-        ["v2", "groups", rest @ ..] => others::groups(api, &ask, rest).await,
+        ["v2", "groups", rest @ ..] => groups::dispatch(api, &ask, rest).await,
         ["v2", "tasks", rest @ ..] => others::tasks(api, &ask, rest).await,
         ["v2", "deployments", rest @ ..] => others::deployments(api, &ask, rest).await,
         ["v2", "queue", rest @ ..] => others::queue(api, &ask, rest).await,
-        ["v2", "pods", rest @ ..] => others::pods(&ask, rest),
+        ["v2", "pods", rest @ ..] => pods::dispatch(api, &ask, rest).await,
         ["v2", "plugins"] => Ok(json_answer(StatusCode::OK, &json!({"plugins": []}))),
-        ["v2", "events"] => Ok(events::stream(api, &ask)),
+        ["v2", "events"] => events::stream(api, &ask),
         ["v2", "info"] => others::info(api).await,
         ["metrics"] => others::metrics(api).await,
         [] => Ok(text_answer("")),
@@ -163,12 +180,35 @@ impl Ask {
 
     /// The body as a JSON object.
     fn object(&self) -> Result<serde_json::Map<String, Value>, ApiError> {
+        if self.body.iter().all(u8::is_ascii_whitespace) {
+            return Err(ApiError::NoJson);
+        }
         match self.json()? {
             Value::Object(map) => Ok(map),
             _ => {
                 Err(ApiError::BadFields(vec![crate::core::error::Flaw::new("/", "error.expected.jsobject")]))
             }
         }
+    }
+
+    /// The same of one thing, as which the client may have described it in the request's conditions.
+    async fn change_of(
+        &self,
+        api: &Api,
+        subject: Subject,
+        kind: crate::core::requests::Kind,
+        force: bool,
+    ) -> Result<Response, ApiError> {
+        if self.condition.is_empty() {
+            return self.change(api, kind, force).await;
+        }
+        let conditional = Conditional { subject, condition: self.condition.clone(), then: kind };
+        self.change(api, crate::core::requests::Kind::If(Box::new(conditional)), force).await
+    }
+
+    /// What a client reads, with its tag; nothing if the client has said that it knows it.
+    fn tagged(&self, body: &Value, tag: &str) -> Response {
+        if self.condition.is_known(tag) { answer::unchanged(tag) } else { answer::tagged(body, tag) }
     }
 
     /// Asks for a change that this request stands for.
@@ -180,6 +220,9 @@ impl Ask {
     ) -> Result<Response, ApiError> {
         let asked =
             Asked { force, uri: self.uri.clone(), client: self.client.clone(), once: self.once.clone() };
+        if self.query.flag("dryRun", false)? {
+            return api.handle.plan(kind, asked).await.map(answer::reply);
+        }
         api.handle.change(kind, asked).await.map(answer::reply)
     }
 }

@@ -1,4 +1,4 @@
-//! Groups, tasks, deployments, the queue, pods and what this process tells about itself.
+//! Tasks, deployments, the queue, pods and what this process tells about itself.
 
 use axum::response::Response;
 use http::StatusCode;
@@ -7,112 +7,12 @@ use serde_json::{Map, Value, json};
 use super::answer::{json_answer, text_answer};
 use super::{Api, Ask, no_such};
 use crate::core::error::{ApiError, Flaw};
-use crate::core::id::PathId;
 use crate::core::requests::{Killing, Kind};
 use crate::core::view;
 
 /// Whether a client asks for plain text rather than JSON.
 pub(super) fn wants_text(accept: &str) -> bool {
     accept.contains("text/plain") && !accept.contains("json")
-}
-
-pub(super) async fn groups(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
-    let force = ask.query.flag("force", false)?;
-    match (ask.method.as_str(), rest) {
-        ("GET" | "HEAD", [path @ .., "apps"]) => {
-            let id = group_id(path)?;
-            let apps = api.handle.read(move |state, _| {
-                let below = state.entries().filter(|(app, _)| app.is_below(&id));
-                below.filter_map(|(app, _)| view::app(state, app, view::Embed::LIST)).collect::<Vec<_>>()
-            });
-            Ok(json_answer(StatusCode::OK, &json!({"apps": apps.await?})))
-        }
-        ("GET" | "HEAD", path) => {
-            let id = group_id(path)?;
-            let default = view::Embed { counts: true, deployments: true, ..view::Embed::default() };
-            let embed = view::Embed::parse(ask.query.all("embed"), "group.apps.", default);
-            let missing = ApiError::NotFound(format!("Group '{id}' does not exist"));
-            let body = api
-                .handle
-                .read(move |state, _| view::group_exists(state, &id).then(|| view::group(state, &id, embed)));
-            body.await?.map(|body| json_answer(StatusCode::OK, &body)).ok_or(missing)
-        }
-        ("POST" | "PUT", path) => {
-            let mut body = ask.object()?;
-            if ["scaleBy", "version"].iter().any(|k| body.contains_key(*k)) {
-                return Err(ApiError::invalid(
-                    "/",
-                    "groups cannot be scaled or rolled back: change their apps",
-                ));
-            }
-            let base = group_id(path)?;
-            let own = body.remove("id").and_then(|v| v.as_str().map(str::to_owned));
-            let base = match own {
-                Some(text) => PathId::resolve(&text, Some(&base)).map_err(|e| ApiError::invalid("/id", e))?,
-                None => base,
-            };
-            let mut bodies = Vec::new();
-            flatten(&base, body, "", 0, &mut bodies)?;
-            let create = ask.method == http::Method::POST;
-            ask.change(api, Kind::UpdateMany { bodies, partial: false, create }, force).await.map(
-                |mut response| {
-                    if create {
-                        *response.status_mut() = StatusCode::CREATED;
-                    }
-                    response
-                },
-            )
-        }
-        ("DELETE", path) => ask.change(api, Kind::RemoveGroup(group_id(path)?), force).await,
-        _ => Err(no_such()),
-    }
-}
-
-fn group_id(parts: &[&str]) -> Result<PathId, ApiError> {
-    let text = parts.join("/");
-    PathId::parse(&text).map_err(|_| ApiError::NotFound(format!("Group '/{text}' does not exist")))
-}
-
-/// The apps of a group's description, with absolute ids.
-fn flatten(
-    base: &PathId,
-    mut group: Map<String, Value>,
-    at: &str,
-    depth: usize,
-    out: &mut Vec<Map<String, Value>>,
-) -> Result<(), ApiError> {
-    let take = |group: &mut Map<String, Value>, key: &str| match group.remove(key) {
-        Some(Value::Array(items)) => items,
-        _ => Vec::new(),
-    };
-    if depth > 32 {
-        return Err(ApiError::invalid(at, "groups are nested more than 32 deep"));
-    }
-    if group.get("pods").and_then(Value::as_array).is_some_and(|pods| !pods.is_empty()) {
-        return Err(ApiError::invalid(&format!("{at}/pods"), "pods are not supported"));
-    }
-    let bad = |path: &str, error: &str| ApiError::BadFields(vec![Flaw::new(path, error)]);
-    let resolve = |path: &str, body: &Map<String, Value>| {
-        let text = body
-            .get("id")
-            .and_then(Value::as_str)
-            .ok_or_else(|| bad(&format!("{path}/id"), "error.path.missing"))?;
-        PathId::resolve(text, Some(base)).map_err(|e| ApiError::invalid(&format!("{path}/id"), e))
-    };
-    for (i, app) in take(&mut group, "apps").into_iter().enumerate() {
-        let path = format!("{at}/apps({i})");
-        let Value::Object(mut app) = app else { return Err(bad(&path, "error.expected.jsobject")) };
-        let id = resolve(&path, &app)?;
-        app.insert("id".to_owned(), Value::from(id.as_str()));
-        out.push(app);
-    }
-    for (i, child) in take(&mut group, "groups").into_iter().enumerate() {
-        let path = format!("{at}/groups({i})");
-        let Value::Object(child) = child else { return Err(bad(&path, "error.expected.jsobject")) };
-        let id = resolve(&path, &child)?;
-        flatten(&id, child, &path, depth.saturating_add(1), out)?;
-    }
-    Ok(())
 }
 
 pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
@@ -183,18 +83,6 @@ pub(super) async fn queue(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
     }
 }
 
-/// There are no pods; those who look find none, those who make some are told.
-pub(super) fn pods(ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {
-    match (ask.method.as_str(), rest) {
-        ("GET" | "HEAD", [] | ["::status"]) => Ok(json_answer(StatusCode::OK, &json!([]))),
-        ("GET" | "HEAD" | "PUT" | "DELETE", [.., last]) => {
-            let id = last.split("::").next().unwrap_or("");
-            Err(ApiError::NotFound(format!("Pod '/{id}' does not exist")))
-        }
-        _ => Err(ApiError::invalid("/", "pods are not supported by this version")),
-    }
-}
-
 pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
     let framework = api.handle.read(|state, _| state.framework.clone()).await?;
     let about = &api.about;
@@ -221,10 +109,14 @@ pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
 
 pub(super) async fn metrics(api: &Api) -> Result<Response, ApiError> {
     let counts = api.handle.read(|state, _| view::counts(state)).await?;
-    let gauges: Map<String, Value> =
+    let mut gauges: Map<String, Value> =
         counts.into_iter().map(|(name, value)| (name, json!({"value": value}))).collect();
+    let events = api.handle.events().counts();
+    let listening = ("service.mesosphere.marathon.http.event-streams.active", events.listening);
+    let more = [listening, ("plenum.services.events.ring.bytes", events.bytes)];
+    gauges.extend(more.map(|(name, value)| (name.to_owned(), json!({"value": value}))));
     let body = json!({
-        "version": "4.0.0", "gauges": gauges, "counters": {}, "histograms": {}, "meters": {}, "timers": {},
+        "version": "4.0.0", "gauges": gauges, "counters": {"plenum.services.events.encoded": {"count": events.encoded}}, "histograms": {}, "meters": {}, "timers": {},
     });
     Ok(json_answer(StatusCode::OK, &body))
 }

@@ -9,7 +9,7 @@ use plenum_sdk::scheduler::Scheduler;
 use tokio::sync::mpsc;
 
 use super::Lead;
-use crate::core::Effect;
+use crate::core::{Effect, Launch};
 use crate::wire;
 
 /// What the caller is told.
@@ -58,15 +58,8 @@ async fn call(
         Effect::Accept { offer, launches, refuse } => {
             // An offer that is gone cannot be used: the instances will be found missing and replaced.
             let Some(whole) = offers.remove(&offer) else { return Err(CallError::NotSubscribed) };
-            let task_infos =
-                launches.iter().filter_map(|l| Some(wire::task_info(l, l.definition.app()?, &whole)));
-            let task_infos = task_infos.collect();
-            let operation = offer::Operation {
-                r#type: Some(offer::operation::Type::Launch.into()),
-                launch: Some(offer::operation::Launch { task_infos }),
-                ..Default::default()
-            };
-            scheduler.accept(vec![whole.id], vec![operation], refuse.as_secs_f64()).await
+            let operations = operations(&launches, &framework(&whole), &whole);
+            scheduler.accept(vec![whole.id], operations, refuse.as_secs_f64()).await
         }
         Effect::Decline { offers: ids, refuse } => {
             for id in &ids {
@@ -90,4 +83,29 @@ async fn call(
         Effect::Suppress => scheduler.suppress(Vec::new()).await,
         Effect::Commit(_) | Effect::Reply { .. } | Effect::Publish(_) => Ok(()),
     }
+}
+
+fn framework(offer: &mesos::Offer) -> String {
+    offer.framework_id.value.clone()
+}
+
+/// All apps' tasks in one, and a group for each pod.
+fn operations(launches: &[Launch], framework: &str, offer: &mesos::Offer) -> Vec<offer::Operation> {
+    let apps = launches.iter().filter_map(|l| Some(wire::task_info(l, l.definition.app()?, offer)));
+    let task_infos: Vec<mesos::TaskInfo> = apps.collect();
+    let tasks = (!task_infos.is_empty()).then(|| offer::Operation {
+        r#type: Some(offer::operation::Type::Launch.into()),
+        launch: Some(offer::operation::Launch { task_infos }),
+        ..Default::default()
+    });
+    let pods = launches.iter().filter_map(|l| Some(wire::group(l, l.definition.pod()?, framework, offer)));
+    let groups = pods.map(|(executor, tasks)| offer::Operation {
+        r#type: Some(offer::operation::Type::LaunchGroup.into()),
+        launch_group: Some(offer::operation::LaunchGroup {
+            executor,
+            task_group: mesos::TaskGroupInfo { tasks },
+        }),
+        ..Default::default()
+    });
+    tasks.into_iter().chain(groups).collect()
 }

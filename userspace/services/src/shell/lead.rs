@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use plenum_base::clock::OsClock;
 use plenum_base::service::Shutdown;
 use plenum_store::{Guard, Leader, Leadership, Range, Store, StoreError, Validity};
 use tokio::sync::watch;
@@ -25,6 +26,7 @@ pub struct Lead(Option<Held>);
 
 #[derive(Clone, Debug)]
 struct Held {
+    term: u64,
     guard: Guard,
     validity: Validity,
 }
@@ -39,13 +41,22 @@ impl Lead {
     /// By a leadership, for as long as it lasts.
     #[must_use]
     pub fn by(leadership: &Leadership) -> Self {
-        Self(Some(Held { guard: leadership.guard(), validity: leadership.validity() }))
+        Self(Some(Held {
+            term: leadership.term(),
+            guard: leadership.guard(),
+            validity: leadership.validity(),
+        }))
     }
 
     /// Whether it holds right now, however long this process was stopped a moment ago.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.0.as_ref().is_none_or(|held| held.validity.holds())
+    }
+
+    /// What no other process or term of this scheduler has: the term, or the moment (milliseconds since the Unix epoch) where there are none.
+    pub(super) fn number(&self) -> u64 {
+        self.0.as_ref().map_or_else(|| OsClock.now().wall.0, |held| held.term)
     }
 
     /// The precondition of each transaction.

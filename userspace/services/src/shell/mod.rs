@@ -2,9 +2,11 @@
 //! one talks to the master. When the store fails for good the core is thrown away and read back from the store.
 
 mod caller;
+pub mod events;
 mod lead;
 mod once;
 mod persist;
+mod quotas;
 mod room;
 
 use std::collections::HashMap;
@@ -16,20 +18,24 @@ use plenum_api::mesos::{self, FrameworkInfo, framework_info};
 use plenum_api::{Millis, Now};
 use plenum_base::clock::{OsClock, OsIds};
 use plenum_base::leading::Leading;
+use plenum_base::memory::{self, AfterBursts};
 use plenum_base::retry::Backoff;
 use plenum_base::service::Shutdown;
 use plenum_sdk::Client;
+use plenum_sdk::operator::Operator;
 use plenum_sdk::scheduler::{self, Events, Happening, Options, Scheduler};
 use plenum_store::{Store, StoreError};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::core::dry;
 use crate::core::error::ApiError;
 use crate::core::once::Once;
 use crate::core::records::Unreadable;
 use crate::core::requests::{Kind, Reply, Request};
-use crate::core::{Core, Effect, Event, Notice, Settings, Snapshot, Write};
+use crate::core::{Core, Effect, Event, Settings, Snapshot, Write};
 use crate::wire;
 
+use events::Streams;
 use room::Room;
 
 pub use lead::{Lead, Phase, contend};
@@ -37,10 +43,15 @@ pub use persist::LoadError;
 
 /// How long a request may wait for its answer.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long nodes have to say what they have, when somebody asks what a change would do.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between looks whether they did.
+const SOON: Duration = Duration::from_millis(50);
 /// A life of the core that lasted so long was no failure to start.
 const LONG_LIFE: Duration = Duration::from_secs(10);
-/// Listeners that are so many events behind lose some.
-const EVENTS: usize = 8192;
+
+/// Of so many events the core takes in, one counts as work that is worth looking for memory to give back.
+const NOTED: u64 = 64;
 
 /// Where the scheduler is and who it is.
 #[derive(Clone, Debug)]
@@ -116,7 +127,7 @@ enum Message {
 #[derive(Clone, Debug)]
 pub struct Handle {
     to: mpsc::Sender<Message>,
-    events: broadcast::Sender<Arc<Notice>>,
+    events: Streams,
     tokens: Arc<AtomicU64>,
     room: Room,
     keys: once::Keys,
@@ -178,6 +189,30 @@ impl Handle {
         answered.await.map_err(|_| gone())
     }
 
+    /// Says what a change would do; nothing is changed.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] when the scheduler cannot answer now; those of the change itself.
+    pub async fn plan(&self, kind: Kind, asked: Asked) -> Result<Reply, ApiError> {
+        let since = OsClock.now().wall;
+        let around = Asked::default();
+        // Where nobody answers, what was offered before counts.
+        let _ = tokio::time::timeout(LOOK, self.carry_out(Kind::LookAround, around)).await;
+        let mut state = self.look().await?;
+        let until = Instant::now() + LOOK;
+        while !dry::seen_since(&state, since) && state.is_connected() && Instant::now() < until {
+            tokio::time::sleep(SOON).await;
+            state = self.look().await?;
+        }
+        // The others follow at once.
+        tokio::time::sleep(SOON).await;
+        let state = self.look().await?;
+        let Asked { force, uri, client, .. } = asked;
+        let request = Request { token: 0, kind, force, uri, client, once: None };
+        let work = move || dry::run(state, &request, since, OsClock.now(), &mut OsIds);
+        tokio::task::spawn_blocking(work).await.map_err(|_| self.room.refusal())?
+    }
+
     /// Whether this process still decides.
     #[must_use]
     pub fn leads(&self) -> bool {
@@ -215,16 +250,10 @@ impl Handle {
         tokio::time::timeout(DEADLINE, ask).await.map_err(|_| gone())?
     }
 
-    /// Events from now on.
+    /// The events and those who listen.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<Notice>> {
-        self.events.subscribe()
-    }
-
-    /// Tells the listeners.
-    pub fn publish(&self, notice: Notice) {
-        // Nobody listening is fine.
-        let _ = self.events.send(Arc::new(notice));
+    pub fn events(&self) -> &Streams {
+        &self.events
     }
 }
 
@@ -235,7 +264,7 @@ pub struct Engine {
     room: Room,
     store: Arc<dyn Store>,
     from: mpsc::Receiver<Message>,
-    events: broadcast::Sender<Arc<Notice>>,
+    events: Streams,
 }
 
 /// A scheduler on `store` and the handle to ask it.
@@ -246,11 +275,19 @@ pub fn engine(setup: Setup, store: Arc<dyn Store>) -> (Handle, Engine) {
 /// The same where several could decide, and this one does by `lead`.
 pub fn engine_led(setup: Setup, store: Arc<dyn Store>, lead: Lead) -> (Handle, Engine) {
     let (to, from) = mpsc::channel(1024);
-    let (events, _) = broadcast::channel(EVENTS);
+    let events = Streams::new(lead.number());
     let room = Room::new(Arc::clone(&store), lead);
     let keys = once::Keys::default();
     let handle = Handle { to, events: events.clone(), tokens: Arc::default(), room: room.clone(), keys };
     (handle, Engine { setup, room, store, from, events })
+}
+
+struct Ending(Streams);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Why a life of the core ended.
@@ -271,9 +308,13 @@ impl Engine {
     /// [`EngineError`] when the store's content cannot be used at the start, or somebody else leads. Later failures are waited out.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), EngineError> {
         let pruning = once::prune(self.room.clone(), Arc::clone(&self.store));
+        let (events, lead) = (self.events.clone(), self.room.lead().clone());
+        // Also when this is dropped: a stream of events that says nothing any more must not look like one where nothing happens.
+        let _ending = Ending(events.clone());
         tokio::select! {
             ended = self.lives(shutdown) => ended,
             () = pruning => Ok(()),
+            () = events.pump(&lead) => Err(EngineError::Deposed),
         }
     }
 
@@ -294,7 +335,10 @@ impl Engine {
                     continue;
                 }
             };
-            first = false;
+            if !std::mem::take(&mut first) {
+                // What the last life decided and did not carry out, nobody was told of.
+                self.events.cut();
+            }
             match self.live(core, &shutdown).await {
                 End::Shutdown => return Ok(()),
                 End::Deposed => return Err(EngineError::Deposed),
@@ -321,7 +365,11 @@ impl Engine {
 
     async fn load(&self) -> Result<Core, EngineError> {
         let entries = persist::load(&self.room).await?;
-        Ok(Core::load(self.setup.settings.clone(), &entries, OsClock.now())?)
+        let core = Core::load(self.setup.settings.clone(), &entries, OsClock.now())?;
+        drop(entries);
+        // For a moment everything was there three times: as it is stored, as it is read, as it is kept. Failing means that the process ends.
+        let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        Ok(core)
     }
 
     /// One life of the core.
@@ -340,8 +388,27 @@ impl Engine {
             tokio::spawn(caller::run(scheduler.clone(), self.room.lead().clone(), orders_out, failed_in));
         let (room, events) = (self.room.clone(), self.events.clone());
         let carrier = tokio::spawn(carry(room, events, orders, effects_out, broken_in));
+        let (hungry, hungry_out) = watch::channel(false);
+        let (quotas_in, quotas) = mpsc::channel(1);
+        let operator = Operator::new(self.setup.client.clone(), self.setup.masters.clone());
+        let operator = match &self.setup.leading {
+            Some(leading) => operator.led_by(leading.clone()),
+            None => operator,
+        };
+        let asking = tokio::spawn(quotas::follow(operator, hungry_out, quotas_in));
+        let bursts = AfterBursts::default();
+        // Ends with this life, however that ends.
+        let mut resting = tokio::task::JoinSet::new();
+        resting.spawn({
+            let bursts = bursts.clone();
+            async move { bursts.watch().await }
+        });
         let life = Life {
             core,
+            events: 0,
+            bursts,
+            hungry,
+            quotas,
             effects,
             happenings,
             scheduler,
@@ -351,6 +418,8 @@ impl Engine {
             lead: self.room.lead().clone(),
         };
         let end = life.run(&mut self.from, broken, shutdown).await;
+        drop(resting);
+        asking.abort();
         // The carrier ends when its channel is drained, the caller with it: what was decided is still carried out.
         let _ = tokio::time::timeout(Duration::from_secs(5), async {
             let _ = carrier.await;
@@ -374,6 +443,7 @@ enum What {
     Happened(Option<Happening>),
     CallFailed,
     Asked(Option<Message>),
+    Quotas(Event),
     Tick,
 }
 
@@ -386,6 +456,11 @@ enum Parcel {
 
 struct Life {
     core: Core,
+    /// Events that the core took in.
+    events: u64,
+    bursts: AfterBursts,
+    hungry: watch::Sender<bool>,
+    quotas: mpsc::Receiver<Event>,
     effects: mpsc::UnboundedSender<Parcel>,
     happenings: Events,
     scheduler: Scheduler,
@@ -404,8 +479,8 @@ impl Life {
     ) -> End {
         loop {
             let tick = self.core.next_tick();
+            // Each in its turn: after a restart the master says something of every task, and whoever asks meanwhile must not wait for the last.
             let what = tokio::select! {
-                biased;
                 () = shutdown.wait() => return End::Shutdown,
                 error = &mut broken => {
                     return error.map_or(End::Shutdown, End::Store);
@@ -413,6 +488,7 @@ impl Life {
                 happening = self.happenings.next() => What::Happened(happening),
                 Some(()) = self.failed.recv() => What::CallFailed,
                 message = messages.recv() => What::Asked(message),
+                Some(quotas) = self.quotas.recv() => What::Quotas(quotas),
                 () = until(tick) => What::Tick,
             };
             // This process may have been stopped for any time right before: nothing is decided on what it knows from then.
@@ -441,12 +517,19 @@ impl Life {
                 self.feed(Event::Request(request), Some((token, answer)));
                 self.check_roles();
             }
+            What::Quotas(event) => self.feed(event, None),
             What::Tick => self.feed(Event::Tick, None),
         }
+        let hungry = self.core.is_hungry();
+        self.hungry.send_if_modified(|known| std::mem::replace(known, hungry) != hungry);
         None
     }
 
     fn feed(&mut self, event: Event, answer: Option<(u64, oneshot::Sender<Reply>)>) {
+        self.events = self.events.wrapping_add(1);
+        if self.events.is_multiple_of(NOTED) {
+            self.bursts.note();
+        }
         let effects = self.core.handle(event, OsClock.now(), &mut OsIds);
         if !effects.is_empty() || answer.is_some() {
             // The carrier ends first only when the store broke, which the loop is told of.
@@ -472,6 +555,9 @@ impl Life {
                     self.feed(Event::Offers(seen), None);
                 } else if let Some(rescind) = event.rescind {
                     self.feed(Event::Rescinded(rescind.offer_id.value), None);
+                } else if let Some(message) = event.message {
+                    let (executor, agent) = (message.executor_id.value, message.agent_id.value);
+                    self.feed(Event::Message { executor, agent, data: message.data.into() }, None);
                 } else if let Some(status) = event.update.and_then(|u| wire::status(&u.status)) {
                     self.feed(Event::Status(Box::new(status)), None);
                 }
@@ -510,7 +596,7 @@ async fn until(tick: Option<Millis>) {
 /// Makes what must be durable durable, many parcels at once, then lets the rest go in order.
 async fn carry(
     room: Room,
-    events: broadcast::Sender<Arc<Notice>>,
+    events: Streams,
     orders: mpsc::UnboundedSender<caller::Order>,
     mut parcels: mpsc::UnboundedReceiver<Parcel>,
     broken: oneshot::Sender<StoreError>,
@@ -549,7 +635,7 @@ async fn carry(
                     continue;
                 }
                 Ok(Effect::Publish(notice)) => {
-                    let _ = events.send(Arc::new(notice));
+                    events.publish(&notice);
                     continue;
                 }
                 Ok(effect) => caller::Order::Call(Box::new(effect)),

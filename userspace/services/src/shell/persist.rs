@@ -17,6 +17,8 @@ use crate::core::once::{OUTCOMES, TIMES};
 
 /// Values above this are stored in chunks.
 const CHUNK: usize = 256 * 1024;
+/// Above this, where all values of a transaction together are too much: as many as there may be of these fit.
+const FEW: usize = 4 * 1024;
 /// Writes of one transaction; the store takes 100 operations.
 const MOST_WRITES: usize = 95;
 /// Bytes of one transaction; the store takes 1 MiB, keys included.
@@ -47,8 +49,18 @@ pub enum LoadError {
 }
 
 /// What is below the component's prefix, by the first part of the key. Nothing of [`ASIDE`] is read at the start.
-const KINDS: [&str; 7] =
-    ["apps/", "chunks/", "deployments/", "framework", "images/", "instances/", "versions/"];
+const KINDS: [&str; 10] = [
+    "apps/",
+    "batches/",
+    "chunks/",
+    "deployments/",
+    "framework",
+    "groups/",
+    "history/",
+    "images/",
+    "instances/",
+    "versions/",
+];
 /// What others in here read when they need it.
 const ASIDE: [&str; 3] = ["election/", OUTCOMES, TIMES];
 
@@ -162,10 +174,13 @@ impl Writer<'_> {
     /// The batch with its large values replaced by roots, whose chunks are durable.
     async fn laid_down(&self, batch: Vec<Write>) -> Result<Vec<(String, Option<Bytes>)>, StoreError> {
         let mut out = Vec::with_capacity(batch.len());
+        let size = |write: &Write| if let Write::Put(_, value) = write { value.len() } else { 0 };
+        // Many middling values together are too much for one transaction as well.
+        let most = if batch.iter().map(size).sum::<usize>() > MOST_BYTES { FEW } else { CHUNK };
         for write in batch {
             match write {
                 Write::Delete(key) => out.push((key, None)),
-                Write::Put(key, value) if value.len() <= CHUNK => out.push((key, Some(Bytes::from(value)))),
+                Write::Put(key, value) if value.len() <= most => out.push((key, Some(Bytes::from(value)))),
                 Write::Put(key, value) => {
                     let set = uuid::Uuid::new_v4().to_string();
                     let mut count = 0;

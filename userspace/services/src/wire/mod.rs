@@ -1,10 +1,14 @@
 //! Between the core's nouns and Mesos' messages: offers and statuses in, tasks out.
 
+mod checks;
+mod pod;
+mod share;
 mod task;
 
 use plenum_api::WireEnum;
 use plenum_api::mesos::{self, Attribute, Resource, value};
 
+pub use pod::{executor_id, group};
 pub use task::task_info;
 
 use crate::core::constraint::Location;
@@ -92,7 +96,7 @@ pub fn status(status: &mesos::TaskStatus) -> Option<Status> {
         .map(|r| r.wire_name().to_owned());
     out.healthy = status.healthy;
     out.uuid = status.uuid.as_ref().map(|u| u.to_vec());
-    out.check = status.check_status.as_ref().and_then(|c| serde_json::to_value(c).ok());
+    out.check = status.check_status.as_ref().and_then(checks::result);
     let labels = status.labels.iter().flat_map(|labels| &labels.labels);
     out.image =
         labels.filter(|l| l.key == IMAGE_LABEL).find_map(|l| l.value.clone()).filter(|i| i.contains('@'));

@@ -25,6 +25,7 @@ pub fn task_info(launch: &Launch, app: &App, offer: &mesos::Offer) -> TaskInfo {
         command: Some(command(launch, app, &ports)),
         container: container(app, &ports, launch.images.get(ONLY)),
         health_check: app.health_checks.first().map(|_| health(app, &ports)),
+        check: super::checks::check(app, |n| ports.get(n).map_or(0, Numbers::own)),
         labels: labels(app.labels.iter()),
         discovery: Some(discovery(app, &ports)),
         kill_policy: app.task_kill_grace_period_seconds.map(|seconds| KillPolicy {
@@ -157,15 +158,15 @@ fn given(app: &App, name: &str, value: &Value) -> environment::Variable {
 }
 
 /// Upper case, and an underscore for everything that a shell does not take.
-fn variable(text: &str) -> String {
+pub(super) fn variable(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
 
-fn decimal(n: f64) -> String {
+pub(super) fn decimal(n: f64) -> String {
     if n.fract() == 0.0 { format!("{n:.1}") } else { n.to_string() }
 }
 
-fn labels<'a>(pairs: impl Iterator<Item = (&'a String, &'a String)>) -> Option<Labels> {
+pub(super) fn labels<'a>(pairs: impl Iterator<Item = (&'a String, &'a String)>) -> Option<Labels> {
     let labels: Vec<Label> =
         pairs.map(|(key, value)| Label { key: key.clone(), value: Some(value.clone()) }).collect();
     (!labels.is_empty()).then_some(Labels { labels })
@@ -243,8 +244,13 @@ fn health(app: &App, ports: &[Numbers]) -> HealthCheck {
 }
 
 fn limits(app: &App) -> std::collections::BTreeMap<String, mesos::value::Scalar> {
+    limits_of(app.resource_limits.as_ref())
+}
+
+/// Limits above what is asked for: numbers, or `"unlimited"`.
+pub(super) fn limits_of(given: Option<&Value>) -> std::collections::BTreeMap<String, mesos::value::Scalar> {
     let limit = |name: &str| {
-        let value = match app.resource_limits.as_ref()?.get(name)? {
+        let value = match given?.get(name)? {
             Value::Number(n) => n.as_f64()?,
             Value::String(word) if word == "unlimited" => f64::INFINITY,
             _ => return None,
@@ -271,6 +277,7 @@ fn container(app: &App, ports: &[Numbers], pinned: Option<&String>) -> Option<Co
         r#type: container_info::Type::Mesos.into(),
         volumes: from.volumes.iter().filter_map(|v| volume(app, v)).collect(),
         tty_info: (app.tty == Some(true)).then(TtyInfo::default),
+        linux_info: super::checks::linux(from),
         ..Default::default()
     };
     if own_network {

@@ -78,6 +78,18 @@ impl Master {
         seen.number
     }
 
+    /// Sends what an executor says.
+    pub fn message(&self, task: &TaskInfo, data: &'static [u8]) {
+        let (agent_id, executor_id) = (task.agent_id.clone(), task.task_id.value.as_str().into());
+        let message = event::Message { agent_id, executor_id, data: Bytes::from_static(data) };
+        self.send(event::Type::Message, |e| e.message = Some(message));
+    }
+
+    /// Breaks the subscription off.
+    pub fn hang_up(&self) {
+        self.seen.lock().unwrap().stream = None;
+    }
+
     /// Reports a task's state.
     pub fn update(&self, task: &TaskInfo, state: &str, healthy: Option<bool>) {
         let status = TaskStatus {
@@ -86,6 +98,7 @@ impl Master {
             agent_id: Some(task.agent_id.clone()),
             uuid: Some(Bytes::from(vec![self.next(); 16])),
             healthy,
+            message: (healthy == Some(false)).then(|| "Health check timed out".to_owned()),
             ..Default::default()
         };
         self.send(event::Type::Update, |e| e.update = Some(event::Update { status }));

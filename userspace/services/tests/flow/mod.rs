@@ -1,8 +1,13 @@
 //! Flows of clients, each against a scheduler and a master of its own.
 
+mod conditions;
 mod etcd;
+mod events;
 mod fleet;
+mod groups;
 mod master;
+mod reference;
+mod refusals;
 mod world;
 
 use serde_json::{Value, json};
@@ -211,11 +216,13 @@ async fn requests_of_all_kinds_get_the_answers_of_marathon() {
         (
             "POST",
             "/v2/apps",
-            Some(json!({"id": "/a", "cmd": "x", "upgradeStrategy": {"minimumHealthCapacity": 2}})),
+            Some(
+                json!({"id": "/a", "cmd": "x", "upgradeStrategy": {"minimumHealthCapacity": 2, "maximumOverCapacity": 1}}),
+            ),
             422,
             ("/details/0/path", json!("/upgradeStrategy/minimumHealthCapacity")),
         ),
-        ("POST", "/v2/apps", Some(json!({"id": "/a", "cmd": 1})), 400, ("/details/0/path", json!("/cmd"))),
+        ("POST", "/v2/apps", Some(json!({"id": "/a", "cmd": 1})), 422, ("/details/0/path", json!("/cmd"))),
         ("PUT", "/v2/apps/a", Some(app("/a")), 201, ("", json!(null))),
         (
             "POST",

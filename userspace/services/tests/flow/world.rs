@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use plenum_base::client::{Client, Stream, full};
+use plenum_base::serve::Server;
 use plenum_base::service::Shutdown;
 use plenum_services::http::About;
 use plenum_services::shell::{Setup, engine};
@@ -18,7 +19,7 @@ use super::master::Master;
 pub struct World {
     pub master: Master,
     store: Arc<dyn Store>,
-    address: SocketAddr,
+    pub address: SocketAddr,
     shutdown: Shutdown,
     running: Vec<JoinHandle<()>>,
 }
@@ -39,7 +40,7 @@ impl World {
         let shutdown = Shutdown::new();
         let until = shutdown.clone();
         let deciding = tokio::spawn(async move { engine.run(until).await.unwrap() });
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let serving = tokio::spawn(async move { Server::new(router).serve(listener, Shutdown::new()).await });
         let world = Self { master, store, address, shutdown, running: vec![deciding, serving] };
         world.until("/v2/info", |info| info["frameworkId"] == "F").await;
         world
@@ -66,10 +67,34 @@ impl World {
         self.raw(method, path, body.map_or(Vec::new(), |b| b.to_string().into_bytes())).await
     }
 
+    /// The same with headers.
+    pub async fn with(
+        &self,
+        headers: &[(&'static str, &str)],
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, HeaderMap, Value) {
+        self.call(headers, method, path, body.map_or(Vec::new(), |b| b.to_string().into_bytes())).await
+    }
+
     pub async fn raw(&self, method: &str, path: &str, body: Vec<u8>) -> (u16, HeaderMap, Value) {
+        self.call(&[], method, path, body).await
+    }
+
+    async fn call(
+        &self,
+        headers: &[(&'static str, &str)],
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> (u16, HeaderMap, Value) {
         let url = format!("http://{}{path}", self.address);
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let call = Client::plain().unwrap().call(method, &url).body(full(body));
+        let mut call = Client::plain().unwrap().call(method, &url).body(full(body));
+        for (name, value) in headers {
+            call = call.header(http::HeaderName::from_static(name), value);
+        }
         let reply = call.header(http::header::CONTENT_TYPE, "application/json").send().await.unwrap();
         let (status, headers) = (reply.status.as_u16(), reply.headers.clone());
         let bytes = reply.bytes().await.unwrap();
@@ -96,11 +121,28 @@ impl World {
     }
 
     pub async fn events(&self, query: &str) -> Events {
+        self.events_after(query, None).await
+    }
+
+    /// Events after the one of this id.
+    pub async fn events_after(&self, query: &str, last: Option<&str>) -> Events {
         let url = format!("http://{}/v2/events?plan-format=light&{query}", self.address);
-        let reply = Client::plain().unwrap().get(&url).send().await.unwrap();
+        let mut call = Client::plain().unwrap().get(&url);
+        if let Some(last) = last {
+            call = call.header(http::HeaderName::from_static("last-event-id"), last);
+        }
+        let reply = call.send().await.unwrap();
         assert_eq!(reply.headers["content-type"], "text/event-stream");
         Events { stream: reply.stream(), text: String::new() }
     }
+}
+
+/// One event as it came.
+#[derive(Debug)]
+pub struct Heard {
+    pub kind: String,
+    pub id: String,
+    pub data: Value,
 }
 
 /// A listener of `/v2/events`.
@@ -113,18 +155,28 @@ impl Events {
     /// Reads until an event of this type; its data.
     pub async fn until(&mut self, kind: &str) -> Value {
         loop {
+            let heard = self.next().await.expect("events go on");
+            if heard.kind == kind {
+                return heard.data;
+            }
+        }
+    }
+
+    /// The next event; none at the end of the stream.
+    pub async fn next(&mut self) -> Option<Heard> {
+        loop {
             while let Some((frame, rest)) = self.text.split_once("\n\n") {
                 let (frame, rest) = (frame.to_owned(), rest.to_owned());
                 self.text = rest;
                 let line = |name: &str| frame.lines().find_map(|l| l.strip_prefix(name)).map(str::to_owned);
-                if line("event: ").as_deref() == Some(kind) {
+                if let Some(kind) = line("event: ") {
                     let data: Value = serde_json::from_str(&line("data: ").unwrap()).unwrap();
-                    assert_eq!(data["eventType"], kind);
-                    return data;
+                    assert_eq!(data["eventType"], kind.as_str());
+                    assert!(data["timestamp"].is_string(), "{data}");
+                    return Some(Heard { kind, id: line("id: ").unwrap(), data });
                 }
             }
-            let chunk =
-                self.stream.next_within(Duration::from_secs(20)).await.unwrap().expect("events go on");
+            let chunk = self.stream.next_within(Duration::from_secs(20)).await.unwrap()?;
             self.text.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }

@@ -1,13 +1,15 @@
 //! What people read, in Marathon's shapes. Only from the machine's state: nothing here changes or waits.
 
 mod groups;
+mod pods;
 mod queue;
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-pub use groups::{group, group_exists};
+pub use groups::{Shows, group, group_version};
+pub use pods::{killed, pod, pod_status, pod_statuses, pod_version, pod_versions, pods};
 pub use queue::{queue, why};
 
 use super::definition::Definition;
@@ -42,24 +44,37 @@ impl Embed {
         readiness: false,
         stats: false,
     };
-    /// Everything but statistics and tasks.
-    pub const ALL_BUT_TASKS: Embed = Embed {
-        tasks: false,
+    /// What a single app shows in any case.
+    pub const APP: Embed = Embed {
+        tasks: true,
         counts: true,
         deployments: true,
         last_failure: true,
-        readiness: true,
+        readiness: false,
         stats: false,
     };
 
-    /// And the tasks.
+    /// This and that.
     #[must_use]
-    pub fn with_tasks(self) -> Self {
-        Self { tasks: true, ..self }
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            tasks: self.tasks || other.tasks,
+            counts: self.counts || other.counts,
+            deployments: self.deployments || other.deployments,
+            last_failure: self.last_failure || other.last_failure,
+            readiness: self.readiness || other.readiness,
+            stats: self.stats || other.stats,
+        }
     }
 
-    /// From the parameter's values; `prefix` is `app.`, `apps.` or `group.apps.`. None given: `default`. Unknown ones
-    /// are ignored, as Marathon does.
+    /// From the parameter's values for apps, `app.tasks` or `apps.tasks`. Unknown ones are ignored, as Marathon does.
+    pub fn apps<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
+        let bare =
+            |value: &'a str| value.strip_prefix("apps.").or(value.strip_prefix("app.")).unwrap_or(value);
+        Self::parse(values.into_iter().map(bare), "", Embed::default())
+    }
+
+    /// From the parameter's values that begin with `prefix`. None given: `default`. Unknown ones are ignored.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>, prefix: &str, default: Embed) -> Self {
         let (mut embed, mut any) = (Embed::default(), false);
         for value in values {
@@ -183,7 +198,7 @@ fn one_task(definition: &Definition, instance: &Instance, task: &Task, id: &str)
             "firstSuccess": moment(task.first_healthy),
             "lastSuccess": moment(task.health_seen.0),
             "lastFailure": moment(task.health_seen.1),
-            "lastFailureCause": null,
+            "lastFailureCause": task.sick,
             "instanceId": record.id,
         }]);
     }
@@ -255,13 +270,17 @@ pub fn deployments(state: &Snapshot) -> Vec<Value> {
         let actions: Vec<Value> = d
             .current()
             .iter()
-            .map(|a| json!({"action": a.what.name(), "app": a.app, "readinessCheckResults": []}))
+            .map(|a| {
+                let mut action = a.to_json();
+                action["readinessCheckResults"] = json!([]);
+                action
+            })
             .collect();
         json!({
             "id": d.id,
             "version": d.version,
-            "affectedApps": d.original.keys().collect::<Vec<_>>(),
-            "affectedPods": [],
+            "affectedApps": d.affected(false),
+            "affectedPods": d.affected(true),
             "steps": notices::steps(d),
             "currentActions": actions,
             "currentStep": d.at.saturating_add(1),

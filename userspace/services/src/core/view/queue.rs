@@ -30,8 +30,8 @@ fn item(entry: &Entry, now: Now, last_offers: bool) -> Value {
             "rejectSummaryLastOffers": funnel_last(entry),
             "rejectSummaryLaunchAttempt": funnel(tally.processed, |r| tally.reasons.get(&r).copied().unwrap_or(0)),
         },
-        "app": entry.wanted.to_json(),
     });
+    out[if entry.wanted.pod().is_some() { "pod" } else { "app" }] = Value::Object(entry.wanted.to_json());
     // Marathon 1.9 and later say the role. The default one goes without saying: clients from before refuse an unknown key.
     if entry.wanted.role() != "*" {
         out["role"] = Value::from(entry.wanted.role());
@@ -74,6 +74,7 @@ fn funnel(total: u64, declined: impl Fn(Reason) -> u64) -> Vec<Value> {
 pub fn why(state: &Snapshot, id: &PathId, now: Now) -> Option<Value> {
     let entry = state.entry(id)?;
     let left = entry.held_until().since(now.mono);
+    let blockers = state.blockers(entry, now);
     let nodes: Vec<Value> = entry
         .tally
         .nodes
@@ -94,28 +95,20 @@ pub fn why(state: &Snapshot, id: &PathId, now: Now) -> Option<Value> {
         .filter(|d| d.affects(id))
         .map(|d| {
             let others = d.current().iter().filter(|a| a.app != *id);
-            let blockers = others
-                .filter_map(|a| Some(json!({"app": a.app, "blocker": state.apps.get(&a.app)?.blocker()?})));
+            let blockers = others.filter_map(|a| {
+                let blocker = state.blockers(state.apps.get(&a.app)?, now).into_iter().next()?;
+                Some(json!({"app": a.app, "blocker": blocker.text}))
+            });
             json!({"deployment": d.id, "turn": !d.holds(id), "others": blockers.collect::<Vec<_>>()})
         })
         .collect();
     Some(json!({
         "app": id,
-        "blocker": summary(state, entry),
+        "blocker": blockers.first().map(|worst| &worst.text),
+        "blockers": blockers,
         "missing": entry.missing,
         "delayLeftSeconds": left.0.div_ceil(1000),
         "deployments": waits,
         "nodes": nodes,
     }))
-}
-
-fn summary(state: &Snapshot, entry: &Entry) -> Option<String> {
-    let blocker = entry.blocker()?;
-    if !state.is_connected() {
-        return Some(format!("{blocker}; no master is connected"));
-    }
-    if entry.missing > 0 && entry.tally.nodes.is_empty() {
-        return Some(format!("{blocker}; no offer has come yet"));
-    }
-    Some(blocker)
 }
