@@ -2,6 +2,7 @@
 //! Verbs about this machine (`up`, `down`, `status`) are the installer's. The typed client under the verbs is [`api`].
 
 pub mod api;
+pub mod compare;
 pub mod context;
 pub mod error;
 pub mod install;
@@ -19,7 +20,7 @@ use plenum_base::places::Instance;
 use crate::context::Contexts;
 use crate::error::{CliError, Result};
 use crate::screen::{Output, Screen};
-use crate::verbs::{app, cluster, login, node, package, task};
+use crate::verbs::{app, apply, cluster, deployment, group, import, login, node, package, pod, task};
 
 /// What all verbs take: which cluster, and how results are printed.
 #[derive(Args, Debug, Clone)]
@@ -81,6 +82,55 @@ pub enum Verb {
         /// What to do.
         #[command(subcommand)]
         verb: app::AppVerb,
+    },
+    /// Deploy apps, pods and groups from files: shows what changes, asks, waits
+    #[command(after_help = apply::EXAMPLES)]
+    Deploy {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// Its own arguments.
+        #[command(flatten)]
+        arguments: apply::DeployArguments,
+    },
+    /// Look into pods and change them
+    #[command(alias = "pods", after_help = pod::EXAMPLES)]
+    Pod {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// What to do.
+        #[command(subcommand)]
+        verb: pod::PodVerb,
+    },
+    /// Look into groups of apps and pods, and change them
+    #[command(alias = "groups", after_help = group::EXAMPLES)]
+    Group {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// What to do.
+        #[command(subcommand)]
+        verb: group::GroupVerb,
+    },
+    /// Look at changes under way, and take them back
+    #[command(alias = "deployments", after_help = deployment::EXAMPLES)]
+    Deployment {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// What to do.
+        #[command(subcommand)]
+        verb: deployment::DeploymentVerb,
+    },
+    /// Take over what runs elsewhere
+    Import {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// From where.
+        #[command(subcommand)]
+        verb: import::ImportVerb,
     },
     /// Look into tasks, of whatever framework
     #[command(alias = "tasks", after_help = task::EXAMPLES)]
@@ -166,6 +216,13 @@ pub async fn execute(
         Verb::Logout { global } => login::logout(contexts, global, screen),
         Verb::Package { global, verb } => package::run(&session(global)?, global, verb, screen).await,
         Verb::App { global, verb } => app::run(&session(global)?, global, verb, screen).await,
+        Verb::Deploy { global, arguments } => {
+            apply::run(&session(global)?, global.output, arguments, screen).await
+        }
+        Verb::Pod { global, verb } => pod::run(&session(global)?, global, verb, screen).await,
+        Verb::Group { global, verb } => group::run(&session(global)?, global, verb, screen).await,
+        Verb::Deployment { global, verb } => deployment::run(&session(global)?, global, verb, screen).await,
+        Verb::Import { global, verb } => import::run(&session(global)?, global, verb, screen).await,
         Verb::Task { global, verb } => task::run(&session(global)?, global, verb, screen).await,
         Verb::Node { global, verb } => node::run(&session(global)?, global, verb, screen).await,
         Verb::Cluster { global, verb } => cluster::run(&session(global)?, global, verb, screen).await,

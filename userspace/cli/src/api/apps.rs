@@ -10,7 +10,7 @@ use super::{Session, or_default, quantity};
 use crate::error::{CliError, Result};
 use crate::text::encode;
 
-const ROOT: &str = "/service/marathon/v2";
+pub(super) const ROOT: &str = "/service/marathon/v2";
 
 /// An app. What has no field of its own is in `other`, so that nothing is lost on the way to `-o json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -176,6 +176,15 @@ pub struct Deployment {
     pub other: Map<String, Value>,
 }
 
+impl Deployment {
+    /// Whether it changes the app or pod of that id.
+    #[must_use]
+    pub fn changes(&self, id: &str) -> bool {
+        let pods = self.other.get("affectedPods").and_then(Value::as_array).into_iter().flatten();
+        self.affected_apps.iter().any(|one| one == id) || pods.into_iter().any(|one| one == id)
+    }
+}
+
 /// The answer to a change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -204,9 +213,30 @@ pub struct Why {
     /// Seconds until the next launch after failures.
     #[serde(default, deserialize_with = "or_default")]
     pub delay_left_seconds: u64,
+    /// Everything it waits for, the worst first; a cluster of an earlier version names none.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub blockers: Vec<InTheWay>,
     /// Each node's verdict.
     #[serde(default, deserialize_with = "or_default")]
     pub nodes: Vec<Verdict>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// One thing that an app waits for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InTheWay {
+    /// In a sentence.
+    #[serde(default, deserialize_with = "or_default")]
+    pub text: String,
+    /// Since when, as a date and time.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub since: String,
+    /// What would help.
+    #[serde(default, deserialize_with = "or_default")]
+    pub fix: String,
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -250,7 +280,7 @@ pub struct Broken {
 }
 
 /// The path of an app's id, which may be typed without its first slash.
-fn path(id: &str) -> Result<String> {
+pub(super) fn path(id: &str) -> Result<String> {
     let id = id.trim_matches('/');
     if id.is_empty() {
         return Err(CliError::Usage("an app's id is missing; `plenum app list` shows them".to_owned()));

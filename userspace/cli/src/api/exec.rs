@@ -296,6 +296,23 @@ impl Session {
     /// # Errors
     /// [`CliError`].
     pub async fn ended(&self, inside: &Inside) -> Result<Ended> {
+        let ended = match self.end(inside).await {
+            // An agent that was started again knows nothing of it: commands end with their agent.
+            Err(error) if error.status() == Some(404) => return Err(broke()),
+            ended => ended?,
+        };
+        let remove =
+            json!({"type": "REMOVE_CONTAINER", "remove_container": {"container_id": inside.container}});
+        // It would be forgotten with its task.
+        let _forgotten = self.send(self.agent_call(inside).json(&remove)).await;
+        Ok(ended)
+    }
+
+    /// Waits for the end of a container for as long as it takes; who is in between may give up earlier.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn end(&self, inside: &Inside) -> Result<Ended> {
         #[derive(Deserialize)]
         struct Answer {
             wait_container: Wait,
@@ -304,17 +321,9 @@ impl Session {
         struct Wait {
             exit_status: Option<i64>,
         }
-        let container = json!({"container_id": inside.container});
-        let path = format!("/agent/{}/api/v1", encode(&inside.agent, false));
-        let wait = json!({"type": "WAIT_CONTAINER", "wait_container": container});
-        let answer: Answer = match self.exchange(Method::POST, &path, &wait).await {
-            // An agent that was started again knows nothing of it: commands end with their agent.
-            Err(error) if error.status() == Some(404) => return Err(broke()),
-            answer => answer?,
-        };
-        let remove = json!({"type": "REMOVE_CONTAINER", "remove_container": container});
-        // It would be forgotten with its task.
-        let _forgotten = self.send(self.agent_call(inside).json(&remove)).await;
+        let wait = json!({"type": "WAIT_CONTAINER", "wait_container": {"container_id": inside.container}});
+        let reply = self.send(self.agent_call(inside).json(&wait).deadline(FAR)).await?;
+        let answer: Answer = super::read(self.url(), reply).await?;
         Ok(Ended::from_wait(answer.wait_container.exit_status))
     }
 }

@@ -1,4 +1,5 @@
-//! The typed client of a cluster: one session with its address, authority and token. Apps and deployments are in [`apps`], packages in
+//! The typed client of a cluster: one session with its address, authority and token. Apps are in [`apps`], their versions, pods,
+//! groups and deployments in [`services`], packages in
 //! [`packages`], tasks, nodes and their files in [`nodes`], commands inside
 //! of tasks in [`exec`].
 
@@ -6,6 +7,7 @@ pub mod apps;
 pub mod exec;
 pub mod nodes;
 pub mod packages;
+pub mod services;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -175,6 +175,12 @@ pub struct ClusterTask {
 }
 
 impl ClusterTask {
+    /// Whether its own program runs on a terminal.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.other.get("container").and_then(|container| container.get("tty_info")).is_some()
+    }
+
     /// What people call its node: its name, else its host, else its id.
     #[must_use]
     pub fn node(&self) -> &str {

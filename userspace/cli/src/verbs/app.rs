@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::wait::{Goal, Waiting, until};
-use super::{deploy, logs, now, view, why};
+use super::{deploy, edit, logs, now, versions, view, why};
 use crate::Global;
 use crate::api::Session;
 use crate::api::apps::{App, Task};
@@ -20,6 +20,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   plenum app scale /web 5                 five instances
   plenum app why /web                     why instances are not running, node by node
   plenum app logs /web -f                 what all instances print
+  plenum app rollback /web                what it was before the last change
   plenum app show /web -o json            everything, for programs";
 
 /// What to do with apps.
@@ -114,6 +115,33 @@ pub enum AppVerb {
         #[command(flatten)]
         logs: logs::Logs,
     },
+    /// Show what the app was, version by version
+    #[command(after_help = "Examples:\n  plenum app history /web\n  plenum app history /web -n 3 -o json")]
+    History {
+        /// The app's id
+        id: String,
+        /// So many versions at most
+        #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 10)]
+        count: usize,
+    },
+    /// Compare two versions, or a file with what runs
+    #[command(
+        after_help = "Examples:\n  plenum app diff /web                               the last change\n  plenum app diff /web 2026-01-01T00:00:00.000Z      from that version to now\n  plenum app diff /web --file web.json               what deploying the file would change"
+    )]
+    Diff(versions::Diff),
+    /// Make the app what it was
+    #[command(
+        after_help = "Examples:\n  plenum app rollback /web                           before the last change\n  plenum app rollback /web --to 2026-01-01T00:00:00.000Z"
+    )]
+    Rollback(versions::Rollback),
+    /// Change the app's description in your editor
+    #[command(after_help = "Examples:\n  plenum app edit /web\n  EDITOR='code --wait' plenum app edit /web")]
+    Edit(edit::Edit),
+    /// Show or change the app's environment
+    #[command(
+        after_help = "Examples:\n  plenum app env /web\n  plenum app env /web LEVEL=debug COLOUR=blue\n  plenum app env /web --unset LEVEL"
+    )]
+    Env(edit::Env),
     /// Say why instances are not running, node by node
     #[command(after_help = "Examples:\n  plenum app why /web\n  plenum app why /web -o json")]
     Why {
@@ -125,7 +153,7 @@ pub enum AppVerb {
     },
 }
 
-const LOCKED: &str =
+pub(crate) const LOCKED: &str =
     "wait for the other deployment (`plenum app show ID --watch`), or repeat with --force to supersede it";
 
 pub(crate) async fn run(
@@ -169,6 +197,11 @@ pub(crate) async fn run(
         }
         AppVerb::Remove { id, yes, waiting } => remove(session, output, (id, *yes), waiting, screen).await,
         AppVerb::Logs { id, logs } => logs::of_app(session, id, logs, screen).await,
+        AppVerb::History { id, count } => versions::history(session, output, (id, *count), screen).await,
+        AppVerb::Diff(asked) => versions::diff(session, output, asked, screen).await,
+        AppVerb::Rollback(asked) => versions::rollback(session, output, asked, screen).await,
+        AppVerb::Edit(asked) => edit::edit(session, output, asked, screen).await,
+        AppVerb::Env(asked) => edit::env(session, output, asked, screen).await,
         AppVerb::Why { id, watch } => {
             view(screen, *watch, async |screen| {
                 let reasons = session.why(id).await?;

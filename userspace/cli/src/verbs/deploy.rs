@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::wait::{Goal, Waiting, until};
 use super::{app, parse_document, read_file};
 use crate::api::Session;
+use crate::api::services::SHOWN_ONLY;
 use crate::error::{CliError, Result};
 use crate::screen::{Output, Screen};
 use crate::text::clean;
@@ -15,23 +16,6 @@ pub(crate) const EXAMPLES: &str = "Examples:
   plenum app deploy web.yaml --no-wait
   echo '{\"id\": \"/sleep\", \"cmd\": \"sleep 1000\", \"cpus\": 0.1, \"mem\": 32}' | plenum app deploy -
   plenum app show /web -o json > web.json; $EDITOR web.json; plenum app deploy web.json";
-
-/// What the cluster adds when it shows an app, and does not take back.
-const SHOWN_ONLY: [&str; 13] = [
-    "version",
-    "versionInfo",
-    "tasks",
-    "tasksStaged",
-    "tasksRunning",
-    "tasksHealthy",
-    "tasksUnhealthy",
-    "deployments",
-    "lastTaskFailure",
-    "taskStats",
-    "readinessCheckResults",
-    "ports",
-    "fetchedAt",
-];
 
 /// What a file asks for.
 #[derive(Debug, PartialEq)]

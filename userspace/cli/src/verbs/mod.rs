@@ -1,19 +1,27 @@
 //! The verbs, one file a noun, and what they share.
 
 pub(crate) mod app;
+pub(crate) mod apply;
 pub(crate) mod cluster;
 pub(crate) mod deploy;
+pub(crate) mod deployment;
+mod documents;
+pub(crate) mod edit;
+pub(crate) mod group;
+pub(crate) mod import;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod node_find;
 mod node_life;
 pub(crate) mod package;
+pub(crate) mod pod;
 pub(crate) mod task;
 mod task_exec;
 mod task_files;
 mod task_stats;
 pub(crate) mod token;
+pub(crate) mod versions;
 pub(crate) mod wait;
 pub(crate) mod why;
 
@@ -70,6 +78,11 @@ pub(crate) fn read_file(path: &str, screen: &mut Screen) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| CliError::Usage(format!("{path} cannot be read: {error}")))
 }
 
+/// YAML 1.2: `yes`, `no`, `on`, `off`, `y` and `n` are words.
+pub(crate) fn yaml() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: true }
+}
+
 /// JSON or YAML.
 pub(crate) fn parse_document(name: &str, text: &str) -> Result<Value> {
     let begin = text.trim_start();
@@ -79,10 +92,10 @@ pub(crate) fn parse_document(name: &str, text: &str) -> Result<Value> {
     if begin.starts_with(['{', '[']) {
         // A file that begins so may still be YAML; JSON's words about what is wrong are the better ones.
         return serde_json::from_str(text).or_else(|error| {
-            serde_saphyr::from_str(text)
+            serde_saphyr::from_str_with_options(text, yaml())
                 .map_err(|_| CliError::Usage(format!("{name} is not valid JSON: {error}")))
         });
     }
-    serde_saphyr::from_str(text)
+    serde_saphyr::from_str_with_options(text, yaml())
         .map_err(|error| CliError::Usage(format!("{name} is not valid YAML: {error}")))
 }

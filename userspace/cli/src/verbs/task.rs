@@ -69,7 +69,7 @@ pub enum TaskVerb {
     },
     /// Connect to a task's own terminal or output
     #[command(
-        after_help = "For tasks that were started with a terminal or an input. Control-P control-Q leaves; the task goes on.\n\nExamples:\n  plenum task attach shell.instance-1\n  plenum task attach --no-stdin shell.instance-1"
+        after_help = "A task with a terminal (`tty` of an app) takes what is typed; of others one sees what they print. Control-P control-Q leaves, the task goes on;\notherwise the exit code is the task's.\n\nExamples:\n  plenum task attach shell.instance-1\n  plenum task attach --no-stdin shell.instance-1"
     )]
     Attach {
         /// Only look

@@ -56,7 +56,7 @@ pub(crate) async fn exec(
     }
     let size = lent.terminal.then(terminal_size);
     let (own, output) = session.exec(&inside, argv, size).await.map_err(|error| not_started(error, argv))?;
-    let left = talk(session, &own, output, lent, screen).await?;
+    let left = talk(session, &own, output, lent, Ends::new()?, screen).await?;
     if left {
         return Ok(());
     }
@@ -79,19 +79,66 @@ fn not_started(error: CliError, argv: &[String]) -> CliError {
     }
 }
 
-/// `plenum task attach`.
+/// `plenum task attach`. Ends as the task does, unless somebody leaves before.
 pub(crate) async fn attach(session: &Session, id: &str, input: bool, screen: &mut Screen) -> Result<()> {
     let task = find(&session.tasks().await?, id)?;
     let inside = task.inside()?;
-    let output = session.listen(&inside).await.map_err(|error| match error.status() {
-        Some(500) => CliError::Unfinished(format!(
-            "{0} was started without a terminal or an input to attach to; `plenum task logs -f {0}` shows what it prints, `plenum task exec` runs a command beside it",
-            clean(&task.id)
-        )),
-        _ => error,
+    let output = session.listen(&inside).await.map_err(|error| {
+        error.or_else_try(
+            500,
+            &format!("what it writes to its files is read by `plenum task logs -f {}`", task.id),
+        )
     })?;
+    // From before the first word on: whoever sees that may interrupt.
+    let ends = Ends::new()?;
+    let has_terminal = task.has_terminal();
+    if input && !has_terminal {
+        screen.note(&format!(
+            "{0} was started without a terminal: this is what it prints from now on; `plenum task exec -it {0} sh` types beside it",
+            clean(&task.id)
+        ))?;
+    }
+    let input = input && has_terminal;
     let terminal = input && std::io::stdin().is_terminal();
-    talk(session, &inside, output, Lent { input, terminal, alone: false }, screen).await.map(drop)
+    let talk = talk(session, &inside, output, Lent { input, terminal, alone: false }, ends, screen);
+    // Asked from the beginning: once the task has ended its node may have forgotten the container.
+    let ending = session.end(&inside);
+    let (mut talk, mut ending) = (std::pin::pin!(talk), std::pin::pin!(ending));
+    let mut ended = None;
+    let left = loop {
+        tokio::select! {
+            left = &mut talk => break left.map_err(goes_on)?,
+            known = &mut ending, if ended.is_none() => ended = Some(known),
+        }
+    };
+    if left {
+        return Ok(());
+    }
+    let ended = match ended {
+        Some(known) => known.ok(),
+        None => tokio::time::timeout(FAREWELL, ending).await.ok().and_then(Result::ok),
+    };
+    let code = match ended {
+        Some(ended) => ended.code(),
+        // The wait for it was cut short; how the task went is known for longer.
+        None => match session.tasks().await?.into_iter().find(|one| one.id == task.id) {
+            Some(task) if task.state == "TASK_FAILED" => 1,
+            _ => 0,
+        },
+    };
+    if code == 0 { Ok(()) } else { Err(CliError::Exited(code)) }
+}
+
+/// A connection to a task ends nothing when it breaks.
+fn goes_on(error: CliError) -> CliError {
+    match error {
+        CliError::Unreachable(_) => CliError::Unreachable(
+            "the connection to the task broke: its node, the agent there or the gateway went away. The task goes on without it; \
+             attach again, or see `plenum task list`"
+                .to_owned(),
+        ),
+        other => other,
+    }
 }
 
 /// Carries both directions until the command's output ends; `true` if somebody left before.
@@ -100,10 +147,10 @@ async fn talk(
     own: &Inside,
     mut output: Output,
     lent: Lent,
+    mut ends: Ends,
     screen: &mut Screen,
 ) -> Result<bool> {
     let raw = (lent.terminal && lent.input).then(Raw::begin).transpose()?;
-    let mut ends = Ends::new()?;
     let (say, said) = mpsc::channel(WAITING);
     let mut typed = lent.input.then(|| pieces(screen.take_input()));
     let mut speaking = std::pin::pin!(session.say(own, said));

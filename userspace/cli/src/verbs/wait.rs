@@ -93,6 +93,9 @@ pub(crate) async fn until(
             moved = Instant::now();
             blocker = session.why(&id).await.ok().and_then(|why| why.blocker).map(|text| clean(&text));
         }
+        if Instant::now() >= deadline && goal == Goal::Running && blocker.is_none() {
+            blocker = session.why(&id).await.ok().and_then(|why| why.blocker).map(|text| clean(&text));
+        }
         let shown = blocker.as_ref().map_or_else(|| last.clone(), |blocker| format!("{last}: {blocker}"));
         if Instant::now() >= deadline {
             return Err(CliError::Unfinished(format!(
@@ -101,6 +104,51 @@ pub(crate) async fn until(
             )));
         }
         screen.progress(&shown)?;
+        sleep(PERIOD).await;
+    }
+}
+
+/// Waits until a pod is as wanted.
+pub(crate) async fn pod(
+    session: &Session,
+    id: &str,
+    waiting: &Waiting,
+    screen: &mut Screen,
+) -> Result<String> {
+    if waiting.no_wait {
+        return Ok(format!("accepted; follow it with `plenum pod show {id} --watch`\n"));
+    }
+    let deadline = waiting.deadline();
+    loop {
+        let status = match session.pod_status(id).await {
+            Ok(status) => status,
+            Err(error) if error.may_pass() && Instant::now() < deadline => {
+                screen.progress("the cluster does not answer; trying again")?;
+                sleep(PERIOD).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let busy = session.deployments().await?.iter().any(|one| one.changes(id));
+        let count = |state: &str| {
+            let all = status["instances"].as_array().into_iter().flatten();
+            all.filter(|one| one["status"] == state).count()
+        };
+        let wanted =
+            status.pointer("/spec/scaling/instances").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let line = format!("{id}: {} of {wanted} instances stable", count("STABLE"));
+        if !busy && status["status"] == "STABLE" {
+            return Ok(format!("{line}\n"));
+        }
+        if Instant::now() >= deadline {
+            let why = session.why(id).await.ok().and_then(|why| why.blocker).map(|text| clean(&text));
+            return Err(CliError::Unfinished(format!(
+                "{line}{}, after {} s of waiting; the change goes on. See `plenum pod show {id}`",
+                why.map(|why| format!(": {why}")).unwrap_or_default(),
+                waiting.timeout
+            )));
+        }
+        screen.progress(&line)?;
         sleep(PERIOD).await;
     }
 }

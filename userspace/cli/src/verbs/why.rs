@@ -1,6 +1,6 @@
 //! `plenum app why`: what an app waits for, and each node's verdict. Pure.
 
-use crate::api::apps::Why;
+use crate::api::apps::{InTheWay, Why};
 use crate::table::{Cell, Look, Table, Tone};
 use crate::text::{age_of, clean};
 
@@ -8,10 +8,11 @@ use crate::text::{age_of, clean};
 pub(crate) fn text(why: &Why, look: Look, now: i64) -> String {
     let id = clean(&why.app);
     let mut out = match &why.blocker {
-        Some(blocker) => format!("{id}: {}\n", clean(blocker)),
+        Some(blocker) if why.blockers.is_empty() => format!("{id}: {}\n", clean(blocker)),
+        Some(_) => why.blockers.iter().map(|one| in_the_way(&id, one, now)).collect(),
         None => format!("{id} is as wanted\n"),
     };
-    if why.delay_left_seconds > 0 {
+    if why.delay_left_seconds > 0 && why.blockers.is_empty() {
         out.push_str(&format!(
             "instances failed; the next one is launched in {} s. See `plenum app logs {id}`\n",
             why.delay_left_seconds
@@ -71,6 +72,19 @@ pub(crate) fn text(why: &Why, look: Look, now: i64) -> String {
     out
 }
 
+/// What it is, since when, and what would help.
+fn in_the_way(id: &str, one: &InTheWay, now: i64) -> String {
+    let since = match one.since.as_str() {
+        "" => String::new(),
+        at => format!(" (for {})", age_of(now, at)),
+    };
+    let fix = match clean(&one.fix) {
+        fix if fix.is_empty() => String::new(),
+        fix => format!("    {fix}\n"),
+    };
+    format!("{id}: {}{since}\n{fix}", clean(&one.text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +116,18 @@ mod tests {
         );
         let wide = text(&given, Look { wide: true, ..Look::default() }, 5_000);
         assert!(wide.contains("lower the app's cpus    5s    a1       R\n"), "{wide}");
+    }
+
+    #[test]
+    fn everything_in_the_way_is_named_with_what_helps() {
+        let given =
+            why(json!({"app": "/a", "blocker": "it fails", "delayLeftSeconds": 3, "nodes": [], "blockers": [
+            {"kind": "failing", "text": "it fails", "since": "1970-01-01T00:00:00.000Z", "fix": "mend it"},
+            {"kind": "ends", "text": "one has not ended", "fix": ""}]}));
+        assert_eq!(
+            text(&given, Look::default(), 5_000),
+            "/a: it fails (for 5s)\n    mend it\n/a: one has not ended\n"
+        );
     }
 
     #[test]

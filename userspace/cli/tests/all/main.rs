@@ -9,5 +9,6 @@ mod login;
 mod logs;
 mod nodes;
 mod packages;
+mod services;
 mod tokens;
 mod world;
