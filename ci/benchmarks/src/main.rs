@@ -1,5 +1,5 @@
 //! `ci/bench NAME [--json FILE] [--quick]`: measures one thing against its marks and prints a table. Speed of what others share (`allocator`,
-//! `kernel`) exits 0 whether the marks hold or not; `containers` and `leak` fail when one is missed. `--quick`: a small run.
+//! `kernel`, `services`) exits 0 whether the marks hold or not; `containers` and `leak` fail when one is missed. `--quick`: a small run.
 
 mod allocator;
 #[cfg(feature = "kernel")]
@@ -11,6 +11,8 @@ mod kernel;
 mod leak;
 #[cfg(feature = "kernel")]
 mod node;
+#[cfg(feature = "kernel")]
+mod services;
 
 use std::process::ExitCode;
 
@@ -22,9 +24,11 @@ const USAGE: &str = "usage: ci/bench NAME [--json FILE] [--quick] [--count N]
   allocator    what a cycle of the allocator costs, in memory
   kernel       tasks a second, latency and memory of a master with up to 10,000 simulated agents
   containers   a launch through the real agent beside unshare, crun, runc and docker run; rates; memory of 1,000 containers
+  services     the service scheduler: instances a second, planning, 10,000 apps with 100,000 instances, 1,000 listeners
   leak         random launches, kills and crashes of agent, supervisor, init and task: what is left afterwards
 
---quick: a small run (of containers: 50; of leak: 100 deeds). --count: containers at once, 1,000 unless told; deeds of leak, 2,000.
+--quick: a small run (of containers: 50; of leak: 100 deeds). --count: containers at once, 1,000 unless told;
+deeds of leak, 2,000; apps of services, 10,000.
 containers and leak need root and the built program (PLENUM), which ci/bench builds; they fail when a mark is missed.";
 
 struct Arguments {
@@ -56,7 +60,9 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     #[cfg(feature = "kernel")]
-    if let Some(ended) = kernel::role(&arguments).or_else(|| containers::role(&arguments)) {
+    let roles = [kernel::role, services::role, containers::role];
+    #[cfg(feature = "kernel")]
+    if let Some(ended) = roles.iter().find_map(|role| role(&arguments)) {
         return ended.map(|()| ExitCode::SUCCESS);
     }
     let arguments = parse(arguments)?;
@@ -67,6 +73,8 @@ fn main() -> Result<ExitCode> {
         "kernel" => kernel::run(arguments.quick)?,
         #[cfg(feature = "kernel")]
         "containers" => containers::run(arguments.quick, arguments.count)?,
+        #[cfg(feature = "kernel")]
+        "services" => services::run(arguments.quick, arguments.count)?,
         #[cfg(feature = "kernel")]
         "leak" => leak::run(arguments.count.unwrap_or(if arguments.quick { 100 } else { 2_000 }))?,
         "" => bail!("{USAGE}"),

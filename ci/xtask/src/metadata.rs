@@ -15,10 +15,11 @@ pub struct Crate {
     pub edges: Vec<String>,
 }
 
-/// The root of the checkout.
+/// The root of the checkout that cargo runs this for; not the one it was compiled in, as checkouts may share what is compiled.
 pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    here.ancestors().nth(2).unwrap_or(&here).to_path_buf()
 }
 
 /// The crates by name.

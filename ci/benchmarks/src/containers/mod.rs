@@ -56,8 +56,8 @@ const QUICK: Size = Size { rounds: 10, running: 50, more: 10, idle: Duration::fr
 
 /// Turns that are not counted: programs are read from the disk, the image is pulled.
 const WARM: usize = 2;
-/// How long memory is left to settle.
-const SETTLE: Duration = Duration::from_secs(2);
+/// How long memory is left to settle: the agent gives back what a burst took once it is over.
+const SETTLE: Duration = Duration::from_secs(4);
 
 /// Measures; `quick` with fewer containers, `running` with another number of them at once.
 pub fn run(quick: bool, running: Option<u32>) -> Result<Figures> {

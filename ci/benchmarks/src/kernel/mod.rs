@@ -15,9 +15,7 @@ use plenum_testkit::process::memory;
 use crate::figures::Figures;
 use growth::Row;
 use load::{Load, Phase};
-use roles::Cluster;
-
-pub use roles::role;
+pub use roles::{Cluster, role};
 
 /// The number of agents that the marks are for.
 const MARKED: u32 = 10_000;

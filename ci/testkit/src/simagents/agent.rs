@@ -1,4 +1,5 @@
-//! One simulated agent, without a socket: what it answers to each message of the master, what it repeats, and when its tasks end.
+//! One simulated agent, without a socket: what it answers to each message of the master, what it repeats, and when its tasks end. A health
+//! check passes as soon as its task runs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -165,7 +166,10 @@ impl SimAgent {
             }
             let task = Task { framework: framework.clone(), ends, ..Default::default() };
             self.tasks.insert(id.clone(), task);
-            self.say(&id, &framework, TaskState::TaskRunning, now, out);
+            self.say(&id, &framework, (TaskState::TaskRunning, None), now, out);
+            if info.health_check.is_some() {
+                self.say(&id, &framework, (TaskState::TaskRunning, Some(true)), now, out);
+            }
         }
     }
 
@@ -183,11 +187,18 @@ impl SimAgent {
                 false
             }
         };
-        self.say(id, framework, if known { state } else { TaskState::TaskLost }, now, out);
+        self.say(id, framework, (if known { state } else { TaskState::TaskLost }, None), now, out);
     }
 
-    /// Queues an update of a task; it leaves at once when nothing is before it.
-    fn say(&mut self, id: &str, framework: &str, state: TaskState, now: Instant, out: &mut Vec<Say>) {
+    /// Queues an update of a task, with what its health check says; it leaves at once when nothing is before it.
+    fn say(
+        &mut self,
+        id: &str,
+        framework: &str,
+        (state, healthy): (TaskState, Option<bool>),
+        now: Instant,
+        out: &mut Vec<Say>,
+    ) {
         self.updates += 1;
         // Unique in the fleet, and different after each update.
         let uuid = (u128::from(self.number) << 64 | u128::from(self.updates)).to_be_bytes();
@@ -209,6 +220,7 @@ impl SimAgent {
             timestamp: Some(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()),
             uuid: Some(uuid.to_vec().into()),
             container_status: Some(container),
+            healthy,
             ..Default::default()
         };
         status.set_state(state);
@@ -276,6 +288,23 @@ mod tests {
     fn ack(uuid: &[u8]) -> Hear {
         let (framework_id, task_id, uuid) = ("f".into(), "t".into(), uuid.to_vec().into());
         AcknowledgeStatus(internal::AcknowledgeStatus { framework_id, task_id, uuid })
+    }
+
+    #[test]
+    fn a_health_check_passes_after_running_is_acknowledged() {
+        let shape = Shape { resources: "cpus:1".into(), lifetime: None };
+        let (mut agent, mut out, start) = (SimAgent::new(7, shape), Vec::new(), Instant::now());
+        let RunTasks(mut tasks) = run() else { panic!("tasks to run") };
+        tasks.tasks[0].health_check = Some(Default::default());
+        let healthy = |out: &mut Vec<Say>| match out.pop() {
+            Some(Say::StatusUpdate(update)) => (update.status.healthy, update.status.uuid.unwrap().to_vec()),
+            other => panic!("an update, not {other:?}"),
+        };
+        agent.hear(RunTasks(tasks), start, &mut out).unwrap();
+        let (first, uuid) = healthy(&mut out);
+        assert_eq!((first, out.len()), (None, 0));
+        agent.hear(ack(&uuid), start, &mut out).unwrap();
+        assert_eq!(healthy(&mut out).0, Some(true));
     }
 
     #[test]
