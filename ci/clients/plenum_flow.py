@@ -42,11 +42,15 @@ def out(*arguments, **more):
     return plenum(*arguments, **more).stdout.decode()
 
 
-def app_runs():
-    path = os.path.join(HOME, "app.json")
+def deploy(name, script, **more):
+    path = os.path.join(HOME, f"{name}.json")
     with open(path, "w", encoding="ascii") as file:
-        json.dump({"id": f"/{APP}", "cmd": "echo hello; echo oops >&2; exec sleep 3600", "cpus": 1, "mem": 128}, file)
+        json.dump({"id": f"/{name}", "cmd": script, "cpus": 0.5, "mem": 128, **more}, file)
     plenum("app", "deploy", path)
+
+
+def app_runs():
+    deploy(APP, "echo hello; echo oops >&2; exec sleep 3600")
 
 
 def codes():
@@ -69,19 +73,19 @@ def pipes():
 
 
 class Terminal:
-    """A shell in the task, on a terminal of ours."""
+    """A shell in the task, or the task itself, on a terminal of ours."""
 
-    def __init__(self):
+    def __init__(self, *arguments, first=b"#"):
         self.ours, theirs = pty.openpty()
         self.size(24, 80)
         self.before = termios.tcgetattr(theirs)
         self.theirs = theirs
         lead = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         self.client = subprocess.Popen(
-            command("task", "exec", "-it", APP, "sh"), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=lead
+            command(*arguments or ("task", "exec", "-it", APP, "sh")), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=lead
         )
         self.seen = b""
-        self.until(b"#")
+        self.until(first)
         assert termios.tcgetattr(theirs) != self.before, "the terminal was not lent"
 
     def size(self, rows, columns):
@@ -162,8 +166,32 @@ def looks():
     used = json.loads(out("task", "stats", APP, "-o", "json"))
     equal([one["statistics"]["mem_limit_bytes"] for one in used], [128 << 20], "figures")
     assert used[0]["cpus"] is not None, used
-    refused = plenum("task", "attach", APP, code=1)
-    assert b"plenum task logs -f" in refused.stderr, refused
+
+
+def attached():
+    """A task's own terminal: typed at, left, attached to again, ended by control-D; one without a terminal is only looked at."""
+    talker = f"{APP}-talker"
+    deploy(talker, "while true; do echo tick; sleep 0.2; done & while read word; do echo got $word; stty size; done; kill %1; exit 5", tty=True)
+    mine = Terminal("task", "attach", talker, first=b"tick")
+    mine.size(40, 132)
+    mine.client.send_signal(signal.SIGWINCH)
+    mine.type(b"one\n")
+    mine.until(b"got one")
+    mine.type(b"two\n")
+    mine.until(b"40 132")
+    mine.type(b"\x10\x11")
+    mine.ends(0)
+    mine = Terminal("task", "attach", talker, first=b"tick")
+    mine.type(b"three\n")
+    mine.until(b"got three")
+    mine.type(b"\x04")
+    mine.ends(5)
+    plenum("app", "remove", f"/{talker}", "--yes")
+    client = subprocess.Popen(command("task", "attach", APP), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = client.stderr.readline()
+    assert b"without a terminal" in said and b"task exec -it" in said, said
+    client.terminate()
+    equal(client.wait(20), 143, "exit code of one who only looked")
 
 
 try:
@@ -174,7 +202,8 @@ try:
     flow.step("task exec -it: the terminal is put back when it is left or ended", terminal_left)
     flow.step("task exec: the command dies with its client", dies_with_its_client)
     flow.step("task cp: files and folders both ways", copies)
-    flow.step("task files, logs, stats, attach", looks)
+    flow.step("task files, logs, stats", looks)
+    flow.step("task attach: a task's own terminal", attached)
     flow.step("the app is removed", lambda: plenum("app", "remove", f"/{APP}", "--yes"))
 finally:
     shutil.rmtree(HOME, ignore_errors=True)
