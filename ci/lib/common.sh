@@ -44,7 +44,7 @@ need_rust() {
 
 BUILD_PACKAGES=(gcc libc6-dev protobuf-compiler libprotobuf-dev)
 RUN_PACKAGES=(nftables iproute2)
-TEST_PACKAGES=(etcd-server python3-venv curl docker-registry docker.io busybox-static openssl)
+TEST_PACKAGES=(etcd-server python3-venv curl docker-registry docker.io busybox-static openssl bind9-dnsutils)
 
 # build [--release]: builds the binary and prints its path.
 build() {

@@ -1,17 +1,14 @@
 //! Trusting a cluster for the first time: its CA certificate, fetched from the cluster itself, is shown by its fingerprint, and used only
 //! after somebody, or an argument, agreed. Nothing secret is sent before.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::ACCEPT;
 use plenum_base::client::Client;
 use plenum_base::pki;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use plenum_base::tls::unverified_client_config;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::error::{CliError, Result};
 
@@ -20,7 +17,8 @@ const LARGEST: usize = 64 * 1024;
 
 /// The CA certificate that the cluster at `url` gives, whoever it is that answers: [`fingerprint`] is for making sure.
 pub(crate) async fn fetch(url: &str) -> Result<String> {
-    let client = Client::with_tls(unverified()?);
+    let tls = unverified_client_config().map_err(|error| CliError::Local(error.to_string()))?;
+    let client = Client::with_tls(tls);
     let at = format!("{url}/ca/dcos-ca.crt");
     let call = client.get(&at).header(ACCEPT, "*/*").deadline(Duration::from_secs(15));
     let reply = call.send().await?;
@@ -59,56 +57,6 @@ pub(crate) fn same(one: &str, other: &str) -> bool {
         hex.chars().filter(|c| !matches!(c, ':' | ' ')).collect::<String>()
     };
     bare(one) == bare(other) && bare(one).len() == 64
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-fn unverified() -> Result<ClientConfig> {
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| CliError::Local(format!("TLS cannot be set up: {error}")))?;
-    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth())
-}
-
-/// Takes any certificate. Only for fetching a CA certificate that is then compared by its fingerprint.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

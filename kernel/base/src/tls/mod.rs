@@ -11,7 +11,7 @@ mod verify;
 pub use identity::{Identity, IdentityFiles};
 pub use peer::PeerCert;
 pub(crate) use verify::check_signer;
-pub use verify::pinned_client_config;
+pub use verify::{pinned_client_config, unverified_client_config};
 
 pub use crate::pki::PeerName;
 

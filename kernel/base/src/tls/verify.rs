@@ -157,6 +157,55 @@ fn peer(certificate: &CertificateDer<'_>) -> Verified<PeerCert> {
     PeerCert::read(certificate).map_err(|_| CertificateError::BadEncoding.into())
 }
 
+/// A client without a certificate that takes any server's. For questions that carry no secret and whose answers nobody relies on, or are
+/// compared with a fingerprint afterwards.
+///
+/// # Errors
+/// [`TlsError::Rustls`].
+pub fn unverified_client_config() -> Result<ClientConfig, TlsError> {
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth())
+}
+
+/// Takes any certificate; that its key is the server's is checked all the same.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Verified<ServerCertVerified> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Verified<HandshakeSignatureValid> {
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Verified<HandshakeSignatureValid> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// A client without a certificate that trusts the CA with the given SHA-256 fingerprint (hexadecimal), which the server sends in its
 /// chain, and talks to components of `role` only. This is how a node that has nothing but a join token first speaks to identity.
 ///

@@ -47,7 +47,7 @@ pub async fn through(socket: TcpSocket, probe: &Probe) -> Probed {
 }
 
 async fn get_tls(stream: TcpStream, to: &SocketAddr, path: &str, host: &str) -> Result<u16, String> {
-    let config = unverified::config().map_err(|error| format!("TLS: {error}"))?;
+    let config = plenum_base::tls::unverified_client_config().map_err(|error| format!("TLS: {error}"))?;
     let name = rustls_pki_types::ServerName::try_from(host.to_owned())
         .unwrap_or_else(|_| rustls_pki_types::ServerName::IpAddress(to.ip().into()));
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
@@ -73,70 +73,4 @@ where
     let response = sender.send_request(request).await;
     driver.abort();
     response.map(|response| response.status().as_u16()).map_err(|error| format!("HTTP: {error}"))
-}
-
-/// A TLS client that takes any certificate. For probes only: nothing secret is sent and nothing is believed.
-mod unverified {
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{CryptoProvider, aws_lc_rs};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-    use std::sync::Arc;
-
-    #[derive(Debug)]
-    struct AnyCertificate(Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for AnyCertificate {
-        fn verify_server_cert(
-            &self,
-            _end_entity: &CertificateDer<'_>,
-            _intermediates: &[CertificateDer<'_>],
-            _server_name: &ServerName<'_>,
-            _ocsp_response: &[u8],
-            _now: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(
-                message,
-                cert,
-                dss,
-                &self.0.signature_verification_algorithms,
-            )
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(
-                message,
-                cert,
-                dss,
-                &self.0.signature_verification_algorithms,
-            )
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
-
-    pub fn config() -> Result<ClientConfig, Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth())
-    }
 }

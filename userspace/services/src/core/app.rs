@@ -73,7 +73,7 @@ pub struct App {
     /// A check without consequences.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub check: Option<Value>,
-    /// Readiness checks; kept and shown.
+    /// Readiness checks: asked during deployments.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub readiness_checks: Vec<Value>,
     /// Apps that must be up before.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::deployment::Deployment;
 use super::id::InstanceId;
-use super::instance::{Instance, Record, State};
+use super::instance::{Instance, Record, State, Task};
 use super::matching::Rejection;
 use super::{Core, Entry, NodeVerdict, Snapshot, time};
 
@@ -33,6 +33,8 @@ pub enum Kind {
     NothingFits,
     /// A health check fails.
     Unhealthy,
+    /// An instance says that it is not ready.
+    Unready,
     /// An instance's node is out of reach.
     Unreachable,
     /// Nothing has been offered yet.
@@ -45,6 +47,8 @@ pub enum Kind {
     Starts,
     /// It runs, and its health check has not answered yet.
     AwaitsHealth,
+    /// It runs, and its readiness check has not answered yet.
+    AwaitsReadiness,
     /// Instances of an older version are replaced one after the other.
     Replaces,
     /// Instances end.
@@ -171,6 +175,13 @@ impl Core {
 }
 
 impl Entry {
+    /// Whether one of its health checks has not passed.
+    fn lacks_health(&self, instance: &Instance) -> bool {
+        let definition = self.versions.get(&instance.record.version).unwrap_or(&self.wanted);
+        let lacks = |task: &Task| task.healthy.is_none() && definition.has_health_check(&task.name);
+        instance.tasks.iter().any(lacks)
+    }
+
     /// Whether nothing is left to do.
     pub fn is_as_wanted(&self) -> bool {
         if self.removing {
@@ -338,8 +349,7 @@ impl Entry {
             }
             Some(State::Running) => match worst {
                 Some(task) => {
-                    let text =
-                        format!("the health check of {id} fails ({} times in a row)", task.failures.max(1));
+                    let text = format!("the health check of {id} fails ({})", in_a_row(task.failures));
                     let fix = format!(
                         "see `plenum task logs {id}`; if the check is wrong, deploy a corrected one: it is taken at once"
                     );
@@ -347,6 +357,7 @@ impl Entry {
                     return Blocker { check: Some(0), ..Blocker::new(Kind::Unhealthy, text, fix) }
                         .of(instance, since);
                 }
+                None if !self.lacks_health(instance) => unready(instance),
                 None => Blocker::new(
                     Kind::AwaitsHealth,
                     format!("{id} runs, and its health check has not answered yet"),
@@ -361,6 +372,32 @@ impl Entry {
         };
         blocker.of(instance, began)
     }
+}
+
+/// How often something failed.
+fn in_a_row(failures: u32) -> String {
+    match failures {
+        0 | 1 => "once".to_owned(),
+        n => format!("{n} times in a row"),
+    }
+}
+
+/// An instance whose health is in order, and which has not said that it is ready.
+fn unready(instance: &Instance) -> Blocker {
+    let (id, known) = (&instance.record.id, instance.readiness.as_deref());
+    let Some((known, wrong)) = known.and_then(|known| Some((known, known.wrong.as_ref()?))) else {
+        let text = format!("{id} runs, and its readiness check has not answered yet");
+        return Blocker::new(
+            Kind::AwaitsReadiness,
+            text,
+            "it is asked again every `intervalSeconds` of the check",
+        );
+    };
+    let text = format!("{id} is not ready: {wrong} ({})", in_a_row(known.failures));
+    let fix = format!(
+        "see `plenum task logs {id}` for what it does; if the check is wrong, deploy a corrected one: it is taken at once"
+    );
+    Blocker::new(Kind::Unready, text, fix)
 }
 
 /// The node that breaks the fewest rules, and the first of them; none if one suits.

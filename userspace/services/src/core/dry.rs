@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::id::{InstanceId, PathId};
 use super::instance::{Record, State, Status};
 use super::matching::{Amount, Offer, Portion, thousandths};
+use super::readiness::{Answer, Check, Probe, Probed};
 use super::requests::{Reply, Request};
 use super::{Core, Effect, Event, Launch, Node, Snapshot, notices, time};
 
@@ -107,7 +108,7 @@ struct Play {
     /// Roles to which all was offered since something last moved.
     tried: BTreeSet<String>,
     /// What is heard of tasks next.
-    todo: VecDeque<Status>,
+    todo: VecDeque<Event>,
     /// Where instances run that this is about, with what they take.
     runs: BTreeMap<InstanceId, (Record, Takes)>,
     starts: Moves,
@@ -155,7 +156,7 @@ impl Play {
                 self.tried.clear();
             }
             event = match self.todo.pop_front() {
-                Some(status) => Event::Status(Box::new(status)),
+                Some(event) => event,
                 None => match self.offer() {
                     Some(offers) => offers,
                     // What was of no use before is of none now.
@@ -197,12 +198,24 @@ impl Play {
                     if let Some(node) = self.nodes.get_mut(&record.agent) {
                         give_back(node, takes);
                     }
-                    let ended = record.tasks().map(|(_, task)| Status::new(task, State::Killed));
+                    let ended = record.tasks().map(|(_, task)| heard(Status::new(task, State::Killed)));
                     self.todo.extend(ended);
                 }
             }
+            Effect::Probe(probe) => self.todo.extend(self.ready(probe)),
             _ => {}
         }
+    }
+
+    /// It says that it is.
+    fn ready(&self, probe: Probe) -> Option<Event> {
+        let Probe { app, instance, .. } = probe;
+        let entry = self.core.state.apps.get(&app)?;
+        let record = &entry.instances.get(&instance)?.record;
+        let check = Check::of(entry.versions.get(&record.version).unwrap_or(&entry.wanted))?;
+        let status = *check.http_status_codes_for_ready.first()?;
+        let answer = Ok(Answer { status, ..Answer::default() });
+        Some(Event::Probed(Box::new(Probed { app, instance, answer })))
     }
 
     fn launched(&mut self, step: usize, agent: &str, launch: &Launch) {
@@ -214,7 +227,7 @@ impl Play {
         }
         for (name, task) in record.tasks() {
             let healthy = launch.definition.has_health_check(name).then_some(true);
-            self.todo.push_back(Status { healthy, ..Status::new(task, State::Running) });
+            self.todo.push_back(heard(Status { healthy, ..Status::new(task, State::Running) }));
         }
         let takes = takes(&launch.definition, &record);
         self.runs.insert(record.id.clone(), (record, takes));
@@ -319,6 +332,10 @@ fn takes(definition: &Definition, record: &Record) -> Takes {
     let ports: Vec<_> = ports.collect();
     let ports = (!ports.is_empty()).then(|| portion("ports", Amount::Ranges(ports)));
     scalars.map(|(name, amount)| portion(name, Amount::Scalar(amount))).chain(ports).collect()
+}
+
+fn heard(status: Status) -> Event {
+    Event::Status(Box::new(status))
 }
 
 /// The node has again what an instance took.

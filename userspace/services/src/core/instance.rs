@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::constraint::Location;
 use super::definition::{Definition, ONLY};
 use super::id::{InstanceId, PathId};
+use super::readiness::Readiness;
 
 /// A task's state, in Mesos' words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -225,6 +226,8 @@ pub struct Instance {
     pub since: Millis,
     /// When it is asked again to end, or what became of it.
     pub again: Option<Millis>,
+    /// What its readiness check says; none where nobody asks.
+    pub readiness: Option<Box<Readiness>>,
 }
 
 impl Instance {
@@ -233,7 +236,7 @@ impl Instance {
         let staged = record.created;
         let state = launched.then_some(State::Staging);
         let tasks = record.tasks().map(|(name, _)| Task::new(name, state, staged)).collect();
-        Self { record, tasks, staged, since: now, again: None }
+        Self { record, tasks, staged, since: now, again: None, readiness: None }
     }
 
     /// The state of the whole; none while nothing is known of a part. One that fails takes the others with it, and the end is that of
@@ -270,14 +273,15 @@ impl Instance {
         self.is_wanted() && self.state() == Some(State::Killing)
     }
 
-    /// Serves: runs and, where there are health checks, passes them.
+    /// Serves: runs and, where there are checks of health or readiness, passes them.
     pub fn is_ready(&self, definition: &Definition) -> bool {
         let passes = |task: &Task| match task.state {
             Some(State::Running) => task.healthy == Some(true) || !definition.has_health_check(&task.name),
             // A container of a pod that did its work.
             state => state == Some(State::Finished),
         };
-        self.is_wanted() && self.state() == Some(State::Running) && self.tasks.iter().all(passes)
+        let runs = self.is_wanted() && self.state() == Some(State::Running);
+        runs && self.said_ready() && self.tasks.iter().all(passes)
     }
 
     /// Health of the whole: false if a check says so, true if all that there are pass.

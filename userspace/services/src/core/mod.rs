@@ -37,6 +37,7 @@ pub mod pod;
 pub mod pod_intake;
 pub mod pod_requests;
 pub mod quota;
+pub mod readiness;
 pub mod records;
 pub mod requests;
 pub mod ring;
@@ -121,6 +122,8 @@ pub enum Event {
     Request(Box<requests::Request>),
     /// What the master holds roles to, where that is something else than before.
     Quotas(quota::Quotas),
+    /// An instance was asked whether it is ready.
+    Probed(Box<readiness::Probed>),
     /// An executor sent something.
     Message {
         /// Which.
@@ -190,6 +193,8 @@ pub enum Effect {
     },
     /// Tell those who listen.
     Publish(Notice),
+    /// Ask an instance whether it is ready; [`Event::Probed`] is the answer.
+    Probe(readiness::Probe),
 }
 
 /// One change of the store.
@@ -460,6 +465,7 @@ impl Core {
             Event::Status(status) => self.status(*status, now),
             Event::Request(request) => self.request(*request, now, ids),
             Event::Quotas(quotas) => self.state.quotas = Arc::new(quotas),
+            Event::Probed(probed) => self.probed(*probed, now),
             Event::Message { executor, agent, data } => {
                 self.publish(notices::framework_message(&executor, &agent, &data, now));
             }

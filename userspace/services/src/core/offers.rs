@@ -223,7 +223,9 @@ impl Entry {
             goal: Goal::Run,
         };
         matching::subtract(&mut held.offer, &placement.takes);
-        self.instances.insert(record.id.clone(), Instance::new(record.clone(), now.mono, true));
+        let mut instance = Instance::new(record.clone(), now.mono, true);
+        instance.await_readiness(&definition);
+        self.instances.insert(record.id.clone(), instance);
         self.missing = self.missing.saturating_sub(1);
         let write = records::put_instance(&record);
         (Launch { record, definition, takes: placement.takes, images: self.pinned() }, write)

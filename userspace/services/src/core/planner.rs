@@ -93,6 +93,7 @@ impl Core {
         news.into_iter().for_each(|notice| self.publish(notice));
         gone.into_iter().for_each(|version| self.tell_gone(id, &version, now));
         self.end_instances(id, now);
+        self.ask_whether_ready(id, now);
         self.bury(id, now);
     }
 

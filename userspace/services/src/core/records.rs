@@ -205,6 +205,7 @@ impl Core {
         for deployment in deployments {
             core.begin(deployment);
         }
+        core.forget_readiness();
         let newest = core.state.apps.values().filter_map(|e| time::parse(e.wanted.version())).max();
         let planned = core.state.deployments.values().filter_map(|d| time::parse(&d.version)).max();
         let groups = core.state.groups.values().filter_map(|group| time::parse(&group.version)).max();

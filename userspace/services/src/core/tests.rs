@@ -6,6 +6,7 @@
 //! `roles DEFAULT ACCEPTED…` (settings), `quota ROLE key=value…` (what the master has), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
 //! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
 //! and `status N.CONTAINER STATE …` for one of its containers.
+//! `answer N STATUS BODY` or `answer N WORDS` is what the n-th task said when it was asked whether it is ready.
 //! `dry COMMAND …` says what a request would do.
 //! Of groups: `post-group PATH JSON`, `put-group PATH JSON`, `delete-group PATH`, each with `force-` before it, `group PATH`, `group-versions PATH`.
 
@@ -68,6 +69,18 @@ impl Script {
                 Event::Status(Box::new(status(&task, &agent, &words[1..])))
             }
             "stranger" => Event::Status(Box::new(status(word(0), "a1", &words[1..]))),
+            "answer" => {
+                let (task, _) = &self.tasks[word(0).parse::<usize>().unwrap() - 1];
+                let (instance, ..) = InstanceId::of_task(task).unwrap();
+                let answer = match word(1).parse() {
+                    Ok(status) => {
+                        let (content_type, body) = ("text/plain".to_owned(), words[2..].join(" "));
+                        Ok(readiness::Answer { status, content_type, body })
+                    }
+                    Err(_) => Err(words[1..].join(" ")),
+                };
+                Event::Probed(Box::new(readiness::Probed { app: id_of(task), instance, answer }))
+            }
             "quota" => {
                 let pairs = words[1..].iter().map(|word| word.split_once('=').unwrap());
                 let limits = pairs.map(|(name, limit)| (name.to_owned(), limit.parse().unwrap())).collect();
@@ -308,6 +321,9 @@ impl Script {
                     _ => body.to_string(),
                 };
                 Some(format!("reply {} {body}", reply.status))
+            }
+            Effect::Probe(probe) => {
+                Some(format!("probe {} {} within {}s", probe.instance, probe.url, probe.timeout.0 / 1000))
             }
             Effect::Publish(notice) => {
                 let body = notice.body;

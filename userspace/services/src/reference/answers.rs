@@ -45,7 +45,7 @@ pub const DEPLOYMENT: Fields = &[
     ("affectedApps", Shown),
     ("affectedPods", Shown),
     ("steps", Shown),
-    ("currentActions", Differs("`readinessCheckResults` are always empty")),
+    ("currentActions", Shown),
     ("currentStep", Shown),
     ("totalSteps", Shown),
 ];

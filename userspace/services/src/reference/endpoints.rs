@@ -38,7 +38,7 @@ const NO_VOLUMES: &str = "there are no volumes to wipe yet";
 const FORCE: (&str, Standing) = ("force", Works);
 const DRY: (&str, Standing) =
     ("dryRun", Differs("a `plan` besides `steps`; for each change, not only of groups"));
-const EMBED: (&str, Standing) = ("embed", Differs("readiness checks have no results yet"));
+const EMBED: (&str, Standing) = ("embed", Works);
 const WIPE: (&str, Standing) = ("wipe", Kept(NO_VOLUMES));
 
 /// All of them.

@@ -81,7 +81,7 @@ async fn call(
         }
         Effect::Revive => scheduler.revive(Vec::new()).await,
         Effect::Suppress => scheduler.suppress(Vec::new()).await,
-        Effect::Commit(_) | Effect::Reply { .. } | Effect::Publish(_) => Ok(()),
+        Effect::Commit(_) | Effect::Reply { .. } | Effect::Publish(_) | Effect::Probe(_) => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ mod lead;
 mod once;
 mod persist;
 mod quotas;
+mod readiness;
 mod room;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::core::dry;
 use crate::core::error::ApiError;
 use crate::core::once::Once;
+use crate::core::readiness::Probe;
 use crate::core::records::Unreadable;
 use crate::core::requests::{Kind, Reply, Request};
 use crate::core::{Core, Effect, Event, Settings, Snapshot, Write};
@@ -387,15 +389,17 @@ impl Engine {
         let caller =
             tokio::spawn(caller::run(scheduler.clone(), self.room.lead().clone(), orders_out, failed_in));
         let (room, events) = (self.room.clone(), self.events.clone());
-        let carrier = tokio::spawn(carry(room, events, orders, effects_out, broken_in));
+        let (probes, probes_out) = mpsc::unbounded_channel();
+        let ways = Ways { events, orders, probes };
+        let carrier = tokio::spawn(carry(room, ways, effects_out, broken_in));
         let (hungry, hungry_out) = watch::channel(false);
-        let (quotas_in, quotas) = mpsc::channel(1);
+        let (learnt_in, learnt) = mpsc::channel(64);
         let operator = Operator::new(self.setup.client.clone(), self.setup.masters.clone());
         let operator = match &self.setup.leading {
             Some(leading) => operator.led_by(leading.clone()),
             None => operator,
         };
-        let asking = tokio::spawn(quotas::follow(operator, hungry_out, quotas_in));
+        let asking = tokio::spawn(quotas::follow(operator, hungry_out, learnt_in.clone()));
         let bursts = AfterBursts::default();
         // Ends with this life, however that ends.
         let mut resting = tokio::task::JoinSet::new();
@@ -403,12 +407,13 @@ impl Engine {
             let bursts = bursts.clone();
             async move { bursts.watch().await }
         });
+        resting.spawn(readiness::ask(probes_out, learnt_in));
         let life = Life {
             core,
             events: 0,
             bursts,
             hungry,
-            quotas,
+            learnt,
             effects,
             happenings,
             scheduler,
@@ -443,7 +448,7 @@ enum What {
     Happened(Option<Happening>),
     CallFailed,
     Asked(Option<Message>),
-    Quotas(Event),
+    Learnt(Event),
     Tick,
 }
 
@@ -460,7 +465,8 @@ struct Life {
     events: u64,
     bursts: AfterBursts,
     hungry: watch::Sender<bool>,
-    quotas: mpsc::Receiver<Event>,
+    /// What was asked for beside the master's own stream.
+    learnt: mpsc::Receiver<Event>,
     effects: mpsc::UnboundedSender<Parcel>,
     happenings: Events,
     scheduler: Scheduler,
@@ -488,7 +494,7 @@ impl Life {
                 happening = self.happenings.next() => What::Happened(happening),
                 Some(()) = self.failed.recv() => What::CallFailed,
                 message = messages.recv() => What::Asked(message),
-                Some(quotas) = self.quotas.recv() => What::Quotas(quotas),
+                Some(event) = self.learnt.recv() => What::Learnt(event),
                 () = until(tick) => What::Tick,
             };
             // This process may have been stopped for any time right before: nothing is decided on what it knows from then.
@@ -517,7 +523,7 @@ impl Life {
                 self.feed(Event::Request(request), Some((token, answer)));
                 self.check_roles();
             }
-            What::Quotas(event) => self.feed(event, None),
+            What::Learnt(event) => self.feed(event, None),
             What::Tick => self.feed(Event::Tick, None),
         }
         let hungry = self.core.is_hungry();
@@ -593,11 +599,17 @@ async fn until(tick: Option<Millis>) {
     }
 }
 
+/// Where effects go that are not written down.
+struct Ways {
+    events: Streams,
+    orders: mpsc::UnboundedSender<caller::Order>,
+    probes: mpsc::UnboundedSender<Probe>,
+}
+
 /// Makes what must be durable durable, many parcels at once, then lets the rest go in order.
 async fn carry(
     room: Room,
-    events: Streams,
-    orders: mpsc::UnboundedSender<caller::Order>,
+    ways: Ways,
     mut parcels: mpsc::UnboundedReceiver<Parcel>,
     broken: oneshot::Sender<StoreError>,
 ) {
@@ -635,12 +647,17 @@ async fn carry(
                     continue;
                 }
                 Ok(Effect::Publish(notice)) => {
-                    events.publish(&notice);
+                    ways.events.publish(&notice);
+                    continue;
+                }
+                Ok(Effect::Probe(probe)) => {
+                    // Nobody asks any more: the life is over.
+                    let _ = ways.probes.send(probe);
                     continue;
                 }
                 Ok(effect) => caller::Order::Call(Box::new(effect)),
             };
-            let _ = orders.send(order);
+            let _ = ways.orders.send(order);
         }
     }
 }

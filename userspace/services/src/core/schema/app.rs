@@ -127,8 +127,7 @@ pub const APP: Table = Table {
             Shape::List(&Shape::Object(&PORT_DEFINITION), 0),
             Default::Derived("one named `default` on the host's network"),
         ),
-        Field::may("readinessChecks", Shape::List(&Shape::Object(&READINESS), 0))
-            .kept("readiness checks are not asked yet; deployments go by health"),
+        Field::may("readinessChecks", Shape::List(&Shape::Object(&READINESS), 0)),
         Field::new("residency", Shape::Object(&RESIDENCY), Default::Derived("with persistent volumes"))
             .kept(RESIDENCY_WHY),
         Field::may("resourceLimits", Shape::Object(&RESOURCE_LIMITS)),

@@ -62,23 +62,20 @@ pub(super) const CHECK: Table = Table {
     ],
 };
 
-const UNASKED: &str = "readiness checks are not asked yet; deployments go by health";
-
 pub(super) const READINESS: Table = Table {
     name: "ReadinessCheck",
     fields: &[
-        Field::new("name", SOME_TEXT, Default::Text("readinessCheck")).kept(UNASKED),
-        Field::new("protocol", Shape::Word(&["HTTP", "HTTPS"]), Default::Text("HTTP")).kept(UNASKED),
-        Field::new("path", PATH, Default::Text("/")).kept(UNASKED),
-        Field::new("portName", PORT_NAME, Default::Text("http-api")).kept(UNASKED),
-        Field::seconds("intervalSeconds", 30.0).kept(UNASKED),
-        Field::new("timeoutSeconds", Shape::Whole(1, i32::MAX as i64), Default::Number(10.0)).kept(UNASKED),
+        Field::new("name", SOME_TEXT, Default::Text("readinessCheck")),
+        Field::new("protocol", Shape::Word(&["HTTP", "HTTPS"]), Default::Text("HTTP")),
+        Field::new("path", PATH, Default::Text("/")),
+        Field::new("portName", PORT_NAME, Default::Text("http-api")),
+        Field::seconds("intervalSeconds", 30.0),
+        Field::new("timeoutSeconds", Shape::Whole(1, i32::MAX as i64), Default::Number(10.0)),
         Field::new(
             "httpStatusCodesForReady",
             Shape::Set(&Shape::Whole(100, 999), 1),
             Default::Derived("`[200]`"),
-        )
-        .kept(UNASKED),
-        Field::new("preserveLastResponse", Shape::Flag, Default::Flag(false)).kept(UNASKED),
+        ),
+        Field::new("preserveLastResponse", Shape::Flag, Default::Flag(false)),
     ],
 };

@@ -127,7 +127,7 @@ fn entry_json(entry: &Entry, embed: Embed) -> Value {
         out.insert("tasks".to_owned(), entry.instances.values().flat_map(|i| tasks_of(entry, i)).collect());
     }
     if embed.readiness {
-        out.insert("readinessCheckResults".to_owned(), json!([]));
+        out.insert("readinessCheckResults".to_owned(), Value::from(entry.readiness_results()));
     }
     if embed.last_failure
         && let Some(failure) = &entry.last_failure
@@ -272,7 +272,8 @@ pub fn deployments(state: &Snapshot) -> Vec<Value> {
             .iter()
             .map(|a| {
                 let mut action = a.to_json();
-                action["readinessCheckResults"] = json!([]);
+                let results = state.apps.get(&a.app).map(super::Entry::readiness_results);
+                action["readinessCheckResults"] = Value::from(results.unwrap_or_default());
                 action
             })
             .collect();
