@@ -107,9 +107,9 @@ try:
     stuck("image", app("image", container=image), app("image"), ["failing"], ["nothing/here", "deploy a corrected version"])
     check = {"protocol": "COMMAND", "command": {"value": "false"}, "delaySeconds": 0, "intervalSeconds": 1, "timeoutSeconds": 1, "gracePeriodSeconds": 0}
     stuck("check", app("check", healthChecks=[check]), app("check"), ["unhealthy", "failing"], ["health check", "corrected"])
-    serves = lambda path: {"cmd": "exec python3 -m http.server $PORT0", "portDefinitions": [{"port": 0, "name": "web"}],
+    serves = lambda path: {"cmd": "echo > warm; exec busybox httpd -f -p $PORT0", "portDefinitions": [{"port": 0, "name": "web"}],
                            "readinessChecks": [{"portName": "web", "path": path, "intervalSeconds": 2, "timeoutSeconds": 1}]}
-    stuck("readiness", app("readiness", **serves("/missing")), app("readiness", **serves("/")), ["unready"], ["status 404", "corrected"])
+    stuck("readiness", app("readiness", **serves("/missing")), app("readiness", **serves("/warm")), ["unready"], ["status 404", "corrected"])
     ports = lambda number: {"portDefinitions": [{"port": number}], "requirePorts": True}
     put(app("holder", **ports(7777)))
     until("the holder", lambda: settled("holder"), 20)
