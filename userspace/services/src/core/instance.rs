@@ -77,6 +77,17 @@ impl State {
         self >= State::Finished
     }
 
+    /// Whether something that has ended so can never be heard of again in another state: its node itself said how it ended.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Killed | Self::Error)
+    }
+
+    /// Whether a container that ended so leaves the others of its pod alone. One that fails takes them along; so one of which the master
+    /// knows nothing any more while another one lives did its work, and that was acknowledged.
+    pub fn leaves_others(self) -> bool {
+        matches!(self, Self::Finished | Self::Gone | Self::Unknown)
+    }
+
     /// Marathon's word in `instance_changed_event`.
     pub fn condition(self) -> &'static str {
         match self {
@@ -250,7 +261,8 @@ impl Instance {
             *slot = (*slot).max_by_rank(state);
         }
         match (living, ended) {
-            (Some(state), Some(State::Finished) | None) => Some(state),
+            (Some(state), None) => Some(state),
+            (Some(state), Some(ended)) if ended.leaves_others() => Some(state),
             (Some(State::Unreachable), _) => Some(State::Unreachable),
             (Some(_), Some(_)) => Some(State::Killing),
             (None, ended) => ended,
@@ -278,7 +290,7 @@ impl Instance {
         let passes = |task: &Task| match task.state {
             Some(State::Running) => task.healthy == Some(true) || !definition.has_health_check(&task.name),
             // A container of a pod that did its work.
-            state => state == Some(State::Finished),
+            state => state.is_some_and(State::leaves_others),
         };
         let runs = self.is_wanted() && self.state() == Some(State::Running);
         runs && self.said_ready() && self.tasks.iter().all(passes)

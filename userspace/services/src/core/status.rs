@@ -41,6 +41,10 @@ impl Core {
             return;
         }
         let (before, since) = (Before::of(instance, place.container), instance.since);
+        if before.task.is_some_and(State::is_final) {
+            // The master forgets what has ended and was acknowledged. What it answers about it is no news.
+            return;
+        }
         let Some(task) = instance.task_mut(place.container) else { return };
         let health = task.note(status, now);
         let changed = before.task != Some(status.state);
