@@ -416,6 +416,8 @@ pub struct Core {
     pub(crate) index: BTreeMap<InstanceId, PathId>,
     /// Ghosts that nobody wanted to end: they were out of reach for too long. They may take their place again while it is free.
     lapsed: BTreeSet<InstanceId>,
+    /// Containers of ghosts that have ended while others of the same ghost may live.
+    partly: BTreeMap<InstanceId, BTreeSet<String>>,
     offers: offers::Offers,
     census: census::Census,
     /// Where nodes are, by id, to be shared by what runs on them.
@@ -442,6 +444,7 @@ impl Core {
             state: Snapshot::new(settings),
             index: BTreeMap::new(),
             lapsed: BTreeSet::new(),
+            partly: BTreeMap::new(),
             offers: offers::Offers::default(),
             census: census::Census::new(service_ports),
             places: BTreeMap::new(),

@@ -101,7 +101,16 @@ impl Core {
     /// One that we gave up came back, or is finally known to have ended.
     fn ghost(&mut self, id: &InstanceId, status: &Status, now: Now) {
         if status.state.is_terminal() {
+            if !self.has_ended(id, &status.task) {
+                if !status.state.leaves_others() {
+                    // It is coming to its end: nothing to be taken back.
+                    self.lapsed.remove(id);
+                }
+                // Others of its containers may run: they have to be heard of as well.
+                return self.doubt(now);
+            }
             self.lapsed.remove(id);
+            self.partly.remove(id);
             if let Some(record) = self.state.ghosts.remove(id) {
                 self.commit(vec![records::delete_instance(&record)]);
                 let instance = Instance::new(record, now.mono, false);
@@ -120,6 +129,15 @@ impl Core {
         }
     }
 
+    /// Notes that one of a ghost's containers has ended. Says whether that was the last of them.
+    fn has_ended(&mut self, id: &InstanceId, task: &str) -> bool {
+        let Some(record) = self.state.ghosts.get(id) else { return true };
+        let Some((_, container, _)) = InstanceId::of_task(task) else { return false };
+        let ended = self.partly.entry(id.clone()).or_default();
+        ended.insert(container.to_owned());
+        record.tasks().all(|(name, _)| ended.contains(name))
+    }
+
     /// A ghost whose place nobody has taken yet has it again: ending what serves in order to launch the same would help nobody.
     fn take_back(&mut self, id: &InstanceId, status: &Status, now: Now) -> bool {
         if status.state != State::Running || !self.lapsed.contains(id) {
@@ -135,11 +153,16 @@ impl Core {
         let record = Record { goal: Goal::Run, ..record.clone() };
         self.state.ghosts.remove(id);
         self.lapsed.remove(id);
+        self.partly.remove(id);
         self.index.insert(id.clone(), app);
         let write = records::put_instance(&record);
         entry.missing = entry.missing.saturating_sub(1);
         entry.instances.insert(id.clone(), Instance::new(record.clone(), now.mono, false));
         self.commit(vec![write]);
+        if !record.containers.is_empty() {
+            // Of containers that have ended nobody says anything by himself.
+            self.doubt(now);
+        }
         if let Some((_, container, launch)) = InstanceId::of_task(&status.task) {
             self.seen(&Place { app: &record.app, id, container, launch }, status, now);
         }
