@@ -1,5 +1,6 @@
 //! `ci/sim`: master, agents and frameworks as pure cores in one process under a seed. Messages are delayed, doubled, dropped with their
 //! connection; processes die at any write; clocks jump. The invariants are checked after each step, and a failing seed fails again.
+//! `ci/sim services` does the same to the service scheduler, see [`services`].
 
 mod check;
 mod master;
@@ -7,6 +8,7 @@ mod node;
 mod operator;
 mod random;
 mod scheduler;
+mod services;
 mod store;
 mod volumes;
 mod world;
@@ -32,10 +34,22 @@ struct Arguments {
     /// Tells everything that happens under one seed.
     #[arg(long)]
     trace: bool,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What else is simulated.
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// The service scheduler: intents, upgrades, failing instances, lost nodes.
+    Services(services::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(What::Services(services)) = &arguments.what {
+        return services::main(services);
+    }
     if arguments.trace {
         return one(&arguments, arguments.seed);
     }

@@ -9,6 +9,7 @@
 pub mod app;
 mod batch;
 pub mod blocker;
+pub mod bugs;
 mod census;
 pub mod condition;
 pub mod constraint;
@@ -476,6 +477,9 @@ impl Core {
             Event::Tick => self.tick(now),
         }
         self.plan(now, ids);
+        if bugs::on(bugs::Bug::LaunchBeforeCommit) {
+            self.out.sort_by_key(|effect| matches!(effect, Effect::Commit(_)));
+        }
         std::mem::take(&mut self.out)
     }
 

@@ -11,8 +11,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use plenum_api::ids::SeededIds;
 use plenum_api::{IdSource, Now};
 
+use super::bugs::{self, Bug};
 use super::constraint::Neighbours;
 use super::id::PathId;
 use super::matching::{Placement, Reason, Rejection};
@@ -115,6 +117,8 @@ impl Core {
         let (n, placement) = guest.best(entry, hand, ids)?;
         let held = hand.get_mut(n)?;
         entry.moved = now.mono;
+        let mut again = SeededIds::new(entry.instances.len() as u64);
+        let ids = if bugs::on(Bug::ReusedId) { &mut again } else { ids };
         let (launch, write) = entry.launch(held, placement, now, ids);
         guest.settled(entry, n, held);
         self.index.insert(launch.record.id.clone(), guest.id.clone());

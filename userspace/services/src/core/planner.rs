@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use plenum_api::{IdSource, Millis, Now};
 
 use super::app::KillSelection;
+use super::bugs::{self, Bug};
 use super::definition::Definition;
 use super::id::{InstanceId, PathId};
 use super::instance::{Goal, Instance, State};
@@ -58,7 +59,9 @@ impl Core {
                 }
                 news.push(notices::instance_changed(&instance, "UnreachableInactive", now));
                 gone.push(instance.record.version.clone());
-                self.state.ghosts.insert(ghost, instance.record);
+                if !bugs::on(Bug::ForgottenUnreachable) {
+                    self.state.ghosts.insert(ghost, instance.record);
+                }
             }
         }
         let decision = if holds { Decision::default() } else { entry.decide() };
@@ -105,7 +108,8 @@ impl Core {
         let Some(entry) = self.state.apps.get_mut(id) else { return };
         let grace = entry.wanted.grace();
         let again = now.mono + KILL_AGAIN.max(grace.unwrap_or_default());
-        let due = |i: &Instance| !i.is_wanted() && i.again.is_none_or(|at| at <= now.mono);
+        let again_due = |at: Millis| at <= now.mono && !bugs::on(Bug::KilledOnce);
+        let due = |i: &Instance| !i.is_wanted() && i.again.is_none_or(again_due);
         entry.instances.change_where(due, |instance| {
             instance.again = Some(again);
             self.wake.insert((again, id.clone()));
@@ -189,6 +193,7 @@ impl Entry {
         if !old.is_empty() {
             let stopped: BTreeSet<&InstanceId> = stop.iter().collect();
             let ready = wanted().filter(|i| self.is_ready(i) && !stopped.contains(&i.record.id)).count();
+            let least = if bugs::on(Bug::CapacityIgnored) { 0 } else { least };
             let stop_old = self.old_to_stop(old, ready.saturating_sub(least));
             stop.extend(stop_old);
         }

@@ -62,9 +62,13 @@ impl Core {
         if changed
             && status.state.is_terminal()
             && let Some(entry) = self.state.apps.get_mut(place.app)
-            && let Some(record) = entry.instances.get(place.id).map(|i| i.record.clone())
+            && let Some(instance) = entry.instances.get(place.id).cloned()
         {
-            entry.note_failure(&record, status, now);
+            entry.note_failure(&instance.record, status, now);
+            // It takes the others with it, and what comes in their place must not wait for the end of the last.
+            if status.state != State::Finished {
+                entry.back_off(&instance, (before.state, since), status, now);
+            }
         }
         self.pin(place.app, place.id, place.container, status);
         self.dirty.insert(place.app.clone());
@@ -81,7 +85,12 @@ impl Core {
         self.index.remove(place.id);
         if instance.is_wanted() {
             entry.note_failure(&instance.record, status, now);
-            entry.back_off(&instance, (before.state, since), status, now);
+            let failed =
+                |state: State| state.is_terminal() && !matches!(state, State::Finished | State::Killed);
+            let mut others = instance.tasks.iter().filter(|task| task.name != place.container);
+            if !others.any(|task| task.state.is_some_and(failed)) {
+                entry.back_off(&instance, (before.state, since), status, now);
+            }
         }
         self.dirty.insert(place.app.clone());
         if before.state == Some(State::Staging) && matches!(status.state, State::Lost | State::Unknown) {
@@ -174,6 +183,10 @@ impl Core {
         if status.state.is_terminal() {
             self.state.strangers.remove(&status.task);
             self.publish(notices::unknown_terminated(&status.task, status.state.condition(), now));
+            return;
+        }
+        if status.state == State::Unreachable && !self.state.strangers.contains_key(&status.task) {
+            // Its node is out of reach: that says nothing of whether there is such a task. If it runs, the node says so once it is back.
             return;
         }
         let (agent, state) = (status.agent.clone(), status.state);

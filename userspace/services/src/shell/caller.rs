@@ -1,7 +1,9 @@
 //! Calls to the master, in the order the core asked for them. What fails is not repeated here: the core compares views
-//! with the master and asks again.
+//! with the master and asks again. Only offers have to be given back, whatever became of the call that was to use or decline them: the master would
+//! keep them for us as long as the subscription lasts, and offer those nodes no more.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use plenum_api::mesos::{self, DurationInfo, KillPolicy, offer};
 use plenum_sdk::CallError;
@@ -11,6 +13,9 @@ use tokio::sync::mpsc;
 use super::Lead;
 use crate::core::{Effect, Launch};
 use crate::wire;
+
+/// Between attempts to give offers back.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What the caller is told.
 pub(super) enum Order {
@@ -30,22 +35,56 @@ pub(super) async fn run(
     failed: mpsc::Sender<()>,
 ) {
     let mut offers: HashMap<String, mesos::Offer> = HashMap::new();
-    while let Some(order) = orders.recv().await {
+    let mut owed: Vec<mesos::OfferId> = Vec::new();
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            () = tokio::time::sleep(SOON), if !owed.is_empty() => {
+                give_back(&scheduler, &mut owed).await;
+                continue;
+            }
+        };
+        let Some(order) = order else { return };
         // This process may have been stopped since the order was given: whoever leads now knows better.
         if !lead.holds() {
             return;
         }
         match order {
             Order::Offers(new) => offers.extend(new.into_iter().map(|o| (o.id.value.clone(), o))),
-            Order::Forget => offers.clear(),
+            Order::Forget => {
+                offers.clear();
+                owed.clear();
+            }
             Order::Call(effect) => {
+                let used = offers_of(&effect);
                 if let Err(error) = call(&scheduler, &mut offers, *effect).await {
                     tracing::debug!(%error, "a call to the master failed");
+                    owed.extend(used);
                     // A full channel says the same already.
                     let _ = failed.try_send(());
                 }
             }
         }
+    }
+}
+
+/// The offers that a call uses up.
+fn offers_of(effect: &Effect) -> Vec<mesos::OfferId> {
+    match effect {
+        Effect::Accept { offer, .. } => vec![offer.as_str().into()],
+        Effect::Decline { offers, .. } => offers.iter().map(|offer| offer.as_str().into()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Gives offers back that may still be ours. One that the master used meanwhile is none any more, which does no harm.
+async fn give_back(scheduler: &Scheduler, owed: &mut Vec<mesos::OfferId>) {
+    if !scheduler.is_subscribed() {
+        return;
+    }
+    match scheduler.decline(owed.clone(), 0.0).await {
+        Ok(()) => owed.clear(),
+        Err(error) => tracing::debug!(%error, "offers could not be given back"),
     }
 }
 
