@@ -59,16 +59,15 @@ impl Core {
             return self.ended(place, (&before, since), status, now);
         }
         let news = entry.told(place, &before, status, now);
+        // It takes the others with it, and what comes in their place must not wait for the end of the last.
         if changed
             && status.state.is_terminal()
+            && !status.state.leaves_others()
             && let Some(entry) = self.state.apps.get_mut(place.app)
             && let Some(instance) = entry.instances.get(place.id).cloned()
         {
             entry.note_failure(&instance.record, status, now);
-            // It takes the others with it, and what comes in their place must not wait for the end of the last.
-            if status.state != State::Finished {
-                entry.back_off(&instance, (before.state, since), status, now);
-            }
+            entry.back_off(&instance, (before.state, since), status, now);
         }
         self.pin(place.app, place.id, place.container, status);
         self.dirty.insert(place.app.clone());
@@ -85,8 +84,9 @@ impl Core {
         self.index.remove(place.id);
         if instance.is_wanted() {
             entry.note_failure(&instance.record, status, now);
+            // One that failed before has set the delay already; one that did its work has not.
             let failed =
-                |state: State| state.is_terminal() && !matches!(state, State::Finished | State::Killed);
+                |state: State| state.is_terminal() && state != State::Killed && !state.leaves_others();
             let mut others = instance.tasks.iter().filter(|task| task.name != place.container);
             if !others.any(|task| task.state.is_some_and(failed)) {
                 entry.back_off(&instance, (before.state, since), status, now);
