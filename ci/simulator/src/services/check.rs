@@ -134,10 +134,13 @@ impl World {
         all
     }
 
+    /// Whether scheduler and master hear each other.
+    fn can_talk(&self) -> bool {
+        self.master.up && self.scheduler.stream.is_some() && self.scheduler.stream == self.master.stream
+    }
+
     fn too_many_for_too_long(&mut self) -> Result<(), Violation> {
-        let Some(state) =
-            self.scheduler.state().filter(|_| self.master.up && self.scheduler.stream.is_some())
-        else {
+        let Some(state) = self.scheduler.state().filter(|_| self.can_talk()) else {
             self.seen.excess.clear();
             return Ok(());
         };

@@ -421,6 +421,9 @@ impl World {
             message: update.message.to_owned(),
             ..Status::new(task, update.state)
         };
+        if self.stormy && self.random.chance(30) {
+            self.announce(Event::Status(Box::new(status.clone())));
+        }
         self.announce(Event::Status(Box::new(status)));
     }
 

@@ -8,6 +8,7 @@ mod master;
 mod node;
 mod operator;
 mod scheduler;
+mod tale;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ use master::Master;
 use node::{Message, Node, Update};
 use operator::Operator;
 use scheduler::Scheduler;
+use tale::Tale;
 
 /// Simulates the service scheduler.
 #[derive(clap::Args, Debug)]
@@ -74,7 +76,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     bugs::switch(arguments.bug.map(Bug::from));
     let first = arguments.seed_start;
     if arguments.trace {
-        return match World::new(first, true).run() {
+        return match World::new(first, Tale::Printed).run() {
             Ok(done) => {
                 println!("{done}");
                 ExitCode::SUCCESS
@@ -87,7 +89,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     }
     let (mut totals, mut broken) = (Totals::default(), 0_u64);
     for (tried, seed) in (first..first.saturating_add(arguments.seeds)).enumerate() {
-        match World::new(seed, false).run() {
+        match World::new(seed, Tale::Untold).run() {
             Ok(done) => totals.add(&done),
             Err(violation) if arguments.bug.is_some() => {
                 println!("found after {} seeds: seed {seed}: {violation}", tried.saturating_add(1));
@@ -95,9 +97,9 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             }
             Err(violation) => {
                 broken += 1;
-                println!(
-                    "seed {seed}: {violation}\n  see it again with: ci/sim services --seed {seed} --trace"
-                );
+                println!("seed {seed}: {violation}");
+                last_words(seed);
+                println!("  see it again with: ci/sim services --seed {seed} --trace");
             }
         }
     }
@@ -108,6 +110,14 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     println!("{totals}");
     println!("simulation of services: {} passed, {broken} failed", arguments.seeds - broken);
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The last things that happen under a seed, which are what they were.
+fn last_words(seed: u64) {
+    let mut again = World::new(seed, Tale::kept());
+    // How it ends is known.
+    let _ = again.run();
+    again.tale.last().iter().for_each(|line| println!("  {line}"));
 }
 
 /// What a world came to.
@@ -173,6 +183,8 @@ enum Happens {
     Subscribes { life: u64 },
     /// It is told something, by a master's stream or beside it.
     Told { life: u64, stream: Option<u64>, event: Box<Event> },
+    /// It notices that a master's stream is dead.
+    Notices { stream: u64 },
     /// Its core asked to be woken.
     Tick { life: u64, at: u64 },
     /// A call arrives at the master.
@@ -229,12 +241,12 @@ struct World {
     calm_at: u64,
     /// When all was as wanted for the first time in a row.
     good_since: Option<u64>,
-    trace: bool,
+    tale: Tale,
     done: Totals,
 }
 
 impl World {
-    fn new(seed: u64, trace: bool) -> Self {
+    fn new(seed: u64, tale: Tale) -> Self {
         let mut random = Random::new(seed);
         let nodes = (0..4).map(|n| Node::new(n, format!("node-{n}"))).collect();
         let mut world = Self {
@@ -249,7 +261,7 @@ impl World {
             stormy: true,
             calm_at: random.between(120_000, 600_000),
             good_since: None,
-            trace,
+            tale,
             done: Totals::default(),
             random,
         };
@@ -267,14 +279,20 @@ impl World {
         world
     }
 
-    fn run(mut self) -> Result<Totals, Violation> {
+    fn run(&mut self) -> Result<Totals, Violation> {
         while let Some(((at, _), what)) = self.future.pop_first() {
             self.now = at;
             self.done.steps += 1;
             self.tell(|| format!("{what:?}"));
             match self.step(what) {
                 Ok(()) => {}
-                Err(violation) => return Err(format!("after {} s: {violation}", self.now / 1000)),
+                Err(violation) => {
+                    return Err(format!(
+                        "after {} s, step {}: {violation}",
+                        self.now / 1000,
+                        self.done.steps
+                    ));
+                }
             }
             if let Some(since) = self.good_since
                 && self.now >= since + 60_000
@@ -317,6 +335,7 @@ impl World {
     /// What happens to the machines under the scheduler.
     fn machinery(&mut self, what: Happens) {
         match what {
+            Happens::Notices { stream } => self.notices(stream),
             Happens::MasterStarts => self.master_starts(),
             Happens::Recovered { epoch } => self.recovered(epoch),
             Happens::Silent { agent, conn } => self.silent(&agent, conn),
@@ -342,9 +361,7 @@ impl World {
     }
 
     fn tell(&self, text: impl FnOnce() -> String) {
-        if self.trace {
-            println!("{:>9.3} {}", self.now as f64 / 1000.0, text());
-        }
+        self.tale.tell(self.now, text);
     }
 
     /// Something breaks; then the next fault is set.
@@ -396,8 +413,12 @@ mod tests {
     #[test]
     fn a_seed_determines_everything() {
         bugs::switch(None);
-        let runs = [(); 2].map(|()| World::new(3, false).run());
+        let runs = [3, 3, 4].map(|seed| {
+            let mut world = World::new(seed, Tale::kept());
+            (world.run(), world.tale.fingerprint(), world.tale.last())
+        });
         assert_eq!(runs[0], runs[1]);
-        assert!(runs[0].is_ok(), "{:?}", runs[0]);
+        assert!(runs[0].0.is_ok(), "{:?}", runs[0]);
+        assert_ne!(runs[0].1, runs[2].1);
     }
 }

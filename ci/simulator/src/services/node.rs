@@ -8,6 +8,9 @@ use plenum_services::core::matching::Take;
 
 use super::{Happens, SILENCE, World};
 
+/// The container of a pod that has something to do first and then ends, while the others go on.
+pub const SETUP: &str = "setup";
+
 /// What the master says to a node.
 #[derive(Debug)]
 pub enum Message {
@@ -50,6 +53,13 @@ struct Task {
     ending: bool,
 }
 
+impl Task {
+    /// It has ended, and everybody knows.
+    fn is_over(&self) -> bool {
+        self.state.is_terminal() && self.updates.is_empty()
+    }
+}
+
 /// An instance that was launched here.
 #[derive(Debug)]
 pub struct Run {
@@ -68,10 +78,12 @@ impl Run {
         self.tasks.values().any(|task| !task.state.is_terminal())
     }
 
-    /// Whether all of it runs, and is healthy where that is looked at.
+    /// Whether all of it runs, and is healthy where that is looked at. What only had something to do may have done it.
     pub fn serves(&self) -> bool {
-        let serves =
-            |task: &Task| task.state == State::Running && (!self.checked || task.healthy == Some(true));
+        let serves = |task: &Task| match task.state {
+            State::Running => !self.checked || task.healthy == Some(true),
+            state => state == State::Finished,
+        };
         self.tasks.values().all(serves)
     }
 }
@@ -148,7 +160,7 @@ impl Node {
                 let state = if task.state.is_terminal() && !state.is_terminal() { state } else { task.state };
                 (id.clone(), (state, task.healthy, instance.clone(), run.takes.clone()))
             };
-            run.tasks.iter().map(of)
+            run.tasks.iter().filter(|(_, task)| !task.is_over()).map(of)
         });
         each.collect()
     }
@@ -194,7 +206,7 @@ impl World {
         let boot = self.nodes[n].boot;
         for (container, id) in launch.record.tasks() {
             let checked = launch.definition.has_health_check(container);
-            let way = self.way(&run.cmd, checked);
+            let way = self.way(&run.cmd, container, checked);
             let first = way.first().map_or(1, |step| step.0);
             let task = Task {
                 state: State::Staging,
@@ -212,9 +224,13 @@ impl World {
     }
 
     /// What a task does by itself, which its command says.
-    fn way(&mut self, cmd: &str, checked: bool) -> Vec<(u64, State, Option<bool>)> {
+    fn way(&mut self, cmd: &str, container: &str, checked: bool) -> Vec<(u64, State, Option<bool>)> {
         let word = cmd.split('-').next().unwrap_or_default();
         let random = &mut self.random;
+        if self.stormy && random.chance(20) {
+            // Nothing is heard of its start until its node has had enough.
+            return vec![(60_000, State::Failed, None)];
+        }
         let start = if word == "slow" { random.between(1_000, 40_000) } else { random.between(10, 2_000) };
         let mut way = Vec::new();
         if random.chance(300) {
@@ -231,6 +247,10 @@ impl World {
                 way.extend([(2_000, State::Running, Some(false)); 3]);
                 way.push((10, State::Killed, Some(false)));
             }
+            _ if container == SETUP => {
+                way.push((start, State::Running, None));
+                way.push((random.between(10, 20_000), State::Finished, None));
+            }
             _ => {
                 way.push((start, State::Running, None));
                 let until = if word == "slow" { 30_000 } else { 2_000 };
@@ -239,6 +259,10 @@ impl World {
                 }
                 if checked {
                     way.push((random.between(10, until), State::Running, Some(true)));
+                }
+                while checked && random.chance(200) {
+                    way.push((random.between(1_000, 60_000), State::Running, Some(false)));
+                    way.push((random.between(10, 10_000), State::Running, Some(true)));
                 }
                 if random.chance(if word == "flaky" { 600 } else { 20 }) {
                     way.push((random.between(1_000, 120_000), State::Failed, None));
@@ -312,7 +336,9 @@ impl World {
 
     /// A task will have been killed shortly.
     fn dies(&mut self, n: usize, id: &str) {
-        let after = self.random.between(50, 3_000);
+        // Some have much to put in order first.
+        let most = if self.stormy && self.random.chance(80) { 60_000 } else { 3_000 };
+        let after = self.random.between(50, most);
         let boot = self.nodes[n].boot;
         let Some(task) = self.nodes[n].task(id).filter(|task| !task.state.is_terminal()) else { return };
         task.ending = true;
@@ -359,13 +385,10 @@ impl World {
         }
         task.updates.pop_front();
         task.sent = false;
-        let over = task.state.is_terminal() && task.updates.is_empty();
+        let over = task.is_over();
         self.send(n, id);
         if over {
-            let done = |run: &Run| {
-                !run.tasks.values().all(|task| task.state.is_terminal() && task.updates.is_empty())
-            };
-            self.nodes[n].runs.retain(|_, run| done(run));
+            self.nodes[n].runs.retain(|_, run| !run.tasks.values().all(Task::is_over));
         }
     }
 

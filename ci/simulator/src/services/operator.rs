@@ -8,6 +8,7 @@ use plenum_services::core::pod_requests::PodChange;
 use plenum_services::core::requests::{Killing, Kind, Reply, Request};
 use serde_json::{Map, Value, json};
 
+use super::node::SETUP;
 use super::{Happens, World};
 use crate::check::Violation;
 use crate::random::Random;
@@ -158,11 +159,17 @@ fn app(id: &str, wanted: &Wanted, random: &mut Random) -> Map<String, Value> {
     if random.chance(200) {
         put("readinessChecks", json!([{"portName": "main", "intervalSeconds": 5, "timeoutSeconds": 2}]));
     }
-    match random.between(0, 6) {
+    match random.between(0, 8) {
         0 => put("constraints", json!([["hostname", "MAX_PER", "3"]])),
         1 => put("constraints", json!([["hostname", "GROUP_BY"]])),
+        2 => put("constraints", json!([["hostname", "UNLIKE", "node-0"]])),
         _ => {}
     }
+    if random.chance(200) {
+        put("taskKillGracePeriodSeconds", json!(random.between(1, 40)));
+    }
+    let after = id == "/shop/front" && random.chance(400);
+    put("dependencies", if after { json!(["/shop/back"]) } else { json!([]) });
     if random.chance(400) {
         let after = random.between(0, 60);
         put("unreachableStrategy", json!({"inactiveAfterSeconds": after, "expungeAfterSeconds": after + 60}));
@@ -173,9 +180,13 @@ fn app(id: &str, wanted: &Wanted, random: &mut Random) -> Map<String, Value> {
 fn pod(id: &str, wanted: &Wanted, random: &mut Random) -> Map<String, Value> {
     let container = |name: &str| json!({"name": name, "resources": {"cpus": 0.1, "mem": 32}, "exec": {"command": {"shell": "run"}}});
     let over = [0.0, 0.25, 1.0][random.between(0, 3) as usize];
+    let mut containers = vec![container("one"), container("two")];
+    if random.chance(400) {
+        containers.push(container(SETUP));
+    }
     map(json!({
         "id": id, "environment": {"CMD": wanted.cmd}, "scaling": {"kind": "fixed", "instances": wanted.instances},
-        "containers": [container("one"), container("two")],
+        "containers": containers,
         "scheduling": {
             "backoff": {"backoff": 1, "maxLaunchDelay": 20},
             "upgrade": {"minimumHealthCapacity": 0.5, "maximumOverCapacity": over},
@@ -231,7 +242,7 @@ impl World {
         let id = APPS[random.between(0, APPS.len() as u64) as usize];
         let target = PODS[random.between(0, PODS.len() as u64) as usize];
         let wanted = Wanted { cmd: self.operator.some_command(random), instances: random.between(0, 6) };
-        match random.between(0, 20) {
+        match random.between(0, 23) {
             0..=3 => Kind::Update { id: path(id), body: app(id, &wanted, random), partial: false },
             4..=6 => Kind::Update { id: path(id), body: map(json!({"cmd": wanted.cmd})), partial: true },
             7..=8 => Kind::Update {
@@ -259,8 +270,21 @@ impl World {
                 let factor = [0.5, 1.0, 2.0][random.between(0, 3) as usize];
                 Kind::Group(GroupChange::Update(path("/shop"), map(json!({"scaleBy": factor}))))
             }
+            19 => Kind::Group(GroupChange::Remove(path("/shop"))),
+            20 => {
+                let apps: Vec<_> = APPS[2..4].iter().map(|id| app(id, &wanted, random)).collect();
+                Kind::Group(GroupChange::Update(path("/shop"), map(json!({"apps": apps}))))
+            }
+            21 => self.some_return(id),
             _ => self.some_kill(id),
         }
+    }
+
+    /// Back to an older version.
+    fn some_return(&mut self, id: &str) -> Kind {
+        let entry = self.scheduler.state().and_then(|state| state.entry(&path(id)));
+        let version = entry.and_then(|entry| entry.versions.keys().next().cloned()).unwrap_or_default();
+        Kind::Update { id: path(id), body: map(json!({"version": version})), partial: true }
     }
 
     fn some_cancel(&mut self) -> Kind {

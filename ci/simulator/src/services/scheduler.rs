@@ -103,11 +103,18 @@ impl World {
         self.later(pause, Happens::SchedulerStarts);
     }
 
-    /// The line to the master breaks.
+    /// The line to the master breaks. It may take a while until that is noticed, and calls get lost meanwhile.
     pub fn hang_up(&mut self) {
-        if self.scheduler.stream.is_some() {
-            self.tell(|| "--- the master's stream breaks".to_owned());
-            self.master.stream = None;
+        let Some(stream) = self.scheduler.stream else { return };
+        self.tell(|| "--- the master's stream breaks".to_owned());
+        self.master.stream = None;
+        let after = if self.random.chance(500) { 0 } else { self.random.between(0, 40_000) };
+        self.later(after, Happens::Notices { stream });
+    }
+
+    /// A dead stream is found out.
+    pub fn notices(&mut self, stream: u64) {
+        if self.scheduler.stream == Some(stream) {
             self.disconnected();
         }
     }
@@ -117,7 +124,9 @@ impl World {
             let life = self.scheduler.life;
             let after = self.random.delay();
             self.later(after, Happens::Told { life, stream: None, event: Box::new(Event::Disconnected) });
-            self.later(after + 10, Happens::Subscribes { life });
+            let away = if self.stormy && self.random.chance(200) { 60_000 } else { 11 };
+            let pause = self.random.between(10, away);
+            self.later(after + pause, Happens::Subscribes { life });
         }
     }
 
@@ -175,7 +184,9 @@ impl World {
                 Effect::Commit(writes) => {
                     self.tell(|| format!("  writes {}", keys(&writes)));
                     self.scheduler.writing = Some(writes);
-                    let after = self.random.between(1, 20);
+                    // Now and then the store takes its time, and what follows waits.
+                    let most = if self.stormy && self.random.chance(30) { 6_000 } else { 20 };
+                    let after = self.random.between(1, most);
                     self.later(after, Happens::Stored { life: self.scheduler.life });
                 }
                 Effect::Reply { token, reply } => self.replied(token, &reply)?,
