@@ -81,7 +81,9 @@ impl Operator {
             return Err(format!("a request was answered with {}: {:?}", reply.status, reply.body));
         }
         let Some(id) = self.asked.remove(&token) else { return Ok(()) };
-        let gone = reply.status == 404 && self.open.get(id) == Some(&None);
+        // It was asked for twice, and the first answer was late.
+        let Some(wanted) = self.open.get(id) else { return Ok(()) };
+        let gone = reply.status == 404 && wanted.is_none();
         if reply.status < 300 || gone {
             if let Some(wanted) = self.open.remove(id) {
                 self.last.insert(id, wanted);

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash};
 
 /// So many of the last things that happened are shown with what broke.
 const LAST: usize = 25;
@@ -52,6 +52,7 @@ impl Tale {
     /// The fingerprint of all that was told.
     #[cfg(test)]
     pub fn fingerprint(&self) -> u64 {
+        use std::hash::Hasher;
         match self {
             Self::Kept(kept) => kept.borrow().hash.finish(),
             _ => 0,
