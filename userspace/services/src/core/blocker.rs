@@ -37,6 +37,8 @@ pub enum Kind {
     Unready,
     /// An instance's node is out of reach.
     Unreachable,
+    /// An instance that ended waits for its volumes, and its node does not offer them.
+    AwaitsVolume,
     /// Nothing has been offered yet.
     NoOffer,
     /// An offer is about to be used.
@@ -204,6 +206,7 @@ impl Entry {
         }
         let mut all = Vec::new();
         if !self.removing {
+            all.extend(self.awaits_volumes(now));
             all.extend(self.launching(now));
             all.extend(self.replacing());
             self.living(&mut all);
@@ -231,10 +234,8 @@ impl Entry {
         if let Some(backoff) = failing.filter(|_| self.missing > 0 || !self.has_ready()) {
             return Some(self.failing(backoff.until.since(now.mono)));
         }
-        if self.missing == 0 {
-            return None;
-        }
-        let what = match self.missing {
+        let what = match self.fresh() {
+            0 => return None,
             1 => "an instance waits".to_owned(),
             count => format!("{count} instances wait"),
         };
@@ -337,6 +338,9 @@ impl Entry {
                         "bring the node back; otherwise the instance is replaced {} s after it was lost",
                         patience.0 / 1000
                     ),
+                    None if instance.record.is_resident() => {
+                        super::kept::give_up(&instance.record.location.host)
+                    }
                     None => {
                         "bring the node back, or kill the instance: its `unreachableStrategy` is disabled"
                             .to_owned()

@@ -145,6 +145,21 @@ impl Definition {
         }
     }
 
+    /// Where volumes that outlive an instance are mounted, and their sizes in MiB.
+    pub fn volumes(&self) -> Vec<(String, u64)> {
+        let volumes = self.app().and_then(|app| app.container.as_ref()).into_iter().flat_map(|c| &c.volumes);
+        let one = |volume: &Value| {
+            let size = volume.get("persistent")?.get("size")?.as_u64()?;
+            Some((volume.get("containerPath")?.as_str()?.to_owned(), size))
+        };
+        volumes.filter_map(one).collect()
+    }
+
+    /// Whether its instances are bound to the nodes where their volumes are.
+    pub fn is_resident(&self) -> bool {
+        self.app().is_some_and(App::is_resident)
+    }
+
     /// For each port, in order: none on the host, one that is chosen (0), or this one.
     pub fn host_ports(&self) -> Vec<Option<u16>> {
         match self {

@@ -16,7 +16,7 @@ use super::instance::{Record, State, Status};
 use super::matching::{Amount, Offer, Portion, thousandths};
 use super::readiness::{Answer, Check, Probe, Probed};
 use super::requests::{Reply, Request};
-use super::{Core, Effect, Event, Launch, Node, Snapshot, notices, time};
+use super::{Core, Effect, Event, Launch, Node, Snapshot, notices, time, volume};
 
 /// Launches and ends that are played through; a larger plan is cut off there, and says so.
 const MOST_MOVES: usize = 5_000;
@@ -317,8 +317,11 @@ fn count(moves: &mut Moves, key: (usize, PathId, String)) {
     *n = n.saturating_add(1);
 }
 
-/// What an instance takes, as far as everybody may have it.
+/// What an instance takes, as it is offered when it does not run: what has volumes keeps it.
 fn takes(definition: &Definition, record: &Record) -> Takes {
+    if record.is_resident() {
+        return volume::claimed(definition, record, "");
+    }
     let needs = definition.needs();
     let scalars = [
         ("cpus", thousandths(needs.cpus)),
@@ -326,7 +329,8 @@ fn takes(definition: &Definition, record: &Record) -> Takes {
         ("disk", thousandths(needs.disk)),
         ("gpus", i64::from(needs.gpus).saturating_mul(1000)),
     ];
-    let portion = |name: &str, amount| Portion { name: name.to_owned(), reserved: "*".to_owned(), amount };
+    let portion =
+        |name: &str, amount| Portion { name: name.to_owned(), reserved: "*".to_owned(), amount, claim: None };
     let scalars = scalars.into_iter().filter(|(_, amount)| *amount > 0);
     let ports = record.host_ports.iter().flatten().map(|port| (u64::from(*port), u64::from(*port)));
     let ports: Vec<_> = ports.collect();
@@ -341,7 +345,11 @@ fn heard(status: Status) -> Event {
 /// The node has again what an instance took.
 fn give_back(node: &mut Offer, takes: Takes) {
     for take in takes {
-        let there = node.portions.iter_mut().find(|p| p.name == take.name && p.reserved == take.reserved);
+        let same = |p: &&mut Portion| {
+            let whose = p.owner() == take.owner() && p.volume() == take.volume();
+            p.name == take.name && p.reserved == take.reserved && whose
+        };
+        let there = node.portions.iter_mut().find(same);
         match (there.map(|portion| &mut portion.amount), take.amount) {
             (Some(Amount::Scalar(there)), Amount::Scalar(more)) => *there = there.saturating_add(more),
             (Some(Amount::Ranges(there)), Amount::Ranges(more)) => there.extend(more),

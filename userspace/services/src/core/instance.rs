@@ -9,6 +9,7 @@ use super::constraint::Location;
 use super::definition::{Definition, ONLY};
 use super::id::{InstanceId, PathId};
 use super::readiness::Readiness;
+use super::volume::Local;
 
 /// A task's state, in Mesos' words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +147,12 @@ pub struct Record {
     /// How often it was launched. More than once only where it has volumes.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub launches: u32,
+    /// Its volumes; they stay when it ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Local>,
+    /// Something ran on its volumes: there may be data on them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made: bool,
 }
 
 fn once() -> u32 {
@@ -157,6 +164,11 @@ fn is_once(n: &u32) -> bool {
 }
 
 impl Record {
+    /// Whether it is bound to a node by its volumes.
+    pub fn is_resident(&self) -> bool {
+        !self.volumes.is_empty()
+    }
+
     /// Its containers and the ids of their tasks, of the latest launch.
     pub fn tasks(&self) -> impl Iterator<Item = (&str, String)> {
         let only = self.containers.is_empty().then_some(ONLY);
@@ -174,6 +186,10 @@ pub enum Goal {
     Stop,
     /// To end if it ever comes back: it was unreachable and has been replaced.
     Ghost,
+    /// It ended, and waits with its volumes to be launched again.
+    Keep,
+    /// To end, and its volumes to be destroyed.
+    Wipe,
 }
 
 /// What was observed of one container of an instance.

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::constraint::{Constraint, Location, Neighbours};
 use super::definition::Definition;
+use super::id::InstanceId;
 use super::pod::Resources;
+use super::volume::{self, Claim};
 
 /// What a node offers.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,20 @@ pub struct Portion {
     pub reserved: String,
     /// How much.
     pub amount: Amount,
+    /// Whose it is, where it was reserved for an instance.
+    pub claim: Option<Box<Claim>>,
+}
+
+impl Portion {
+    /// The instance that it was reserved for.
+    pub fn owner(&self) -> Option<&InstanceId> {
+        self.claim.as_ref().map(|claim| &claim.instance)
+    }
+
+    /// The volume that it is.
+    pub fn volume(&self) -> Option<&str> {
+        self.claim.as_ref()?.volume.as_deref()
+    }
 }
 
 /// A quantity; thousandths, or inclusive ranges.
@@ -133,6 +149,8 @@ pub struct Wish {
     constraints: Vec<(Constraint, String)>,
     needs: Resources,
     ports: Vec<Option<u16>>,
+    /// Disk for volumes, in thousandths of MiB; none for what has none.
+    volumes: Option<i64>,
 }
 
 impl Wish {
@@ -147,6 +165,10 @@ impl Wish {
             constraints: parsed.collect(),
             needs: definition.needs(),
             ports: definition.host_ports(),
+            volumes: definition.is_resident().then(|| {
+                let sizes = definition.volumes().into_iter().map(|(_, size)| volume::mebibytes(size));
+                sizes.fold(0, i64::saturating_add)
+            }),
         }
     }
 
@@ -178,23 +200,18 @@ impl Wish {
         let mut broken = Vec::new();
         self.roles(offer, &mut broken);
         self.places(offer, neighbours, &mut broken);
-        if offer.maintenance {
-            broken.push(Rejection {
-                reason: Reason::AgentMaintenance,
-                rule: "node is not in maintenance".to_owned(),
-                needed: "a node in service".to_owned(),
-                had: format!("{} is in maintenance", offer.location.host),
-                fix: "end the node's maintenance, or wait for it to end".to_owned(),
-            });
-        }
+        maintained(offer, &mut broken);
         let mut takes = Vec::new();
-        for (name, reason, need) in self.scalars() {
-            match self.take_scalar(offer, name, need) {
+        for (name, reason, mut need) in self.scalars() {
+            if name == "disk" {
+                need = need.saturating_add(self.volumes.unwrap_or(0));
+            }
+            match take_scalar(&self.portions(offer, name), need) {
                 Ok(taken) => takes.extend(taken),
                 Err(had) => broken.push(lack(name, reason, need, had)),
             }
         }
-        let host_ports = match self.take_ports(offer, seed, &mut takes) {
+        let host_ports = match take_ports(&self.portions(offer, "ports"), &self.ports, seed, &mut takes) {
             Ok(ports) => ports,
             Err(rejection) => {
                 broken.push(rejection);
@@ -215,7 +232,15 @@ impl Wish {
         if broken.is_empty() { Ok(Placement { takes, host_ports }) } else { Err(broken) }
     }
 
-    fn accepts(&self, reserved: &str) -> bool {
+    /// What is reserved for an instance belongs to that one. What has volumes reserves only what is everybody's.
+    fn accepts(&self, portion: &Portion) -> bool {
+        let reserved = portion.reserved.as_str();
+        if portion.claim.is_some() {
+            return false;
+        }
+        if self.volumes.is_some() {
+            return reserved == "*";
+        }
         match self.accepted.as_slice() {
             [] => reserved == "*" || reserved == self.role,
             roles => roles.iter().any(|r| r == reserved),
@@ -231,21 +256,29 @@ impl Wish {
                 had: format!("an offer to {}", offer.role),
                 fix: format!("wait for an offer to {}, or change the app's role", self.role),
             });
-        } else if !offer.portions.iter().any(|p| self.accepts(&p.reserved)) {
-            let had: std::collections::BTreeSet<&str> =
-                offer.portions.iter().map(|p| p.reserved.as_str()).collect();
+            return;
+        }
+        let open = || offer.portions.iter().filter(|p| p.claim.is_none());
+        if open().next().is_some() && !open().any(|p| self.accepts(p)) {
+            let had: std::collections::BTreeSet<&str> = open().map(|p| p.reserved.as_str()).collect();
             let had = had.into_iter().collect::<Vec<_>>().join(", ");
+            let resident = self.volumes.is_some();
+            let fix = if resident {
+                "have resources on the node that are reserved for nobody".to_owned()
+            } else {
+                format!("add one of {had} to acceptedResourceRoles")
+            };
             broken.push(Rejection {
                 reason: Reason::UnfulfilledRole,
                 rule: "acceptedResourceRoles".to_owned(),
-                needed: self.accepted.join(", "),
-                fix: format!("add one of {had} to acceptedResourceRoles"),
+                needed: if resident { "*".to_owned() } else { self.accepted.join(", ") },
+                fix,
                 had,
             });
         }
     }
 
-    fn places(&self, offer: &Offer, neighbours: &Neighbours, broken: &mut Vec<Rejection>) {
+    pub(super) fn places(&self, offer: &Offer, neighbours: &Neighbours, broken: &mut Vec<Rejection>) {
         for (constraint, words) in &self.constraints {
             if let Err((needed, had)) = constraint.check(&offer.location, neighbours) {
                 broken.push(Rejection {
@@ -259,7 +292,7 @@ impl Wish {
         }
     }
 
-    fn scalars(&self) -> [(&'static str, Reason, i64); 4] {
+    pub(super) fn scalars(&self) -> [(&'static str, Reason, i64); 4] {
         let needs = &self.needs;
         [
             ("cpus", Reason::InsufficientCpus, thousandths(needs.cpus)),
@@ -272,73 +305,70 @@ impl Wish {
     /// Reserved portions go first, so that what everybody may use stays.
     fn portions<'o>(&self, offer: &'o Offer, name: &str) -> Vec<(usize, &'o Portion)> {
         let all = offer.portions.iter().enumerate();
-        let mut fitting: Vec<_> = all.filter(|(_, p)| p.name == name && self.accepts(&p.reserved)).collect();
+        let mut fitting: Vec<_> = all.filter(|(_, p)| p.name == name && self.accepts(p)).collect();
         fitting.sort_by_key(|(_, p)| p.reserved == "*");
         fitting
     }
+}
 
-    fn take_scalar(&self, offer: &Offer, name: &str, need: i64) -> Result<Vec<Take>, i64> {
-        let (mut left, mut takes, mut had) = (need, Vec::new(), 0i64);
-        for (portion, p) in self.portions(offer, name) {
-            let Amount::Scalar(there) = p.amount else { continue };
-            had = had.saturating_add(there);
-            let part = left.min(there);
-            if part > 0 {
-                takes.push(Take { portion, amount: Amount::Scalar(part) });
-                left = left.saturating_sub(part);
-            }
+/// So much out of these portions.
+///
+/// # Errors
+/// What there is, if that is less.
+pub(super) fn take_scalar(portions: &[(usize, &Portion)], need: i64) -> Result<Vec<Take>, i64> {
+    let (mut left, mut takes, mut had) = (need, Vec::new(), 0i64);
+    for (portion, p) in portions {
+        let Amount::Scalar(there) = p.amount else { continue };
+        had = had.saturating_add(there);
+        let part = left.min(there);
+        if part > 0 {
+            takes.push(Take { portion: *portion, amount: Amount::Scalar(part) });
+            left = left.saturating_sub(part);
         }
-        if left > 0 { Err(had) } else { Ok(takes) }
     }
+    if left > 0 { Err(had) } else { Ok(takes) }
+}
 
-    fn take_ports(
-        &self,
-        offer: &Offer,
-        seed: u64,
-        takes: &mut Vec<Take>,
-    ) -> Result<Vec<Option<u16>>, Rejection> {
-        let ports = &self.ports;
-        let portions = self.portions(offer, "ports");
-        let mut free: Vec<(usize, u64)> = Vec::new();
-        let wanted = ports.iter().flatten().count();
-        if wanted == 0 {
-            return Ok(ports.iter().map(|_| None).collect());
-        }
-        let exact: Vec<u64> = ports.iter().flatten().filter(|p| **p != 0).map(|p| u64::from(*p)).collect();
-        let mut host_ports = Vec::with_capacity(ports.len());
-        let total: u64 = portions.iter().map(|(_, p)| count(&p.amount)).fold(0, u64::saturating_add);
-        let mut cursor = if total == 0 { 0 } else { seed % total };
-        for port in ports {
-            let chosen = match *port {
-                None => None,
-                Some(0) => Some(
-                    next_free(&portions, total, &mut cursor, &free, &exact)
-                        .ok_or_else(|| few(wanted, total))?,
-                ),
-                Some(number) => {
-                    let number = u64::from(number);
-                    let holder = portions.iter().find(|(_, p)| contains(&p.amount, number));
-                    let taken = free.iter().any(|(_, n)| *n == number);
-                    Some(
-                        holder
-                            .filter(|_| !taken)
-                            .map(|(i, _)| (*i, number))
-                            .ok_or_else(|| no_port(number))?,
-                    )
-                }
-            };
-            free.extend(chosen);
-            host_ports.push(chosen.and_then(|(_, n)| u16::try_from(n).ok()));
-        }
-        for (index, _) in &portions {
-            let mut numbers: Vec<u64> = free.iter().filter(|(i, _)| i == index).map(|(_, n)| *n).collect();
-            numbers.sort_unstable();
-            if !numbers.is_empty() {
-                takes.push(Take { portion: *index, amount: Amount::Ranges(ranges(&numbers)) });
-            }
-        }
-        Ok(host_ports)
+/// A number for each of these ports: chosen where it is 0.
+pub(super) fn take_ports(
+    portions: &[(usize, &Portion)],
+    ports: &[Option<u16>],
+    seed: u64,
+    takes: &mut Vec<Take>,
+) -> Result<Vec<Option<u16>>, Rejection> {
+    let mut free: Vec<(usize, u64)> = Vec::new();
+    let wanted = ports.iter().flatten().count();
+    if wanted == 0 {
+        return Ok(ports.iter().map(|_| None).collect());
     }
+    let exact: Vec<u64> = ports.iter().flatten().filter(|p| **p != 0).map(|p| u64::from(*p)).collect();
+    let mut host_ports = Vec::with_capacity(ports.len());
+    let total: u64 = portions.iter().map(|(_, p)| count(&p.amount)).fold(0, u64::saturating_add);
+    let mut cursor = if total == 0 { 0 } else { seed % total };
+    for port in ports {
+        let chosen = match *port {
+            None => None,
+            Some(0) => Some(
+                next_free(portions, total, &mut cursor, &free, &exact).ok_or_else(|| few(wanted, total))?,
+            ),
+            Some(number) => {
+                let number = u64::from(number);
+                let holder = portions.iter().find(|(_, p)| contains(&p.amount, number));
+                let taken = free.iter().any(|(_, n)| *n == number);
+                Some(holder.filter(|_| !taken).map(|(i, _)| (*i, number)).ok_or_else(|| no_port(number))?)
+            }
+        };
+        free.extend(chosen);
+        host_ports.push(chosen.and_then(|(_, n)| u16::try_from(n).ok()));
+    }
+    for (index, _) in portions {
+        let mut numbers: Vec<u64> = free.iter().filter(|(i, _)| i == index).map(|(_, n)| *n).collect();
+        numbers.sort_unstable();
+        if !numbers.is_empty() {
+            takes.push(Take { portion: *index, amount: Amount::Ranges(ranges(&numbers)) });
+        }
+    }
+    Ok(host_ports)
 }
 
 /// Takes a placement out of an offer.
@@ -362,7 +392,7 @@ pub fn subtract(offer: &mut Offer, takes: &[Take]) {
 /// What stays of an offer's processors and memory after `takes`, in thousandths of what these take; the larger of the two.
 pub fn left_over(offer: &Offer, takes: &[Take]) -> i64 {
     let share = |name: &str| {
-        let all = offer.portions.iter().filter(|portion| portion.name == name);
+        let all = offer.portions.iter().filter(|portion| portion.name == name && portion.claim.is_none());
         let scalar = |amount: &Amount| if let Amount::Scalar(n) = amount { *n } else { 0 };
         let there = all.map(|portion| scalar(&portion.amount)).fold(0, i64::saturating_add);
         let of = |take: &&Take| offer.portions.get(take.portion).is_some_and(|portion| portion.name == name);
@@ -389,6 +419,18 @@ fn lack(name: &str, reason: Reason, need: i64, had: i64) -> Rejection {
             "free {}{unit} of {name} on this node, or lower the app's {name}",
             show(need.saturating_sub(had))
         ),
+    }
+}
+
+pub(super) fn maintained(offer: &Offer, broken: &mut Vec<Rejection>) {
+    if offer.maintenance {
+        broken.push(Rejection {
+            reason: Reason::AgentMaintenance,
+            rule: "node is not in maintenance".to_owned(),
+            needed: "a node in service".to_owned(),
+            had: format!("{} is in maintenance", offer.location.host),
+            fix: "end the node's maintenance, or wait for it to end".to_owned(),
+        });
     }
 }
 
@@ -491,9 +533,11 @@ mod tests {
             name: name.to_owned(),
             reserved: "*".to_owned(),
             amount: Amount::Scalar(thousandths(n)),
+            claim: None,
         };
         let ports = Amount::Ranges(ports.to_vec());
-        let ports = Portion { name: "ports".to_owned(), reserved: "*".to_owned(), amount: ports };
+        let ports =
+            Portion { name: "ports".to_owned(), reserved: "*".to_owned(), amount: ports, claim: None };
         Offer {
             id: "o".to_owned(),
             agent: "a".to_owned(),
@@ -533,6 +577,7 @@ mod tests {
             name: "cpus".to_owned(),
             reserved: "db".to_owned(),
             amount: Amount::Scalar(500),
+            claim: None,
         });
         let two = app(|a| a.cpus = 1.5);
         assert!(Wish::new(&two).fit(&offer, &Neighbours::default(), 0).is_err());

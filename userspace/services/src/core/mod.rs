@@ -24,6 +24,7 @@ pub mod history;
 pub mod id;
 pub mod instance;
 mod intake;
+pub mod kept;
 pub mod matching;
 mod modern;
 mod normal;
@@ -51,6 +52,8 @@ mod tree;
 pub mod update;
 pub mod validate;
 pub mod view;
+pub mod volume;
+pub mod wipe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -151,6 +154,8 @@ pub enum Effect {
         offer: String,
         /// What is launched on it.
         launches: Vec<Launch>,
+        /// Volumes that are destroyed, and reservations that are taken off.
+        frees: Vec<wipe::Free>,
         /// How long what is left is refused.
         refuse: Millis,
     },
@@ -244,6 +249,8 @@ pub struct Entry {
     pub roll: bool,
     /// What runs.
     pub instances: Shared<InstanceId, Instance>,
+    /// What ended and has volumes.
+    pub kept: Shared<InstanceId, kept::Kept>,
     /// Instances to launch.
     pub missing: u32,
     /// The delay after failures.
@@ -365,6 +372,8 @@ pub struct Snapshot {
     pub deployments: Arc<IndexMap<String, Deployment>>,
     /// Instances that were given up and may come back.
     pub ghosts: Shared<InstanceId, Record>,
+    /// Instances whose volumes are to be destroyed; with another goal than that, those of which nobody knows whose they are.
+    pub wiping: Shared<InstanceId, Record>,
     /// Tasks of ours that nobody wrote down.
     pub strangers: Shared<String, Stranger>,
     /// What nodes offered last, and what we left of it, by their ids.
@@ -386,6 +395,7 @@ impl Snapshot {
             history: Shared::default(),
             deployments: Arc::default(),
             ghosts: Shared::default(),
+            wiping: Shared::default(),
             strangers: Shared::default(),
             nodes: Shared::default(),
             framework: None,
@@ -419,6 +429,7 @@ pub struct Core {
     lapsed: BTreeSet<InstanceId>,
     /// Containers of ghosts that have ended while others of the same ghost may live.
     partly: BTreeMap<InstanceId, BTreeSet<String>>,
+    wipes: wipe::Wipes,
     offers: offers::Offers,
     census: census::Census,
     /// Where nodes are, by id, to be shared by what runs on them.
@@ -446,6 +457,7 @@ impl Core {
             index: BTreeMap::new(),
             lapsed: BTreeSet::new(),
             partly: BTreeMap::new(),
+            wipes: wipe::Wipes::default(),
             offers: offers::Offers::default(),
             census: census::Census::new(service_ports),
             places: BTreeMap::new(),
@@ -502,6 +514,7 @@ impl Core {
     /// The roles of all apps, to subscribe with.
     pub fn roles(&self) -> BTreeSet<String> {
         let mut roles: BTreeSet<String> = self.census.roles().map(str::to_owned).collect();
+        roles.extend(self.state.wiping.values().map(|record| record.role.clone()));
         roles.insert(self.state.settings.default_role.clone());
         roles
     }
@@ -535,7 +548,8 @@ impl Core {
         let known =
             self.state.apps.values().flat_map(|e| e.instances.values()).filter(old).map(|i| &i.record);
         let of = |r: &Record| r.tasks().map(|(_, task)| (task, Some(r.agent.clone()))).collect::<Vec<_>>();
-        let tasks: Vec<_> = known.chain(self.state.ghosts.values()).flat_map(of).collect();
+        let tasks: Vec<_> =
+            known.chain(self.state.ghosts.values()).chain(self.state.wiping.values()).flat_map(of).collect();
         for chunk in tasks.chunks(1000) {
             self.out.push(Effect::Reconcile(chunk.to_vec()));
         }

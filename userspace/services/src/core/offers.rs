@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use plenum_api::{IdSource, Millis, Now};
 
-use super::definition::ONLY;
+use super::definition::{Definition, ONLY};
 use super::id::{InstanceId, PathId};
 use super::instance::{Goal, Instance, Record};
 use super::matching::{self, Offer, Placement, Rejection};
-use super::{Core, Effect, Entry, Launch, NodeVerdict, Write, notices, records};
+use super::wipe::Free;
+use super::{Core, Effect, Entry, Launch, NodeVerdict, Write, notices, records, volume};
 
 /// How long offers are refused when nothing waits. Asking again forgets it.
 const REFUSE_LONG: Millis = Millis::from_secs(3600);
@@ -44,12 +45,15 @@ pub(super) struct Held {
     until: Millis,
     /// What is launched with it.
     pub(super) launches: Vec<Launch>,
+    /// What of it is taken apart.
+    pub(super) frees: Vec<Free>,
 }
 
 impl Offers {
     pub(super) fn add(&mut self, offers: Vec<Offer>, until: Millis) {
         for offer in offers {
-            self.held.insert(offer.id.clone(), Held { offer, until, launches: Vec::new() });
+            self.held
+                .insert(offer.id.clone(), Held { offer, until, launches: Vec::new(), frees: Vec::new() });
         }
     }
 
@@ -88,6 +92,11 @@ impl Core {
             return;
         }
         if !self.offers.held.is_empty() {
+            if self.is_wiping() {
+                let mut hand = self.offers.take();
+                self.free(&mut hand, now);
+                self.offers.put_back(hand);
+            }
             let ready: Vec<PathId> = self.hungry_within(now.mono).cloned().collect();
             if !ready.is_empty() {
                 self.fill(&ready, now, ids);
@@ -115,9 +124,10 @@ impl Core {
         let waiting = self.hungry_within(now.mono).next().is_some();
         let soon = waiting || self.hungry_within(now.mono + self.state.settings.hold).next().is_some();
         let hungry = !self.hungry.is_empty();
-        let (mut keep, mut back) = (BTreeMap::new(), Vec::new());
+        let wiping = self.is_wiping();
+        let (mut keep, mut back, mut again) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (id, held) in std::mem::take(&mut self.offers.held) {
-            if !held.launches.is_empty() {
+            if !held.launches.is_empty() || !held.frees.is_empty() {
                 for launch in &held.launches {
                     let staged = Instance::new(launch.record.clone(), now.mono, true);
                     self.publish(notices::instance_changed(&staged, "Provisioned", now));
@@ -125,20 +135,26 @@ impl Core {
                 if let Some(node) = self.state.nodes.get_mut(&held.offer.agent) {
                     node.offer = held.offer;
                 }
-                self.out.push(Effect::Accept { offer: id, launches: held.launches, refuse: REFUSE_REST });
+                let Held { launches, frees, .. } = held;
+                self.out.push(Effect::Accept { offer: id, launches, frees, refuse: REFUSE_REST });
             } else if soon && !waiting && held.until > now.mono {
                 keep.insert(id, held);
+            } else if wiping && self.wiping_on().contains(held.offer.agent.as_str()) {
+                again.push(id);
             } else {
                 back.push(id);
             }
         }
         self.offers.held = keep;
+        if !again.is_empty() {
+            self.out.push(Effect::Decline { offers: again, refuse: REFUSE_REST });
+        }
         if !back.is_empty() {
             let refuse = if hungry { self.state.settings.refuse } else { REFUSE_LONG };
             self.out.push(Effect::Decline { offers: back, refuse });
         }
         self.offers.look_until = self.offers.look_until.filter(|until| *until > now.mono);
-        self.steer(waiting || soon || self.offers.look_until.is_some(), now);
+        self.steer(waiting || soon || wiping || self.offers.look_until.is_some(), now);
     }
 
     /// Asks for offers, to see what nodes have.
@@ -219,9 +235,23 @@ impl Entry {
             agent: held.offer.agent.clone(),
             location: held.offer.location.clone(),
             role: held.offer.role.clone(),
-            host_ports: placement.host_ports,
+            host_ports: placement.host_ports.clone(),
             goal: Goal::Run,
+            volumes: volume::fresh(&definition, ids),
+            made: false,
         };
+        self.started(record, definition, held, placement, now)
+    }
+
+    /// An instance is about to be launched.
+    pub(super) fn started(
+        &mut self,
+        record: Record,
+        definition: Arc<Definition>,
+        held: &mut Held,
+        placement: Placement,
+        now: Now,
+    ) -> (Launch, Write) {
         matching::subtract(&mut held.offer, &placement.takes);
         let mut instance = Instance::new(record.clone(), now.mono, true);
         instance.await_readiness(&definition);

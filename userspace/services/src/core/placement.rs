@@ -54,6 +54,9 @@ impl Core {
     pub(super) fn fill(&mut self, ready: &[PathId], now: Now, ids: &mut dyn IdSource) {
         let mut hand: Vec<Held> = self.offers.take();
         let mut writes = Vec::new();
+        for id in ready {
+            writes.extend(self.relaunch(id, &mut hand, now));
+        }
         for some in ready.chunks(TABLE) {
             let mut guests: Vec<Guest> = some.iter().filter_map(|id| self.seat(id, &hand, now)).collect();
             while !guests.is_empty() {
@@ -72,7 +75,7 @@ impl Core {
 
     /// An app's first look at every offer. What is against one is kept for those who ask why.
     fn seat(&mut self, id: &PathId, hand: &[Held], now: Now) -> Option<Guest> {
-        let entry = self.state.apps.get_mut(id).filter(|entry| entry.missing > 0)?;
+        let entry = self.state.apps.get_mut(id).filter(|entry| entry.fresh() > 0)?;
         let mut on_node: BTreeMap<String, u32> = BTreeMap::new();
         for instance in entry.instances.values() {
             match on_node.get_mut(&instance.record.agent) {
@@ -113,7 +116,7 @@ impl Core {
         now: Now,
         ids: &mut dyn IdSource,
     ) -> Option<super::Write> {
-        let entry = self.state.apps.get_mut(&guest.id).filter(|entry| entry.missing > 0)?;
+        let entry = self.state.apps.get_mut(&guest.id).filter(|entry| entry.fresh() > 0)?;
         let (n, placement) = guest.best(entry, hand, ids)?;
         let held = hand.get_mut(n)?;
         entry.moved = now.mono;

@@ -42,8 +42,10 @@ impl Core {
         let Some(entry) = self.state.apps.get(id) else { return };
         let mut deployments = entry.deployments.iter().filter_map(|name| self.state.deployments.get(name));
         let holds = deployments.any(|deployment| deployment.holds(id));
+        let mut writes = self.wipe_left(id, now);
         let Some(entry) = self.state.apps.get_mut(id) else { return };
-        let (mut writes, wake, lapsed) = entry.give_up_unreachable(now);
+        let (given_up, wake, lapsed) = entry.give_up_unreachable(now);
+        writes.extend(given_up);
         let ghosts: Vec<InstanceId> = entry
             .instances
             .values()
@@ -67,7 +69,8 @@ impl Core {
         let decision = if holds { Decision::default() } else { entry.decide() };
         for victim in &decision.stop {
             if let Some(instance) = entry.instances.get_mut(victim) {
-                instance.record.goal = Goal::Stop;
+                let wipe = entry.removing && instance.record.is_resident();
+                instance.record.goal = if wipe { Goal::Wipe } else { Goal::Stop };
                 writes.push(records::put_instance(&instance.record));
             }
         }
@@ -153,7 +156,9 @@ impl Entry {
         let (mut writes, mut lapsed) = (Vec::new(), BTreeSet::new());
         let until = |i: &Instance| patience.map(|p| i.since + p);
         let lost = |i: &Instance| i.state() == Some(State::Unreachable);
-        let over = |i: &Instance| !i.is_wanted() || until(i).is_some_and(|at| at <= now.mono);
+        // What has volumes is waited for: nothing else has its data.
+        let ends = |i: &Instance| !i.is_wanted() || until(i).is_some_and(|at| at <= now.mono);
+        let over = |i: &Instance| ends(i) && !i.record.is_resident();
         let waited = self.instances.values().filter(|i| lost(i) && !over(i)).filter_map(until);
         let wake = waited.min();
         let removing = self.removing;
@@ -248,6 +253,11 @@ impl Entry {
 fn bounds(definition: &Definition) -> (usize, usize) {
     let (target, upgrade) = (f64::from(definition.instances()), definition.upgrade());
     let least = (target * upgrade.minimum_health_capacity).ceil() as usize;
+    if definition.is_resident() {
+        // The new one starts where the old one's data is: the old one ends first, whatever the strategy says.
+        let most = target as usize;
+        return (least.min(most.saturating_sub(1)), most);
+    }
     let most = (target * (1.0 + upgrade.maximum_over_capacity)).floor() as usize;
     (least, if most <= least { least.saturating_add(1) } else { most })
 }

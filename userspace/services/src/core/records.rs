@@ -15,6 +15,7 @@ use super::group::Group;
 use super::history::Past;
 use super::id::PathId;
 use super::instance::{Goal, Instance, Record};
+use super::kept::Kept;
 use super::matching::Wish;
 use super::pins::Pinned;
 use super::pod::Pod;
@@ -218,6 +219,13 @@ impl Core {
         let agent = record.agent.clone();
         self.place_shared(&agent, &mut record.location);
         match self.state.apps.get_mut(&record.app) {
+            _ if record.goal == Goal::Wipe => self.adopt_wiping(record, now),
+            Some(entry) if record.goal == Goal::Keep => {
+                self.index.insert(record.id.clone(), record.app.clone());
+                entry.kept.insert(record.id.clone(), Kept { record, state: None });
+            }
+            // Whose volumes these are nobody knows: they are shown, and stay.
+            None if record.is_resident() => self.adopt_wiping(record, now),
             Some(entry) if record.goal != Goal::Ghost => {
                 self.index.insert(record.id.clone(), record.app.clone());
                 entry.instances.insert(record.id.clone(), Instance::new(record, now.mono, false));
@@ -245,6 +253,7 @@ impl Entry {
             removing: false,
             roll: true,
             instances: Shared::default(),
+            kept: Shared::default(),
             missing: 0,
             backoff: None,
             waiting: None,

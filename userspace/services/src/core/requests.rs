@@ -14,7 +14,7 @@ use super::instance::Goal;
 use super::intake::body_id;
 use super::once::Once;
 use super::pod_requests::PodChange;
-use super::{Core, Effect, Entry, Write, notices, records, schema, view};
+use super::{Core, Effect, Entry, Write, kept, notices, records, schema, view};
 
 /// A request that changes something.
 #[derive(Clone, Debug)]
@@ -85,6 +85,8 @@ pub struct Killing {
     pub host: Option<String>,
     /// Shrink the app.
     pub scale: bool,
+    /// Their volumes go as well, also those of instances that ended.
+    pub wipe: bool,
 }
 
 /// An answer.
@@ -273,7 +275,11 @@ impl Core {
         self.check_locks(&in_the_way, force, now)?;
         let mut writes = Vec::new();
         for (app, instances) in &victims.by_app {
-            writes.extend(self.wind_down(app, instances));
+            writes.extend(if which.wipe {
+                self.wipe_instances(app, instances, now)
+            } else {
+                self.wind_down(app, instances)
+            });
         }
         for (task, agent) in victims.strangers {
             self.out.push(Effect::Kill { task, agent, grace: None });
@@ -333,6 +339,13 @@ impl Core {
                 let record = &instance.record;
                 if named(&record.id) && host.is_none_or(|h| fits(h, &record.location)) {
                     out.shown.extend(view::tasks_of(entry, instance));
+                    out.by_app.entry(app_id.clone()).or_default().push(record.id.clone());
+                }
+            }
+            for kept in entry.kept.values() {
+                let record = &kept.record;
+                if named(&record.id) && host.is_none_or(|h| fits(h, &record.location)) {
+                    out.shown.push(kept::task(kept));
                     out.by_app.entry(app_id.clone()).or_default().push(record.id.clone());
                 }
             }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::health::Before;
 use super::id::{InstanceId, PathId};
 use super::instance::{Goal, Instance, Record, State, Status, Task};
-use super::{Backoff, Core, Effect, Entry, Notice, Stranger, health, notices, records, time};
+use super::{Backoff, Core, Effect, Entry, Notice, Stranger, Write, health, notices, records, time};
 
 /// An instance that ran for so long starts the delay over when it fails.
 const SETTLED: Millis = Millis::from_secs(60);
@@ -16,11 +16,15 @@ impl Core {
     pub(super) fn status(&mut self, status: Status, now: Now) {
         let whose = InstanceId::of_task(&status.task);
         match whose.map(|(id, container, launch)| (self.index.get(&id).cloned(), id, container, launch)) {
+            Some((Some(app), id, ..)) if self.is_kept(&app, &id) => self.kept_heard(&status),
             Some((Some(app), id, container, launch)) => {
                 let place = Place { app: &app, id: &id, container, launch };
                 self.seen(&place, &status, now);
             }
             Some((None, id, ..)) if self.state.ghosts.contains_key(&id) => self.ghost(&id, &status, now),
+            Some((None, id, ..)) if self.state.wiping.contains_key(&id) => {
+                self.wiping_heard(&id, &status, now)
+            }
             _ => self.stranger(&status, now),
         }
         if let (Some(uuid), Some(agent)) = (status.uuid, status.agent) {
@@ -58,12 +62,14 @@ impl Core {
         if state.is_some_and(State::is_terminal) {
             return self.ended(place, (&before, since), status, now);
         }
+        let settled = instance_settled(entry, place.id);
         let news = entry.told(place, &before, status, now);
+        self.commit(settled);
+        let Some(entry) = self.state.apps.get_mut(place.app) else { return };
         // It takes the others with it, and what comes in their place must not wait for the end of the last.
         if changed
             && status.state.is_terminal()
             && !status.state.leaves_others()
-            && let Some(entry) = self.state.apps.get_mut(place.app)
             && let Some(instance) = entry.instances.get(place.id).cloned()
         {
             entry.note_failure(&instance.record, status, now);
@@ -100,7 +106,9 @@ impl Core {
                 self.out.push(Effect::Kill { task, agent, grace: None });
             }
         }
-        self.commit(vec![records::delete_instance(&instance.record)]);
+        let ended = instance.state().unwrap_or(status.state);
+        let kept = self.keep(&instance, ended, now);
+        self.commit(vec![kept.unwrap_or_else(|| records::delete_instance(&instance.record))]);
         for notice in news {
             self.publish(notice);
         }
@@ -203,6 +211,20 @@ impl Status {
         matches!(self.state, State::Gone | State::GoneByOperator)
             || self.reason.as_deref() == Some("REASON_AGENT_DRAINING")
     }
+}
+
+/// Something runs on an instance's volumes for the first time: that is written down.
+fn instance_settled(entry: &mut Entry, id: &InstanceId) -> Vec<Write> {
+    let first = |i: &Instance| {
+        let runs = matches!(i.state(), Some(State::Starting | State::Running));
+        i.record.is_resident() && !i.record.made && runs
+    };
+    if !entry.instances.get(id).is_some_and(first) {
+        return Vec::new();
+    }
+    let Some(instance) = entry.instances.get_mut(id) else { return Vec::new() };
+    instance.record.made = true;
+    vec![records::put_instance(&instance.record)]
 }
 
 /// Which container of which instance.

@@ -1,9 +1,9 @@
 //! Golden scripts over the core: `tests/golden/*.txt`, one case a file. A line is a command; the lines beginning with
 //! `> ` below it are what came of it. `UPDATE_GOLDEN=1` writes them anew.
 //!
-//! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…` (`offers` for several, with ` ; ` in between), `rescind ID`,
+//! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…` (`with=N`: and what is reserved for the instance of the n-th task; `offers` for several, with ` ; ` in between), `rescind ID`,
 //! `status N STATE [key=value…]` (N: the n-th task launched), `stranger ID STATE`, `create JSON`,
-//! `roles DEFAULT ACCEPTED…` (settings), `quota ROLE key=value…` (what the master has), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale]`, `cancel N [force]`,
+//! `roles DEFAULT ACCEPTED…` (settings), `quota ROLE key=value…` (what the master has), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale] [wipe]`, `cancel N [force]`,
 //! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
 //! and `status N.CONTAINER STATE …` for one of its containers.
 //! `answer N STATUS BODY` or `answer N WORDS` is what the n-th task said when it was asked whether it is ready.
@@ -56,7 +56,12 @@ impl Script {
             "subscribe" => Event::Subscribed { framework: "F".to_owned(), master: "m:5050".to_owned() },
             "disconnect" => Event::Disconnected,
             "rescind" => Event::Rescinded(word(0).to_owned()),
-            "offer" => Event::Offers(vec![offer(&words)]),
+            "offer" => {
+                let mut offer = offer(&words);
+                let with = words.iter().filter_map(|word| word.strip_prefix("with="));
+                with.for_each(|n| offer.portions.extend(self.claimed(n.parse().unwrap())));
+                Event::Offers(vec![offer])
+            }
             "offers" => {
                 let each = rest.split(" ; ").map(|one| offer(&one.split_whitespace().collect::<Vec<_>>()));
                 Event::Offers(each.collect())
@@ -107,6 +112,18 @@ impl Script {
         self.feed(event)
     }
 
+    /// What is reserved for the instance of the n-th task; its app may be gone.
+    fn claimed(&self, n: usize) -> Vec<Portion> {
+        let (id, ..) = InstanceId::of_task(&self.tasks[n - 1].0).unwrap();
+        let state = &self.core.state;
+        let kept = state.apps.values().find_map(|e| Some((e.kept.get(&id)?.record.clone(), &e.wanted)));
+        let running =
+            || state.apps.values().find_map(|e| Some((e.instances.get(&id)?.record.clone(), &e.wanted)));
+        let any = || Some((state.wiping.get(&id)?.clone(), &state.apps.values().next()?.wanted));
+        let (record, definition) = kept.or_else(running).or_else(any).expect("it is known");
+        volume::claimed(definition, &record, "F")
+    }
+
     fn request(&self, command: &str, words: &[&str], rest: &str) -> Event {
         let id = || PathId::parse(words[0]).unwrap();
         let body = |text: &str| match serde_json::from_str(text) {
@@ -124,15 +141,14 @@ impl Script {
             "put-group" | "force-put-group" => Kind::Group(GroupChange::Update(id(), tail())),
             "delete-group" | "force-delete-group" => Kind::Group(GroupChange::Remove(id())),
             "reset-delay" => Kind::ResetDelay(id()),
-            "kill" => match words[0].parse::<usize>() {
-                Ok(n) => {
-                    let tasks = Some(vec![self.tasks[n - 1].0.clone()]);
-                    Kind::Kill(Killing { app: None, tasks, host: None, scale: flag("scale") })
-                }
-                Err(_) => {
-                    Kind::Kill(Killing { app: Some(id()), tasks: None, host: None, scale: flag("scale") })
-                }
-            },
+            "kill" => {
+                let (scale, wipe) = (flag("scale"), flag("wipe"));
+                let (app, tasks) = match words[0].parse::<usize>() {
+                    Ok(n) => (None, Some(vec![self.tasks[n - 1].0.clone()])),
+                    Err(_) => (Some(id()), None),
+                };
+                Kind::Kill(Killing { app, tasks, host: None, scale, wipe })
+            }
             "pod" => Kind::Pod(PodChange::Create(body(rest))),
             "update-pod" => Kind::Pod(PodChange::Update(id(), tail())),
             "delete-pod" => Kind::Pod(PodChange::Remove(id())),
@@ -286,18 +302,23 @@ impl Script {
                 }
                 Some(format!("commit {}", words.join(" ")))
             }
-            Effect::Accept { offer, launches, .. } => {
-                let mut words = Vec::new();
+            Effect::Accept { offer, launches, frees, .. } => {
+                let mut words: Vec<String> =
+                    frees.into_iter().map(|free| format!("destroys what {} had", free.instance)).collect();
                 for launch in launches {
-                    let id = launch.record.id;
+                    let id = launch.record.id.clone();
+                    let task = id.task_id("", launch.record.launches);
                     assert!(
                         self.store.contains_key(&format!("instances/{id}")),
                         "{id} is written down before its launch"
                     );
-                    assert!(self.launched.insert(id.to_string()), "{id} is launched once");
+                    assert!(self.launched.insert(task.clone()), "{task} is launched once");
+                    self.rename(&launch.record);
                     let images: Vec<String> = launch.images.values().map(|i| format!(" image={i}")).collect();
                     let ports = launch.record.host_ports;
-                    words.push(format!("{} ports={ports:?}{}", id.task_id("", 1), images.join("")));
+                    let volumes: Vec<String> =
+                        launch.record.volumes.iter().map(|v| format!(" {}={}MiB", v.path, v.size)).collect();
+                    words.push(format!("{task} ports={ports:?}{}{}", images.join(""), volumes.join("")));
                 }
                 Some(format!("accept {offer}: {}", words.join(", ")))
             }
@@ -336,10 +357,20 @@ impl Script {
         }
     }
 
+    /// The n-th task is from now on that of the latest launch of its instance.
+    fn rename(&mut self, record: &Record) {
+        let known = self.tasks.iter_mut().find(|(task, _)| {
+            InstanceId::of_task(task).is_some_and(|(id, ..)| id == record.id && record.launches > 1)
+        });
+        if let Some(known) = known {
+            *known = (record.id.task_id("", record.launches), record.agent.clone());
+        }
+    }
+
     fn name_from_key(&mut self, key: &str) {
         if let Some(id) = key.strip_prefix("instances/") {
             let task = InstanceId::from_key(id).task_id("", 1);
-            if !self.tasks.iter().any(|(t, _)| *t == task) {
+            if !self.names.iter().any(|(long, _)| long == id) {
                 let agent = self
                     .core
                     .index
@@ -371,13 +402,13 @@ impl Script {
     fn check(&self) {
         let core = &self.core;
         let instances: BTreeSet<&InstanceId> =
-            core.state.apps.values().flat_map(|e| e.instances.keys()).collect();
+            core.state.apps.values().flat_map(|e| e.instances.keys().chain(e.kept.keys())).collect();
         let indexed: BTreeSet<&InstanceId> = core.index.keys().collect();
         assert_eq!(instances, indexed, "the index knows every instance and no other");
         let stored: BTreeSet<String> =
             self.store.keys().filter_map(|k| k.strip_prefix("instances/")).map(str::to_owned).collect();
-        let known: BTreeSet<String> =
-            instances.into_iter().chain(core.state.ghosts.keys()).map(ToString::to_string).collect();
+        let gone = core.state.ghosts.keys().chain(core.state.wiping.keys());
+        let known: BTreeSet<String> = instances.into_iter().chain(gone).map(ToString::to_string).collect();
         assert_eq!(stored, known, "the store knows every instance and no other");
         for (id, entry) in core.state.apps.iter() {
             assert!(self.store.contains_key(&records::root_key(id)), "{id} is stored");
@@ -400,6 +431,7 @@ fn offer(words: &[&str]) -> Offer {
         name: name.to_owned(),
         reserved: reserved.to_owned(),
         amount: Amount::Scalar(thousandths(amount)),
+        claim: None,
     };
     let mut location = Location { host: format!("h-{}", words[1]), ..Location::default() };
     let (mut portions, mut role) = (Vec::new(), "*".to_owned());
@@ -410,8 +442,10 @@ fn offer(words: &[&str]) -> Offer {
             "ports" => {
                 let (a, b) = value.split_once('-').unwrap();
                 let amount = Amount::Ranges(vec![(a.parse().unwrap(), b.parse().unwrap())]);
-                portions.push(Portion { name: "ports".to_owned(), reserved: "*".to_owned(), amount });
+                let reserved = "*".to_owned();
+                portions.push(Portion { name: "ports".to_owned(), reserved, amount, claim: None });
             }
+            "with" => {}
             "role" => value.clone_into(&mut role),
             "reserved" => portions.iter_mut().for_each(|portion| value.clone_into(&mut portion.reserved)),
             attribute => {

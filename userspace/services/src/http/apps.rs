@@ -169,12 +169,13 @@ async fn tasks(api: &Api, ask: &Ask, id: PathId) -> Result<Response, ApiError> {
 
 async fn kill(api: &Api, ask: &Ask, app: PathId, task: Option<&str>) -> Result<Response, ApiError> {
     let scale = ask.query.flag("scale", false)?;
-    if scale && ask.query.flag("wipe", false)? {
+    let wipe = ask.query.flag("wipe", false)?;
+    if scale && wipe {
         return Err(ApiError::BadRequest("You cannot use scale and wipe at the same time.".to_owned()));
     }
     let tasks = task.map(|t| vec![t.to_owned()]);
     let host = ask.query.get("host").filter(|h| !h.is_empty() && *h != "*").map(str::to_owned);
-    let kind = Kind::Kill(Killing { app: Some(app), tasks, host, scale });
+    let kind = Kind::Kill(Killing { app: Some(app), tasks, host, scale, wipe });
     ask.change(api, kind, ask.query.flag("force", false)?).await
 }
 

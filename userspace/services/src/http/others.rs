@@ -43,12 +43,13 @@ pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
                 .collect::<Option<Vec<_>>>()
                 .ok_or_else(wrong)?;
             let scale = ask.query.flag("scale", false)?;
-            if scale && ask.query.flag("wipe", false)? {
+            let wipe = ask.query.flag("wipe", false)?;
+            if scale && wipe {
                 return Err(ApiError::BadRequest(
                     "You cannot use scale and wipe at the same time.".to_owned(),
                 ));
             }
-            let kind = Kind::Kill(Killing { app: None, tasks: Some(tasks), host: None, scale });
+            let kind = Kind::Kill(Killing { app: None, tasks: Some(tasks), host: None, scale, wipe });
             ask.change(api, kind, ask.query.flag("force", false)?).await
         }
         _ => Err(no_such()),

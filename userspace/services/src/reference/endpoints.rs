@@ -34,12 +34,13 @@ const READ: &[&str] = &["GET", "HEAD"];
 const OURS: &str = "Marathon has none";
 const NOT_YET: &str = "not built yet";
 const GONE: &str = "Marathon 1.8 removed it";
-const NO_VOLUMES: &str = "there are no volumes to wipe yet";
+const NO_VOLUMES: &str = "pods have no volumes to wipe yet";
 const FORCE: (&str, Standing) = ("force", Works);
 const DRY: (&str, Standing) =
     ("dryRun", Differs("a `plan` besides `steps`; for each change, not only of groups"));
 const EMBED: (&str, Standing) = ("embed", Works);
-const WIPE: (&str, Standing) = ("wipe", Kept(NO_VOLUMES));
+const WIPE: (&str, Standing) = ("wipe", Works);
+const NO_WIPE: (&str, Standing) = ("wipe", Kept(NO_VOLUMES));
 
 /// All of them.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -70,8 +71,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     at(READ, "/v2/pods/{id}::status", &[]),
     at(READ, "/v2/pods/{id}::versions", &[]),
     at(READ, "/v2/pods/{id}::versions/{version}", &[]),
-    at(&["DELETE"], "/v2/pods/{id}::instances", &[WIPE]),
-    at(&["DELETE"], "/v2/pods/{id}::instances/{instanceId}", &[WIPE]),
+    at(&["DELETE"], "/v2/pods/{id}::instances", &[NO_WIPE]),
+    at(&["DELETE"], "/v2/pods/{id}::instances/{instanceId}", &[NO_WIPE]),
     at(READ, "/v2/groups", GROUPS),
     at(READ, "/v2/groups/{id}", GROUPS),
     but(

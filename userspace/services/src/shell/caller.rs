@@ -94,11 +94,12 @@ async fn call(
     effect: Effect,
 ) -> Result<(), CallError> {
     match effect {
-        Effect::Accept { offer, launches, refuse } => {
+        Effect::Accept { offer, launches, frees, refuse } => {
             // An offer that is gone cannot be used: the instances will be found missing and replaced.
             let Some(whole) = offers.remove(&offer) else { return Err(CallError::NotSubscribed) };
-            let operations = operations(&launches, &framework(&whole), &whole);
-            scheduler.accept(vec![whole.id], operations, refuse.as_secs_f64()).await
+            let mut all: Vec<_> = frees.iter().flat_map(|free| wire::volume::free(free, &whole)).collect();
+            all.extend(operations(&launches, &framework(&whole), &whole));
+            scheduler.accept(vec![whole.id], all, refuse.as_secs_f64()).await
         }
         Effect::Decline { offers: ids, refuse } => {
             for id in &ids {
@@ -128,7 +129,7 @@ fn framework(offer: &mesos::Offer) -> String {
     offer.framework_id.value.clone()
 }
 
-/// All apps' tasks in one, and a group for each pod.
+/// What instances with volumes need first; then all apps' tasks in one, and a group for each pod.
 fn operations(launches: &[Launch], framework: &str, offer: &mesos::Offer) -> Vec<offer::Operation> {
     let apps = launches.iter().filter_map(|l| Some(wire::task_info(l, l.definition.app()?, offer)));
     let task_infos: Vec<mesos::TaskInfo> = apps.collect();
@@ -146,5 +147,6 @@ fn operations(launches: &[Launch], framework: &str, offer: &mesos::Offer) -> Vec
         }),
         ..Default::default()
     });
-    tasks.into_iter().chain(groups).collect()
+    let before = launches.iter().flat_map(|l| wire::volume::operations(l, offer));
+    before.chain(tasks).chain(groups).collect()
 }

@@ -4,6 +4,7 @@ mod checks;
 mod pod;
 mod share;
 mod task;
+pub mod volume;
 
 use plenum_api::WireEnum;
 use plenum_api::mesos::{self, Attribute, Resource, value};
@@ -56,6 +57,9 @@ fn attribute(attribute: &Attribute) -> String {
 fn portion(resource: &Resource) -> Portion {
     // Volumes, revocable and shared resources are not for plain tasks: such a portion offers nothing.
     let special = resource.disk.is_some() || resource.revocable.is_some() || resource.shared.is_some();
+    let claim = volume::claim(resource);
+    // An instance's own volume is for that instance.
+    let special = special && !(claim.is_some() && volume::is_plain_volume(resource));
     let refined = resource.reservations.last().and_then(|r| r.role.clone());
     let reserved = refined.or_else(|| resource.role.clone()).unwrap_or_else(|| "*".to_owned());
     let amount = match (&resource.scalar, &resource.ranges) {
@@ -64,7 +68,7 @@ fn portion(resource: &Resource) -> Portion {
         (_, Some(ranges)) => Amount::Ranges(ranges.range.iter().map(|r| (r.begin, r.end)).collect()),
         _ => Amount::Scalar(0),
     };
-    Portion { name: resource.name.clone(), reserved, amount }
+    Portion { name: resource.name.clone(), reserved, amount, claim }
 }
 
 /// The resources that `takes` name, cut out of the offer they were made from.

@@ -419,6 +419,8 @@ mod tests {
             role: "*".to_owned(),
             host_ports: host_ports.to_vec(),
             goal: Goal::Run,
+            volumes: Vec::new(),
+            made: false,
             containers: Vec::new(),
             launches: 1,
         };

@@ -21,7 +21,7 @@ pub fn task_info(launch: &Launch, app: &App, offer: &mesos::Offer) -> TaskInfo {
         name: app.id.task_name(),
         task_id: record.id.task_id(ONLY, record.launches).into(),
         agent_id: offer.agent_id.clone(),
-        resources: super::resources(offer, &launch.takes),
+        resources: super::volume::resources(launch, offer),
         command: Some(command(launch, app, &ports)),
         container: container(app, &ports, launch.images.get(ONLY)),
         health_check: app.health_checks.first().map(|_| health(app, &ports)),
@@ -275,7 +275,13 @@ fn container(app: &App, ports: &[Numbers], pinned: Option<&String>) -> Option<Co
     let from = app.container.as_ref().unwrap_or(&plain);
     let mut out = ContainerInfo {
         r#type: container_info::Type::Mesos.into(),
-        volumes: from.volumes.iter().filter_map(|v| volume(app, v)).collect(),
+        // Persistent ones come with the task's resources.
+        volumes: from
+            .volumes
+            .iter()
+            .filter(|v| v.get("persistent").is_none_or(Value::is_null))
+            .filter_map(|v| volume(app, v))
+            .collect(),
         tty_info: (app.tty == Some(true)).then(TtyInfo::default),
         linux_info: super::checks::linux(from),
         ..Default::default()
@@ -448,6 +454,8 @@ mod tests {
             role: "*".to_owned(),
             host_ports: host_ports.to_vec(),
             goal: Goal::Run,
+            volumes: Vec::new(),
+            made: false,
             containers: Vec::new(),
             launches: 1,
         };

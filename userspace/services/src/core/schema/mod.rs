@@ -18,7 +18,7 @@ pub use group::GROUP;
 pub use pod::POD;
 pub use read::{Mode, read};
 pub use text::Rule;
-pub(super) use volumes::{NO_CSI, NO_PERSISTENT};
+pub(super) use volumes::{NO_CSI, NO_DISKS};
 
 /// Fields that belong together.
 #[derive(Debug)]

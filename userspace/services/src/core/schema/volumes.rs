@@ -27,13 +27,14 @@ const SECRET: Table = Table {
     fields: &[Field::must("containerPath", SOME_TEXT), Field::must("secret", SOME_TEXT).differs(NO_SECRETS)],
 };
 
-pub(in crate::core) const NO_PERSISTENT: &str = "persistent volumes are not supported";
+pub(in crate::core) const NO_DISKS: &str =
+    "persistent volumes are made on the disk of the agent's working folder (root) only";
 
 const PERSISTENT: Table = Table {
     name: "AppPersistentVolume",
     fields: &[
         Field::must("containerPath", SOME_TEXT),
-        Field::must("persistent", Shape::Object(&PERSISTENT_INFO)).refused(NO_PERSISTENT),
+        Field::must("persistent", Shape::Object(&PERSISTENT_INFO)),
         Field::must("mode", MODE),
     ],
 };
@@ -46,12 +47,11 @@ const PERSISTENT_INFO: Table = Table {
             Shape::Word(&["root", "path", "mount"]),
             Default::Derived("`root`; `mount` with a profile"),
         )
-        .refused(NO_PERSISTENT),
-        Field::must("size", SIZE).refused(NO_PERSISTENT),
-        Field::may("maxSize", SIZE).refused(NO_PERSISTENT),
-        Field::may("profileName", TEXT).refused(NO_PERSISTENT),
-        Field::new("constraints", Shape::Set(&Shape::List(&TEXT, 0), 0), Default::List)
-            .refused(NO_PERSISTENT),
+        .differs("`root` only"),
+        Field::must("size", SIZE),
+        Field::may("maxSize", SIZE).refused(NO_DISKS),
+        Field::may("profileName", TEXT).refused(NO_DISKS),
+        Field::new("constraints", Shape::Set(&Shape::List(&TEXT, 0), 0), Default::List).refused(NO_DISKS),
     ],
 };
 

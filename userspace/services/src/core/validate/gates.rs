@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::app::App;
-use super::super::schema::{NO_CSI, NO_PERSISTENT};
+use super::super::schema::{NO_CSI, NO_DISKS};
 use super::Flaws;
 
 pub(super) fn gates(app: &App, flaws: &mut Flaws) {
@@ -16,7 +16,9 @@ pub(super) fn gates(app: &App, flaws: &mut Flaws) {
     for (i, volume) in volumes.enumerate() {
         let some = |key: &str| volume.get(key).filter(|v| !v.is_null());
         let path = format!("/container/volumes({i})");
-        flaws.unless(some("persistent").is_none(), &format!("{path}/persistent"), NO_PERSISTENT);
+        let kind = some("persistent").and_then(|p| p.get("type")).and_then(Value::as_str);
+        let root = kind.is_none_or(|kind| kind == "root");
+        flaws.unless(root, &format!("{path}/persistent/type"), NO_DISKS);
         let csi = some("external").and_then(|e| e.get("provider")).and_then(Value::as_str) == Some("csi");
         flaws.unless(!csi, &format!("{path}/external/provider"), NO_CSI);
     }

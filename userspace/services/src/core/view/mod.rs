@@ -15,7 +15,7 @@ pub use queue::{queue, why};
 use super::definition::Definition;
 use super::id::PathId;
 use super::instance::{Instance, State, Task};
-use super::{Entry, Snapshot, notices, time};
+use super::{Entry, Snapshot, kept, notices, time};
 
 /// What is shown with an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn entry_json(entry: &Entry, embed: Embed) -> Value {
         out.insert("deployments".to_owned(), entry.deployments.iter().map(|id| json!({"id": id})).collect());
     }
     if embed.tasks {
-        out.insert("tasks".to_owned(), entry.instances.values().flat_map(|i| tasks_of(entry, i)).collect());
+        out.insert("tasks".to_owned(), all_tasks(entry).collect());
     }
     if embed.readiness {
         out.insert("readinessCheckResults".to_owned(), Value::from(entry.readiness_results()));
@@ -160,6 +160,12 @@ fn stats(entry: &Entry) -> Value {
     })
 }
 
+/// The tasks of all instances, then those of instances that ended and have volumes.
+fn all_tasks(entry: &Entry) -> impl Iterator<Item = Value> {
+    let running = entry.instances.values().flat_map(|i| tasks_of(entry, i));
+    running.chain(entry.kept.values().map(kept::task))
+}
+
 /// The tasks of an instance.
 pub fn tasks_of(entry: &Entry, instance: &Instance) -> Vec<Value> {
     let definition = entry.versions.get(&instance.record.version).unwrap_or(&entry.wanted);
@@ -186,7 +192,7 @@ fn one_task(definition: &Definition, instance: &Instance, task: &Task, id: &str)
         "stagedAt": time::text(instance.staged),
         "startedAt": moment(task.started),
         "version": record.version,
-        "localVolumes": [],
+        "localVolumes": kept::volumes(record),
         "region": record.location.region,
         "zone": record.location.zone,
         "role": record.role,
@@ -210,23 +216,26 @@ fn one_task(definition: &Definition, instance: &Instance, task: &Task, id: &str)
 
 /// Every task; `states` of `staging` and `running` narrow it down.
 pub fn tasks(state: &Snapshot, states: &[&str]) -> Vec<Value> {
-    let fits = |i: &Instance| {
-        states.is_empty()
-            || match i.state() {
-                Some(State::Running) => states.contains(&"running"),
-                Some(State::Staging | State::Starting) => states.contains(&"staging"),
-                _ => false,
-            }
+    let fits = |i: &Instance| match i.state() {
+        Some(State::Running) => states.contains(&"running"),
+        Some(State::Staging | State::Starting) => states.contains(&"staging"),
+        _ => false,
     };
-    let entries = state.entries();
-    entries
-        .flat_map(|(_, e)| e.instances.values().filter(|i| fits(i)).flat_map(move |i| tasks_of(e, i)))
-        .collect()
+    let mut all = Vec::new();
+    for (_, entry) in state.entries() {
+        if states.is_empty() {
+            all.extend(all_tasks(entry));
+        } else {
+            let some = entry.instances.values().filter(|i| fits(i));
+            all.extend(some.flat_map(|i| tasks_of(entry, i)));
+        }
+    }
+    all
 }
 
 /// The tasks of one app.
 pub fn app_tasks(state: &Snapshot, id: &PathId) -> Option<Vec<Value>> {
-    state.entry(id).map(|e| e.instances.values().flat_map(|i| tasks_of(e, i)).collect())
+    state.entry(id).map(|e| all_tasks(e).collect())
 }
 
 /// Tasks as the tab separated table that old load balancers read: app, service port, addresses.
@@ -307,7 +316,7 @@ pub fn strangers(state: &Snapshot) -> Value {
             )
         })
         .collect();
-    json!({"unknown": strangers, "replaced": ghosts})
+    json!({"unknown": strangers, "replaced": ghosts, "volumes": state.leftovers()})
 }
 
 /// Numbers for `/metrics`.

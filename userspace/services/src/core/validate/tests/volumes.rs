@@ -102,7 +102,12 @@ fn rules_of_volumes() {
             "/acceptedResourceRoles".to_owned(),
             "A resident app must have `acceptedResourceRoles = [\"*\"]`.",
         ),
-        (persistent(r#"{"size":1}"#), "", in_volume("/persistent"), "persistent volumes are not supported"),
+        (
+            persistent(r#"{"size":1,"type":"path"}"#),
+            "",
+            in_volume("/persistent/type"),
+            "persistent volumes are made on the disk of the agent's working folder (root) only",
+        ),
     ] {
         rules_of(with(&volume, more), &[(&at, error)]);
     }
