@@ -114,7 +114,8 @@ impl Snapshot {
     /// What is in an app's way, the worst first; nothing when it is as wanted.
     pub fn blockers(&self, entry: &Entry, now: Now) -> Vec<Blocker> {
         let mut all = entry.blockers(now);
-        if entry.missing > 0
+        // What is launched again has its resources already.
+        if entry.fresh() > 0
             && !entry.removing
             && let Some(full) = self.quota_full(entry)
         {

@@ -145,6 +145,13 @@ impl Definition {
         }
     }
 
+    /// The same with its volumes, which are disk.
+    pub fn needs_with_volumes(&self) -> Resources {
+        let needs = self.needs();
+        let volumes = self.volumes().into_iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
+        Resources { disk: needs.disk + volumes as f64, ..needs }
+    }
+
     /// Where volumes that outlive an instance are mounted, and their sizes in MiB.
     pub fn volumes(&self) -> Vec<(String, u64)> {
         let volumes = self.app().and_then(|app| app.container.as_ref()).into_iter().flat_map(|c| &c.volumes);

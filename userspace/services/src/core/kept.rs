@@ -45,7 +45,7 @@ impl Core {
             return None;
         }
         let ran = record.made || matches!(state, State::Finished | State::Failed);
-        let Some(entry) = self.state.apps.get_mut(&record.app) else { return None };
+        let entry = self.state.apps.get_mut(&record.app)?;
         if record.goal == Goal::Wipe || entry.removing || !ran {
             return Some(self.wipe_record(record, now));
         }

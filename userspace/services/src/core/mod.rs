@@ -657,6 +657,8 @@ impl Core {
 }
 
 #[cfg(test)]
+mod kept_walk;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod walk;

@@ -124,7 +124,7 @@ impl Core {
         let waiting = self.hungry_within(now.mono).next().is_some();
         let soon = waiting || self.hungry_within(now.mono + self.state.settings.hold).next().is_some();
         let hungry = !self.hungry.is_empty();
-        let wiping = self.is_wiping();
+        let wiping = self.wiping_on();
         let (mut keep, mut back, mut again) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (id, held) in std::mem::take(&mut self.offers.held) {
             if !held.launches.is_empty() || !held.frees.is_empty() {
@@ -139,7 +139,7 @@ impl Core {
                 self.out.push(Effect::Accept { offer: id, launches, frees, refuse: REFUSE_REST });
             } else if soon && !waiting && held.until > now.mono {
                 keep.insert(id, held);
-            } else if wiping && self.wiping_on().contains(held.offer.agent.as_str()) {
+            } else if wiping.contains(&held.offer.agent) {
                 again.push(id);
             } else {
                 back.push(id);
@@ -154,7 +154,7 @@ impl Core {
             self.out.push(Effect::Decline { offers: back, refuse });
         }
         self.offers.look_until = self.offers.look_until.filter(|until| *until > now.mono);
-        self.steer(waiting || soon || wiping || self.offers.look_until.is_some(), now);
+        self.steer(waiting || soon || !wiping.is_empty() || self.offers.look_until.is_some(), now);
     }
 
     /// Asks for offers, to see what nodes have.

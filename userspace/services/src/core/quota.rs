@@ -40,7 +40,7 @@ impl Snapshot {
     /// Which resource an instance of `entry` needs more of than the quota of `holder` leaves: its name, what it needs, what is used.
     fn over(&self, holder: &str, entry: &Entry) -> Option<(&'static str, f64, f64)> {
         let limits = self.quotas.get(holder)?;
-        let needs = amounts(&entry.wanted.needs());
+        let needs = amounts(&entry.wanted.needs_with_volumes());
         let used = self.used(holder);
         (0..needs.len()).find_map(|n| {
             let ((name, need), (_, used)) = (*needs.get(n)?, *used.get(n)?);
@@ -48,17 +48,20 @@ impl Snapshot {
         })
     }
 
-    /// What instances in the role, and in those below it, take.
+    /// What instances in the role, and in those below it, take; those that are kept do as well.
     fn used(&self, holder: &str) -> [(&'static str, f64); 4] {
         let mut sum = amounts(&super::pod::Resources::default());
-        let live = self.apps.values().flat_map(|entry| entry.instances.values().map(move |i| (entry, i)));
-        for (entry, instance) in live {
-            let role = instance.record.role.as_str();
+        let all = self.apps.values().flat_map(|entry| {
+            let live = entry.instances.values().map(|instance| &instance.record);
+            live.chain(entry.kept.values().map(|kept| &kept.record)).map(move |record| (entry, record))
+        });
+        for (entry, record) in all {
+            let role = record.role.as_str();
             if role != holder && !role.strip_prefix(holder).is_some_and(|rest| rest.starts_with('/')) {
                 continue;
             }
-            let definition = entry.versions.get(&instance.record.version).unwrap_or(&entry.wanted);
-            for ((_, sum), (_, part)) in sum.iter_mut().zip(amounts(&definition.needs())) {
+            let definition = entry.versions.get(&record.version).unwrap_or(&entry.wanted);
+            for ((_, sum), (_, part)) in sum.iter_mut().zip(amounts(&definition.needs_with_volumes())) {
                 *sum += part;
             }
         }

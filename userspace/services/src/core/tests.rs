@@ -31,6 +31,7 @@ pub(super) struct Script {
     pub(super) tasks: Vec<(String, String)>,
     store: BTreeMap<String, Vec<u8>>,
     launched: BTreeSet<String>,
+    definitions: BTreeMap<InstanceId, Arc<Definition>>,
     pub(super) deployments: Vec<String>,
 }
 
@@ -44,6 +45,7 @@ impl Script {
             tasks: Vec::new(),
             store: BTreeMap::new(),
             launched: BTreeSet::new(),
+            definitions: BTreeMap::new(),
             deployments: Vec::new(),
         }
     }
@@ -112,16 +114,18 @@ impl Script {
         self.feed(event)
     }
 
+    /// Whether there is a record of the instance of the n-th task.
+    pub(super) fn knows(&self, n: usize) -> bool {
+        let (id, ..) = InstanceId::of_task(&self.tasks[n - 1].0).unwrap();
+        self.store.contains_key(&format!("instances/{id}"))
+    }
+
     /// What is reserved for the instance of the n-th task; its app may be gone.
     fn claimed(&self, n: usize) -> Vec<Portion> {
         let (id, ..) = InstanceId::of_task(&self.tasks[n - 1].0).unwrap();
-        let state = &self.core.state;
-        let kept = state.apps.values().find_map(|e| Some((e.kept.get(&id)?.record.clone(), &e.wanted)));
-        let running =
-            || state.apps.values().find_map(|e| Some((e.instances.get(&id)?.record.clone(), &e.wanted)));
-        let any = || Some((state.wiping.get(&id)?.clone(), &state.apps.values().next()?.wanted));
-        let (record, definition) = kept.or_else(running).or_else(any).expect("it is known");
-        volume::claimed(definition, &record, "F")
+        let record: Record =
+            serde_json::from_slice(&self.store[&format!("instances/{id}")]).expect("a record");
+        volume::claimed(&self.definitions[&id], &record, "F")
     }
 
     fn request(&self, command: &str, words: &[&str], rest: &str) -> Event {
@@ -314,6 +318,7 @@ impl Script {
                     );
                     assert!(self.launched.insert(task.clone()), "{task} is launched once");
                     self.rename(&launch.record);
+                    self.definitions.insert(id.clone(), launch.definition);
                     let images: Vec<String> = launch.images.values().map(|i| format!(" image={i}")).collect();
                     let ports = launch.record.host_ports;
                     let volumes: Vec<String> =
@@ -393,7 +398,14 @@ impl Script {
     fn tidy(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (long, short) in &self.names {
-            text = text.replace(&format!("{long}._app.1"), short).replace(long, short);
+            if !text.contains(long.as_str()) {
+                continue;
+            }
+            // The first launch has the short name alone; the tenth is another one.
+            let first = format!("{long}._app.1");
+            let tenth = |n: usize| format!("{first}{n}");
+            (0..10).for_each(|n| text = text.replace(&tenth(n), &format!("{short}._app.1{n}")));
+            text = text.replace(&first, short).replace(long, short);
         }
         text.replace("2023-11-14T", "")
     }

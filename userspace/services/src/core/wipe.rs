@@ -59,8 +59,8 @@ impl Core {
     }
 
     /// The nodes on which volumes are to go.
-    pub(super) fn wiping_on(&self) -> BTreeSet<&str> {
-        self.state.wiping.values().filter(|r| r.goal == Goal::Wipe).map(|r| r.agent.as_str()).collect()
+    pub(super) fn wiping_on(&self) -> BTreeSet<String> {
+        self.state.wiping.values().filter(|r| r.goal == Goal::Wipe).map(|r| r.agent.clone()).collect()
     }
 
     /// Has an instance's volumes destroyed once they are offered. It must have been taken out of its app's instances.

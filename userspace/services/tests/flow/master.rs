@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::StreamExt;
 use plenum_api::codec::{self, Encoding};
-use plenum_api::mesos::{Offer, Resource, TaskInfo, TaskState, TaskStatus, value};
+use plenum_api::mesos::{Offer, Resource, TaskInfo, TaskState, TaskStatus, offer, resource, value};
 use plenum_api::scheduler::{Call, Event, call, event};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -48,28 +48,37 @@ impl Master {
 
     /// Offers a node's resources.
     pub fn offer(&self, cpus: f64, mem: f64) {
+        self.offer_to("*", vec![scalar("cpus", cpus), scalar("mem", mem)], true);
+    }
+
+    /// Offers these resources, and perhaps some ports, to a role.
+    pub fn offer_to(&self, role: &str, mut resources: Vec<Resource>, ports: bool) {
         let number = self.next();
-        let scalar = |name: &str, n: f64| Resource {
-            name: name.to_owned(),
-            r#type: value::Type::Scalar.into(),
-            scalar: Some(value::Scalar { value: n }),
-            ..Default::default()
-        };
-        let ports = Resource {
-            name: "ports".to_owned(),
-            r#type: value::Type::Ranges.into(),
-            ranges: Some(value::Ranges { range: vec![value::Range { begin: 31000, end: 31100 }] }),
-            ..Default::default()
-        };
+        if ports {
+            resources.push(Resource {
+                name: "ports".to_owned(),
+                r#type: value::Type::Ranges.into(),
+                ranges: Some(value::Ranges { range: vec![value::Range { begin: 31000, end: 31100 }] }),
+                ..Default::default()
+            });
+        }
+        let allocation = resource::AllocationInfo { role: Some(role.to_owned()) };
         let offer = Offer {
             id: format!("O{number}").into(),
             framework_id: "F".into(),
             agent_id: "A".into(),
             hostname: "node".to_owned(),
-            resources: vec![scalar("cpus", cpus), scalar("mem", mem), ports],
+            resources,
+            allocation_info: Some(allocation),
             ..Default::default()
         };
         self.send(event::Type::Offers, |e| e.offers = Some(event::Offers { offers: vec![offer] }));
+    }
+
+    /// The operations of the n-th ACCEPT.
+    pub async fn accepted(&self, n: usize) -> Vec<offer::Operation> {
+        let nth = |calls: &[Call]| calls.iter().filter_map(|c| c.accept.as_ref()).nth(n - 1).cloned();
+        self.wait("accept", nth).await.operations
     }
 
     fn next(&self) -> u8 {
@@ -178,6 +187,16 @@ impl Master {
         let seen = self.seen.lock().unwrap();
         let subscriptions = seen.calls.iter().filter(|c| c.r#type() == call::Type::Subscribe);
         subscriptions.map(|c| c.framework_id.as_ref().map(|id| id.value.clone())).collect()
+    }
+}
+
+/// So much of something.
+pub fn scalar(name: &str, n: f64) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        r#type: value::Type::Scalar.into(),
+        scalar: Some(value::Scalar { value: n }),
+        ..Default::default()
     }
 }
 

@@ -8,6 +8,7 @@ mod groups;
 mod master;
 mod reference;
 mod refusals;
+mod volumes;
 mod world;
 
 use serde_json::{Value, json};
