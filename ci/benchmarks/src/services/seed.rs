@@ -205,11 +205,13 @@ impl Cluster {
             name: name.to_owned(),
             reserved: "*".to_owned(),
             amount: Amount::Scalar(n * 1000),
+            claim: None,
         };
         let ports = Portion {
             name: "ports".to_owned(),
             reserved: "*".to_owned(),
             amount: Amount::Ranges(vec![(1025, 65_000)]),
+            claim: None,
         };
         Offer {
             id: format!("O{}-{node}", self.now.mono.0),
