@@ -13,7 +13,8 @@ const PORTS: (u64, u64) = (31_000, 31_099);
 
 /// All that a node has, as an offer.
 pub fn whole(id: String, agent: &str, host: &str) -> Offer {
-    let portion = |name: &str, amount| Portion { name: name.to_owned(), reserved: "*".to_owned(), amount };
+    let portion =
+        |name: &str, amount| Portion { name: name.to_owned(), reserved: "*".to_owned(), amount, claim: None };
     Offer {
         id,
         agent: agent.to_owned(),

@@ -194,7 +194,7 @@ impl World {
             return Ok(());
         }
         match effect {
-            Effect::Accept { offer, launches, refuse } => {
+            Effect::Accept { offer, launches, refuse, .. } => {
                 let offer = self.master.offers.remove(&offer);
                 if let Some(offer) = &offer {
                     self.master.refused.insert(offer.agent.clone(), self.now + refuse.0);

@@ -259,6 +259,7 @@ impl World {
                 tasks: None,
                 host: None,
                 scale: random.chance(300),
+                wipe: false,
             }),
             12 => Kind::ResetDelay(path(id)),
             13 => self.some_cancel(),
@@ -304,6 +305,7 @@ impl World {
             tasks: Some(tasks.unwrap_or_default()),
             host: None,
             scale: false,
+            wipe: false,
         })
     }
 }
