@@ -2,6 +2,7 @@
 //! machine, the policy, and the first account. Repeating it repairs what a crash left undone and changes nothing else.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -51,6 +52,10 @@ pub enum BootstrapError {
     Directory(#[from] DirectoryError),
 }
 
+/// A process that was killed a moment ago has let go of its files after so long.
+const LETS_GO: Duration = Duration::from_secs(2);
+const LOOKS_AGAIN: Duration = Duration::from_millis(20);
+
 /// Opens identity's store on this machine.
 pub(crate) async fn open_store(config: &Config) -> Result<Embedded, StoreError> {
     let path = config.places().store(Role::Identity);
@@ -69,7 +74,15 @@ pub(crate) async fn open_store(config: &Config) -> Result<Embedded, StoreError> 
             maybe_applied: false,
         })?;
     }
-    Embedded::open(path, Options::default()).await
+    let deadline = Instant::now() + LETS_GO;
+    loop {
+        match Embedded::open(&path, Options::default()).await {
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOKS_AGAIN).await
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Identity's part of a store.

@@ -4,6 +4,7 @@
 //! of tasks in [`exec`].
 
 pub mod apps;
+pub mod ended;
 pub mod exec;
 pub mod nodes;
 pub mod packages;

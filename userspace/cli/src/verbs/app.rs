@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::wait::{Goal, Waiting, until};
-use super::{deploy, edit, logs, now, versions, view, why};
+use super::{deploy, edit, ended, logs, now, versions, view, why};
 use crate::Global;
 use crate::api::Session;
 use crate::api::apps::{App, Task};
@@ -106,14 +106,28 @@ pub enum AppVerb {
     },
     /// Print what the instances print
     #[command(
-        after_help = "Examples:\n  plenum app logs /web\n  plenum app logs /web -f\n  plenum app logs /web --file stderr -n 200"
+        after_help = "Examples:\n  plenum app logs /web\n  plenum app logs /web -f\n  plenum app logs /web --dead\n  plenum app logs /web --file stderr -n 200"
     )]
     Logs {
         /// The app's id
         id: String,
+        /// Of this instance alone: its id, or the beginning of what tells it apart
+        #[arg(id = "INSTANCE")]
+        instance: Option<String>,
+        /// Of an instance that has ended; without INSTANCE, of the last one that failed
+        #[arg(long, conflicts_with = "follow")]
+        dead: bool,
         /// How much, and from where.
         #[command(flatten)]
         logs: logs::Logs,
+    },
+    /// Show instances that have ended, and why
+    #[command(
+        after_help = "Examples:\n  plenum app ended /web\n  plenum app logs /web --dead          what the last one that failed printed\n  plenum app logs /web 3f2a --dead     what that one did"
+    )]
+    Ended {
+        /// The app's or pod's id; it may be gone
+        id: String,
     },
     /// Show what the app was, version by version
     #[command(after_help = "Examples:\n  plenum app history /web\n  plenum app history /web -n 3 -o json")]
@@ -196,7 +210,13 @@ pub(crate) async fn run(
             settle(session, output, id, waiting, screen).await
         }
         AppVerb::Remove { id, yes, waiting } => remove(session, output, (id, *yes), waiting, screen).await,
-        AppVerb::Logs { id, logs } => logs::of_app(session, id, logs, screen).await,
+        AppVerb::Logs { id, instance, dead: true, logs } => {
+            logs::of_dead(session, (id, instance.as_deref()), logs, screen).await
+        }
+        AppVerb::Logs { id, instance, logs, .. } => {
+            logs::of_app(session, (id, instance.as_deref()), logs, screen).await
+        }
+        AppVerb::Ended { id } => ended::list(session, output, id, screen).await,
         AppVerb::History { id, count } => versions::history(session, output, (id, *count), screen).await,
         AppVerb::Diff(asked) => versions::diff(session, output, asked, screen).await,
         AppVerb::Rollback(asked) => versions::rollback(session, output, asked, screen).await,

@@ -11,7 +11,9 @@ use crate::api::Session;
 use crate::api::nodes::{ClusterTask, Place};
 use crate::error::{CliError, Result};
 use crate::screen::Screen;
-use crate::text::clean;
+use crate::text::{age_of, clean};
+
+use super::{ended, now};
 
 /// How often a followed file is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -58,14 +60,28 @@ struct Tail {
     label: Option<(String, AnsiColor)>,
 }
 
-pub(crate) async fn of_app(session: &Session, id: &str, logs: &Logs, screen: &mut Screen) -> Result<()> {
+/// Files of an app's instances; of one alone where it is named.
+pub(crate) async fn of_app(
+    session: &Session,
+    (id, instance): (&str, Option<&str>),
+    logs: &Logs,
+    screen: &mut Screen,
+) -> Result<()> {
+    let is_meant = |task: &str| instance.is_none_or(|wanted| ended::is_meant(task, wanted));
     let app = session.app(id).await?;
     let mut sources: Vec<(String, String)> = app
         .tasks
         .iter()
-        .filter(|t| !t.slave_id.is_empty())
+        .filter(|t| !t.slave_id.is_empty() && is_meant(&t.id))
         .map(|t| (t.id.clone(), t.slave_id.clone()))
         .collect();
+    if let (true, Some(wanted)) = (sources.is_empty(), instance) {
+        return Err(CliError::Usage(format!(
+            "no instance of {0} is called {1}; `plenum app show {0}` shows those that run, and with --dead this command looks among those that have ended",
+            clean(&app.id),
+            clean(wanted)
+        )));
+    }
     if sources.is_empty() {
         match app.last_task_failure.as_ref().filter(|failure| !failure.slave_id.is_empty()) {
             Some(failure) => {
@@ -97,7 +113,7 @@ pub(crate) async fn of_app(session: &Session, id: &str, logs: &Logs, screen: &mu
         if round.is_multiple_of(ROUNDS) {
             let Some(now) = patient(session.app(id).await)? else { continue };
             let from_start = Logs { lines: usize::MAX, ..logs.clone() };
-            for task in now.tasks.iter().filter(|task| !task.slave_id.is_empty()) {
+            for task in now.tasks.iter().filter(|task| !task.slave_id.is_empty() && is_meant(&task.id)) {
                 if tails.iter().all(|tail| tail.task != task.id) {
                     let source = (task.id.clone(), task.slave_id.clone());
                     let more = several || !tails.is_empty();
@@ -106,6 +122,34 @@ pub(crate) async fn of_app(session: &Session, id: &str, logs: &Logs, screen: &mu
             }
         }
     }
+}
+
+/// Files of an instance that has ended, where its node still has them.
+pub(crate) async fn of_dead(
+    session: &Session,
+    (id, instance): (&str, Option<&str>),
+    logs: &Logs,
+    screen: &mut Screen,
+) -> Result<()> {
+    let all = session.ended_instances(id).await?;
+    let one = ended::find(&all, id, instance)?;
+    let ago = age_of(now(), &one.ended_at);
+    let why = if one.asked { "as it was asked to".to_owned() } else { clean(&one.reason()) };
+    screen.note(&format!("{} on {} ended {ago} ago, {why}", clean(&one.instance_id), clean(&one.host)))?;
+    let mut tails = Vec::new();
+    let several = one.tasks.len() > 1;
+    for task in &one.tasks {
+        let source = (task.id.clone(), one.slave_id.clone());
+        begin(session, &source, logs, several, &mut tails, screen).await?;
+    }
+    if tails.is_empty() {
+        return Err(CliError::Unfinished(format!(
+            "the node {} no longer has the sandbox of {}; how long it keeps them is `agent.gc_delay`, less where its disk is nearly full",
+            clean(&one.host),
+            clean(&one.instance_id)
+        )));
+    }
+    Ok(())
 }
 
 pub(crate) async fn of_task(session: &Session, id: &str, logs: &Logs, screen: &mut Screen) -> Result<()> {

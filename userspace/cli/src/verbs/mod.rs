@@ -7,6 +7,7 @@ pub(crate) mod deploy;
 pub(crate) mod deployment;
 mod documents;
 pub(crate) mod edit;
+mod ended;
 pub(crate) mod group;
 pub(crate) mod import;
 pub(crate) mod login;

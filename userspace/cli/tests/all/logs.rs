@@ -128,3 +128,39 @@ async fn without_instances_the_last_failure_is_shown() {
     let never = world.run(&["app", "logs", "web"]).await;
     assert!(never.code == 1 && never.err.contains("plenum app why /web"), "{never:?}");
 }
+
+#[tokio::test]
+async fn what_a_dead_instance_printed_is_found() {
+    let world = World::start().await;
+    let at = "GET /service/marathon/v2/apps/web/ended";
+    let ended = |id: &str, asked: bool| {
+        json!({"instanceId": format!("web.instance-{id}"), "host": "node-1", "slaveId": "S1", "endedAt": "2026-01-01T00:00:00.000Z",
+            "asked": asked, "tasks": [{"id": format!("web.instance-{id}._app.1"), "state": "TASK_FAILED", "message": "exited with status 3"}]})
+    };
+    for _ in 0..4 {
+        world.gateway.answer(
+            at,
+            200,
+            &json!({"ended": [ended("cc", true), ended("bb", false), ended("aa", false)]}),
+        );
+    }
+    world.gateway.answer("GET /agent/S1/state", 200, &agent(&["web.instance-bb._app.1"]));
+    let file = "/w/web.instance-bb._app.1/stdout";
+    world.gateway.answer(&read(file, "offset=-1"), 200, &json!({"offset": 4}));
+    world.gateway.answer(&read(file, "offset=0&length=4"), 200, &json!({"offset": 0, "data": "boom"}));
+    let failed = world.run(&["app", "logs", "web", "--dead"]).await;
+    assert_eq!((failed.code, failed.out.as_str()), (0, "boom"), "{failed:?}");
+    for part in ["web.instance-bb on node-1 ended", "exited with status 3"] {
+        assert!(failed.err.contains(part), "{failed:?}");
+    }
+    world.gateway.answer("GET /agent/S1/state", 200, &agent(&[]));
+    let gone = world.run(&["app", "logs", "web", "aa", "--dead"]).await;
+    assert!(gone.code == 1 && gone.err.contains("agent.gc_delay"), "{gone:?}");
+    let unknown = world.run(&["app", "logs", "web", "zz", "--dead"]).await;
+    assert!(unknown.code != 0 && unknown.err.contains("plenum app ended web"), "{unknown:?}");
+    let all = world.run(&["app", "ended", "web"]).await;
+    assert!(
+        all.out.contains("it was asked to") && all.out.contains("TASK_FAILED: exited with status 3"),
+        "{all:?}"
+    );
+}

@@ -16,6 +16,7 @@ pub mod constraint;
 pub mod definition;
 pub mod deployment;
 pub mod dry;
+pub mod ended;
 pub mod error;
 pub mod group;
 pub mod group_requests;
@@ -86,6 +87,12 @@ pub struct Settings {
     pub refuse: Millis,
     /// Versions kept of each app.
     pub versions: usize,
+    /// Ends that are remembered of each app, of those asked for and of the others.
+    pub ended_each: usize,
+    /// Ends that are remembered of all apps.
+    pub ended_most: usize,
+    /// How long they are.
+    pub ended_for: Millis,
     /// Whether groups that lie in the root enforce their role where they do not say.
     pub new_groups_enforce: bool,
 }
@@ -99,6 +106,9 @@ impl Default for Settings {
             hold: Millis::from_secs(5),
             refuse: Millis::from_secs(30),
             versions: 25,
+            ended_each: 10,
+            ended_most: 20_000,
+            ended_for: Millis::from_secs(7 * 24 * 3600),
             new_groups_enforce: false,
         }
     }
@@ -376,6 +386,8 @@ pub struct Snapshot {
     pub wiping: Shared<InstanceId, Record>,
     /// Tasks of ours that nobody wrote down.
     pub strangers: Shared<String, Stranger>,
+    /// Instances that have ended, by app.
+    pub ended: Shared<PathId, ended::Past>,
     /// What nodes offered last, and what we left of it, by their ids.
     pub nodes: Shared<String, Node>,
     /// Our id at the master.
@@ -397,6 +409,7 @@ impl Snapshot {
             ghosts: Shared::default(),
             wiping: Shared::default(),
             strangers: Shared::default(),
+            ended: Shared::default(),
             nodes: Shared::default(),
             framework: None,
             master: None,
@@ -432,6 +445,8 @@ pub struct Core {
     wipes: wipe::Wipes,
     offers: offers::Offers,
     census: census::Census,
+    /// Instances that have ended, the oldest first.
+    ended_order: BTreeSet<(Millis, String, PathId)>,
     /// Where nodes are, by id, to be shared by what runs on them.
     places: BTreeMap<String, Arc<Location>>,
     dirty: BTreeSet<PathId>,
@@ -460,6 +475,7 @@ impl Core {
             wipes: wipe::Wipes::default(),
             offers: offers::Offers::default(),
             census: census::Census::new(service_ports),
+            ended_order: BTreeSet::new(),
             places: BTreeMap::new(),
             dirty: BTreeSet::new(),
             due: BTreeSet::new(),

@@ -1,5 +1,5 @@
 //! What is stored, and how it is read back. Keys: `framework`, `apps/<key>`, `versions/<key>/<version>`,
-//! `instances/<id>`, `deployments/<id>`, `images/<key>/<configuration>`, `groups/<key>`, `history/<version>`, `batches/<version>`. Values are JSON with the format number `f`.
+//! `instances/<id>`, `deployments/<id>`, `images/<key>/<configuration>`, `groups/<key>`, `ended/<key>/<instance>`, `history/<version>`, `batches/<version>`. Values are JSON with the format number `f`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -172,6 +172,7 @@ impl Core {
                     core.state.groups.insert(group.id.clone(), group);
                 }
                 "history" => pasts.push(read::<Past>(key, value)?),
+                "ended" => drop(core.keep_ended(Arc::new(read(key, value)?))),
                 _ => {
                     return Err(Unreadable {
                         key: key.clone(),

@@ -108,7 +108,9 @@ impl Core {
         }
         let ended = instance.state().unwrap_or(status.state);
         let kept = self.keep(&instance, ended, now);
-        self.commit(vec![kept.unwrap_or_else(|| records::delete_instance(&instance.record))]);
+        let mut writes = vec![kept.unwrap_or_else(|| records::delete_instance(&instance.record))];
+        writes.extend(self.remember_end(&instance, now));
+        self.commit(writes);
         for notice in news {
             self.publish(notice);
         }
@@ -129,8 +131,14 @@ impl Core {
             self.lapsed.remove(id);
             self.partly.remove(id);
             if let Some(record) = self.state.ghosts.remove(id) {
-                self.commit(vec![records::delete_instance(&record)]);
-                let instance = Instance::new(record, now.mono, false);
+                let mut instance = Instance::new(record, now.mono, false);
+                for task in &mut instance.tasks {
+                    task.state = Some(status.state);
+                    task.message.clone_from(&status.message);
+                }
+                let mut writes = vec![records::delete_instance(&instance.record)];
+                writes.extend(self.remember_end(&instance, now));
+                self.commit(writes);
                 self.publish(notices::status_update(&instance, status, now));
                 self.publish(notices::instance_changed(&instance, status.state.condition(), now));
             }

@@ -4,7 +4,7 @@
 //! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…` (`with=N`: and what is reserved for the instance of the n-th task; `offers` for several, with ` ; ` in between), `rescind ID`,
 //! `status N STATE [key=value…]` (N: the n-th task launched), `stranger ID STATE`, `create JSON`,
 //! `roles DEFAULT ACCEPTED…` (settings), `quota ROLE key=value…` (what the master has), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale] [wipe]`, `cancel N [force]`,
-//! `reset-delay ID`, `why ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
+//! `reset-delay ID`, `why ID`, `ended ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
 //! and `status N.CONTAINER STATE …` for one of its containers.
 //! `answer N STATUS BODY` or `answer N WORDS` is what the n-th task said when it was asked whether it is ready.
 //! `dry COMMAND …` says what a request would do.
@@ -106,7 +106,8 @@ impl Script {
                 self.core = Core::load(Settings::default(), &entries, self.now).unwrap();
                 return Vec::new();
             }
-            "why" | "queue" | "apps" | "deployments" | "pod-status" | "group" | "group-versions" => {
+            "why" | "queue" | "apps" | "ended" | "deployments" | "pod-status" | "group"
+            | "group-versions" => {
                 return self.show(command, word(0));
             }
             _ => self.request(command, &words, rest),
@@ -209,6 +210,10 @@ impl Script {
         let value = match command {
             "pod-status" => return self.pod(&PathId::parse(id).unwrap()),
             "why" => view::why(&self.core.state, &PathId::parse(id).unwrap(), self.now).unwrap_or_default(),
+            "ended" => {
+                self.core.state.ended_of(&PathId::parse(id).unwrap(), self.now).unwrap_or_default()["ended"]
+                    .clone()
+            }
             "queue" => view::queue(&self.core.state, self.now, false),
             "deployments" => Value::from(view::deployments(&self.core.state)),
             "group" => self.lines_of(&PathId::parse(id).unwrap()),

@@ -45,6 +45,7 @@ pub(super) async fn dispatch(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Resp
         ("GET" | "HEAD", [app @ .., "versions", version]) if !app.is_empty() => {
             one_version(api, id(app)?, version).await
         }
+        ("GET" | "HEAD", [app @ .., "ended"]) if !app.is_empty() => ended(api, id(app)?).await,
         ("GET" | "HEAD", [app @ .., "why"]) if !app.is_empty() => why(api, id(app)?).await,
         ("GET" | "HEAD", app) => show(api, ask, id(app)?).await,
         ("PUT" | "PATCH", app) => {
@@ -193,5 +194,12 @@ async fn one_version(api: &Api, id: PathId, version: &str) -> Result<Response, A
 async fn why(api: &Api, id: PathId) -> Result<Response, ApiError> {
     let name = id.clone();
     let body = api.handle.read(move |state, now| view::why(state, &id, now)).await?;
+    body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))
+}
+
+/// Instances of an app or a pod that have ended, also when it is gone itself.
+async fn ended(api: &Api, id: PathId) -> Result<Response, ApiError> {
+    let name = id.clone();
+    let body = api.handle.read(move |state, now| state.ended_of(&id, now)).await?;
     body.map(|body| json_answer(StatusCode::OK, &body)).ok_or_else(|| ApiError::no_app(name))
 }

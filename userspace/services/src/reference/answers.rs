@@ -116,7 +116,10 @@ pub const POD_STATUS: Fields = &[
     ("instances[].localVolumes", Kept("always empty: pods have no persistent volumes yet")),
     ("instances[].specReference", Shown),
     ("instances[].role", Shown),
-    ("terminationHistory[]", Kept("always empty")),
+    (
+        "terminationHistory[]",
+        Differs("the last ten that were asked to end and the last ten that were not; for a week"),
+    ),
 ];
 
 /// Types of events.

@@ -64,6 +64,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     at(READ, "/v2/apps/{id}/versions", &[]),
     at(READ, "/v2/apps/{id}/versions/{version}", &[]),
     but(READ, "/v2/apps/{id}/why", Differs(OURS), &[]),
+    but(READ, "/v2/apps/{id}/ended", Differs(OURS), &[]),
     at(READ, "/v2/pods", &[]),
     at(&["POST"], "/v2/pods", &[FORCE, DRY]),
     at(&["GET", "HEAD", "PUT", "DELETE"], "/v2/pods/{id}", &[FORCE]),

@@ -49,11 +49,12 @@ pub enum LoadError {
 }
 
 /// What is below the component's prefix, by the first part of the key. Nothing of [`ASIDE`] is read at the start.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "apps/",
     "batches/",
     "chunks/",
     "deployments/",
+    "ended/",
     "framework",
     "groups/",
     "history/",

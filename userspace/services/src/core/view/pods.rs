@@ -55,7 +55,7 @@ pub fn pod_status(state: &Snapshot, id: &PathId) -> Option<Value> {
         "status": if whole { "STABLE" } else { "DEGRADED" },
         "statusSince": since,
         "instances": instances,
-        "terminationHistory": [],
+        "terminationHistory": state.terminations(id),
         "lastUpdated": since,
         "lastChanged": since,
     }))
