@@ -179,6 +179,7 @@ fn setup(config: &Config, component: &Component, shutdown: &Shutdown) -> Result<
     let leading = Leading::follow(Role::Master, client.clone(), masters, &config.masters, until);
     let mut setup = Setup::new(config.masters.clone(), client);
     setup.leading = Some(leading);
+    setup.agents = component.client(Role::Agent)?;
     setup.framework.name.clone_from(&config.framework);
     setup.framework.user.clone_from(&config.user);
     setup.framework.failover_timeout = Some(config.failover_timeout_seconds);

@@ -57,6 +57,9 @@ pub struct App {
     /// The last failure of an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_task_failure: Option<Failure>,
+    /// Why it has as many instances as it has, where that is left to the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale_status: Option<Scaling>,
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -216,9 +219,33 @@ pub struct Why {
     /// Everything it waits for, the worst first; a cluster of an earlier version names none.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub blockers: Vec<InTheWay>,
+    /// Why it has as many instances as it has, where that is left to the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Scaling>,
     /// Each node's verdict.
     #[serde(default, deserialize_with = "or_default")]
     pub nodes: Vec<Verdict>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// What was found about the number of an app's instances.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scaling {
+    /// So many are wanted.
+    pub current: u64,
+    /// So many are right.
+    pub desired: u64,
+    /// The fewest.
+    pub min: u64,
+    /// The most.
+    pub max: u64,
+    /// Why.
+    pub why: String,
+    /// When that was found.
+    pub at: String,
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,

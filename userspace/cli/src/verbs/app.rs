@@ -396,6 +396,9 @@ fn show_text(app: &App, screen: &Screen, output: Output, now: i64) -> String {
             clean(&failure.message)
         ));
     }
+    if let Some(scaling) = &app.autoscale_status {
+        out.push_str(&format!("{}\n", why::number(&clean(&app.id), scaling, now)));
+    }
     out.push('\n');
     out.push_str(&task_table(app, now).render(screen.look(output)));
     if app.good() < app.instances {

@@ -234,9 +234,10 @@ fn going(present: &Value, given: &Value, id: &str, depth: usize, gone: &mut Vec<
 }
 
 /// Fields that a description takes away by not having them. All others have defaults, which the cluster shows although nobody gave them.
-const TAKEN_AWAY: [&str; 17] = [
+const TAKEN_AWAY: [&str; 18] = [
     "acceptedResourceRoles",
     "args",
+    "autoscale",
     "check",
     "cmd",
     "constraints",

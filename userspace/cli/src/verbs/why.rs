@@ -1,6 +1,6 @@
 //! `plenum app why`: what an app waits for, and each node's verdict. Pure.
 
-use crate::api::apps::{InTheWay, Why};
+use crate::api::apps::{InTheWay, Scaling, Why};
 use crate::table::{Cell, Look, Table, Tone};
 use crate::text::{age_of, clean};
 
@@ -17,6 +17,9 @@ pub(crate) fn text(why: &Why, look: Look, now: i64) -> String {
             "instances failed; the next one is launched in {} s. See `plenum app logs {id}`\n",
             why.delay_left_seconds
         ));
+    }
+    if let Some(scaling) = &why.autoscale {
+        out.push_str(&format!("{}\n", number(&id, scaling, now)));
     }
     if why.blocker.is_none() {
         return out;
@@ -72,6 +75,16 @@ pub(crate) fn text(why: &Why, look: Look, now: i64) -> String {
     out
 }
 
+/// Why an app that leaves the number of its instances to the cluster has as many as it has.
+pub(crate) fn number(id: &str, scaling: &Scaling, now: i64) -> String {
+    let count = match (scaling.current, scaling.desired) {
+        (current, desired) if current == desired => format!("{current} instances"),
+        (current, desired) => format!("{current} instances, soon {desired}"),
+    };
+    let Scaling { min, max, why, at, .. } = scaling;
+    format!("{id}: {count} of {min} to {max}: {} (looked {} ago)", clean(why), age_of(now, at))
+}
+
 /// What it is, since when, and what would help.
 fn in_the_way(id: &str, one: &InTheWay, now: i64) -> String {
     let since = match one.since.as_str() {
@@ -92,6 +105,18 @@ mod tests {
 
     fn why(value: serde_json::Value) -> Why {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn the_number_of_instances_is_explained() {
+        let given = why(
+            json!({"app": "/web", "blocker": null, "autoscale": {"current": 2, "desired": 4, "min": 1, "max": 9,
+            "why": "cpu is 90 % on the mean of 2, the target is 50 %", "at": "1970-01-01T00:00:02.000Z"}}),
+        );
+        assert_eq!(
+            text(&given, Look::default(), 5_000),
+            "/web is as wanted\n/web: 2 instances, soon 4 of 1 to 9: cpu is 90 % on the mean of 2, the target is 50 % (looked 3s ago)\n"
+        );
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub struct App {
     /// Readiness checks: asked during deployments.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub readiness_checks: Vec<Value>,
+    /// How many instances there are to be, where that is left to the scheduler.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub autoscale: Option<Box<Value>>,
     /// Apps that must be up before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub dependencies: Vec<PathId>,
@@ -405,6 +408,7 @@ impl App {
             health_checks: Vec::new(),
             check: None,
             readiness_checks: Vec::new(),
+            autoscale: None,
             dependencies: Vec::new(),
             upgrade_strategy: UpgradeStrategy::default(),
             labels: BTreeMap::new(),
@@ -459,7 +463,13 @@ impl App {
     pub fn differs_in_config(&self, other: &App) -> bool {
         let plain = |app: &App| {
             let versions = (String::new(), VersionInfo::default());
-            App { instances: 0, version: versions.0, version_info: versions.1, ..app.clone() }
+            App {
+                instances: 0,
+                autoscale: None,
+                version: versions.0,
+                version_info: versions.1,
+                ..app.clone()
+            }
         };
         plain(self) != plain(other)
     }

@@ -276,6 +276,9 @@ impl Definition {
             let mut copy = definition.clone();
             copy.scale_to(0);
             copy.stamp("", VersionInfo::default());
+            if let Self::App(app) = &mut copy {
+                app.autoscale = None;
+            }
             copy
         };
         plain(self) != plain(other)

@@ -98,6 +98,11 @@ impl Deployment {
         self.original.keys().filter(|id| is_pod(id) == pods).collect()
     }
 
+    /// Whether all that it changes is the number of one app's instances.
+    pub fn only_scales(&self) -> bool {
+        self.original.len() == 1 && self.steps.iter().flatten().all(|action| action.what == What::Scale)
+    }
+
     /// Whether it changes `app`.
     pub fn affects(&self, app: &PathId) -> bool {
         self.original.contains_key(app)

@@ -11,6 +11,7 @@ use super::error::{ApiError, Flaw};
 use super::group::{enforced_role, wrong_role};
 use super::id::PathId;
 use super::requests::Target;
+use super::scale::Spec;
 use super::schema::Rule;
 use super::{Core, update, validate};
 
@@ -68,6 +69,9 @@ impl Core {
             _ => App::new(id.clone(), role),
         };
         update::apply(&mut app, body, role)?;
+        if body.get("instances").is_none_or(Value::is_null) {
+            left_to_us(&mut app, before);
+        }
         let accepted = &self.state.settings.default_accepted_roles;
         if app.accepted_resource_roles.is_none() && !accepted.is_empty() {
             let own = |role: &&String| *role == "*" || **role == app.role;
@@ -137,6 +141,16 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+/// Who leaves the number of instances to the scheduler, and does not name one, means what it found.
+fn left_to_us(app: &mut App, before: Option<&App>) {
+    if let Some(spec) = Spec::of(app) {
+        app.instances = match before {
+            Some(before) => before.instances,
+            None => spec.min,
+        };
     }
 }
 

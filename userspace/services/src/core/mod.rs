@@ -44,6 +44,8 @@ pub mod readiness;
 pub mod records;
 pub mod requests;
 pub mod ring;
+pub mod scale;
+pub mod scaling;
 pub mod schema;
 pub mod shared;
 mod status;
@@ -138,6 +140,8 @@ pub enum Event {
     Quotas(quota::Quotas),
     /// An instance was asked whether it is ready.
     Probed(Box<readiness::Probed>),
+    /// Instances were measured.
+    Measured(Box<scaling::Measured>),
     /// An executor sent something.
     Message {
         /// Which.
@@ -211,6 +215,8 @@ pub enum Effect {
     Publish(Notice),
     /// Ask an instance whether it is ready; [`Event::Probed`] is the answer.
     Probe(readiness::Probe),
+    /// Measure instances; [`Event::Measured`] is the answer.
+    Measure(Box<scaling::Measure>),
 }
 
 /// One change of the store.
@@ -277,6 +283,8 @@ pub struct Entry {
     pub deployments: Vec<String>,
     /// The images of its configurations by digest: what the first instance of each resolved is what all others run.
     pub pins: Pins,
+    /// What is known of it where the number of its instances is left to us.
+    pub scaling: Option<Box<scaling::Scaling>>,
     /// How a list shows it, once somebody asked.
     pub shown: Shown,
 }
@@ -498,6 +506,7 @@ impl Core {
             Event::Request(request) => self.request(*request, now, ids),
             Event::Quotas(quotas) => self.state.quotas = Arc::new(quotas),
             Event::Probed(probed) => self.probed(*probed, now),
+            Event::Measured(measured) => self.measured(*measured, now, ids),
             Event::Message { executor, agent, data } => {
                 self.publish(notices::framework_message(&executor, &agent, &data, now));
             }

@@ -100,6 +100,7 @@ impl Core {
         gone.into_iter().for_each(|version| self.tell_gone(id, &version, now));
         self.end_instances(id, now);
         self.ask_whether_ready(id, now);
+        self.look_at_load(id, now);
         self.bury(id, now);
     }
 

@@ -233,11 +233,22 @@ impl Entry {
 /// Where the port of that name is reached: on the node where it has a port there, otherwise at the instance's own address.
 fn address(definition: &Definition, instance: &Instance, port: &str) -> Option<(String, u16)> {
     let ports = definition.app()?.ports();
-    let (n, port) = ports.iter().enumerate().find(|(_, p)| p.name == Some(port))?;
+    let n = ports.iter().position(|p| p.name == Some(port))?;
+    place(definition, instance, n)
+}
+
+/// The same for its n-th port.
+fn place(definition: &Definition, instance: &Instance, n: usize) -> Option<(String, u16)> {
     let record = &instance.record;
     if let Some(port) = record.host_ports.get(n).copied().flatten() {
         return Some((record.location.host.clone(), port));
     }
     let (ip, _) = instance.tasks.first()?.addresses.first()?;
-    Some((ip.clone(), port.container?))
+    Some((ip.clone(), definition.app()?.ports().get(n)?.container?))
+}
+
+/// Where its n-th port is reached, as URLs have it.
+pub(super) fn reach(definition: &Definition, instance: &Instance, n: usize) -> Option<String> {
+    let (host, port) = place(definition, instance, n)?;
+    Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }

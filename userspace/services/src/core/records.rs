@@ -263,6 +263,7 @@ impl Entry {
             tally: Tally::default(),
             deployments: Vec::new(),
             pins: BTreeMap::new(),
+            scaling: None,
             shown: Shown::default(),
         }
     }

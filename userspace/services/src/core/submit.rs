@@ -264,7 +264,11 @@ impl Core {
         let surplus = entry.versions.len().saturating_sub(self.state.settings.versions).min(MOST_PRUNED);
         for _ in 0..surplus {
             let spare = |v: &&String| **v != entry.wanted.version() && !keep.contains(v);
-            let Some(oldest) = entry.versions.keys().find(spare).cloned() else { break };
+            // Of versions between which only the number changed the last one says it all; otherwise the oldest goes.
+            let merely = entry.versions.values().zip(entry.versions.values().skip(1));
+            let merely = merely.filter(|(one, next)| one.config() == next.config());
+            let merely = merely.map(|(one, _)| one.version().to_owned()).find(|v| spare(&v));
+            let Some(oldest) = merely.or_else(|| entry.versions.keys().find(spare).cloned()) else { break };
             entry.versions.remove(&oldest);
             writes.push(Write::Delete(records::version_key(id, &oldest)));
         }

@@ -7,6 +7,7 @@
 //! `reset-delay ID`, `why ID`, `ended ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
 //! and `status N.CONTAINER STATE …` for one of its containers.
 //! `answer N STATUS BODY` or `answer N WORDS` is what the n-th task said when it was asked whether it is ready.
+//! `measured ID N:cpu=SECONDS@AT,mem=MIB,requests=COUNT@AT …` is what instances were found to use.
 //! `dry COMMAND …` says what a request would do.
 //! Of groups: `post-group PATH JSON`, `put-group PATH JSON`, `delete-group PATH`, each with `force-` before it, `group PATH`, `group-versions PATH`.
 
@@ -88,6 +89,7 @@ impl Script {
                 };
                 Event::Probed(Box::new(readiness::Probed { app: id_of(task), instance, answer }))
             }
+            "measured" => self.measured(&words),
             "quota" => {
                 let pairs = words[1..].iter().map(|word| word.split_once('=').unwrap());
                 let limits = pairs.map(|(name, limit)| (name.to_owned(), limit.parse().unwrap())).collect();
@@ -113,6 +115,30 @@ impl Script {
             _ => self.request(command, &words, rest),
         };
         self.feed(event)
+    }
+
+    /// `measured ID N:cpu=SECONDS@AT,mem=MIB,requests=COUNT@AT …`.
+    fn measured(&self, words: &[&str]) -> Event {
+        let at = |text: &str| {
+            let (value, at) = text.split_once('@').unwrap();
+            Some((value.parse().unwrap(), at.parse().unwrap()))
+        };
+        let reading = |word: &&str| {
+            let (n, figures) = word.split_once(':').unwrap();
+            let (task, _) = &self.tasks[n.parse::<usize>().unwrap() - 1];
+            let mut reading = scaling::Reading::default();
+            for figure in figures.split(',') {
+                match figure.split_once('=').unwrap() {
+                    ("cpu", value) => reading.cpu = at(value),
+                    ("requests", value) => reading.requests = at(value),
+                    (_, mebibytes) => reading.memory = mebibytes.parse::<f64>().ok().map(|n| n * 1_048_576.0),
+                }
+            }
+            (InstanceId::of_task(task).unwrap().0, reading)
+        };
+        let app = PathId::parse(words[0]).unwrap();
+        let readings = words[1..].iter().map(reading).collect();
+        Event::Measured(Box::new(scaling::Measured { app, readings }))
     }
 
     /// Whether there is a record of the instance of the n-th task.
@@ -355,6 +381,14 @@ impl Script {
             }
             Effect::Probe(probe) => {
                 Some(format!("probe {} {} within {}s", probe.instance, probe.url, probe.timeout.0 / 1000))
+            }
+            Effect::Measure(measure) => {
+                let part = |part: &scaling::Part| match &part.url {
+                    Some(url) => format!("{} {url}", part.instance),
+                    None => part.instance.to_string(),
+                };
+                let parts: Vec<String> = measure.parts.iter().map(part).collect();
+                Some(format!("measure {}: {}", measure.app, parts.join(", ")))
             }
             Effect::Publish(notice) => {
                 let body = notice.body;

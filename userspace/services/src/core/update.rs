@@ -115,6 +115,7 @@ fn life(app: &mut App, defaults: &App, r: &mut Reader<'_>) {
     r.option("check", &mut app.check);
     r.value("readinessChecks", &mut app.readiness_checks, &defaults.readiness_checks);
     r.value("upgradeStrategy", &mut app.upgrade_strategy, &defaults.upgrade_strategy);
+    r.option("autoscale", &mut app.autoscale);
     r.option("taskKillGracePeriodSeconds", &mut app.task_kill_grace_period_seconds);
     r.value("killSelection", &mut app.kill_selection, &defaults.kill_selection);
     r.value("unreachableStrategy", &mut app.unreachable_strategy, &defaults.unreachable_strategy);

@@ -121,7 +121,11 @@ async fn call(
         }
         Effect::Revive => scheduler.revive(Vec::new()).await,
         Effect::Suppress => scheduler.suppress(Vec::new()).await,
-        Effect::Commit(_) | Effect::Reply { .. } | Effect::Publish(_) | Effect::Probe(_) => Ok(()),
+        Effect::Commit(_)
+        | Effect::Reply { .. }
+        | Effect::Publish(_)
+        | Effect::Probe(_)
+        | Effect::Measure(_) => Ok(()),
     }
 }
 

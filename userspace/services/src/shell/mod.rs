@@ -4,6 +4,7 @@
 mod caller;
 pub mod events;
 mod lead;
+mod loads;
 mod once;
 mod persist;
 mod quotas;
@@ -34,6 +35,7 @@ use crate::core::once::Once;
 use crate::core::readiness::Probe;
 use crate::core::records::Unreadable;
 use crate::core::requests::{Kind, Reply, Request};
+use crate::core::scaling::Measure;
 use crate::core::{Core, Effect, Event, Settings, Snapshot, Write};
 use crate::wire;
 
@@ -64,6 +66,8 @@ pub struct Setup {
     pub leading: Option<Leading>,
     /// How they are called.
     pub client: Client,
+    /// How agents are called, which are asked what instances use.
+    pub agents: Client,
     /// The framework: name, user, failover timeout, addresses. Roles and id are filled in.
     pub framework: FrameworkInfo,
     /// The core's settings.
@@ -96,7 +100,15 @@ impl Setup {
             ..Default::default()
         };
         let encoding = plenum_sdk::Encoding::Protobuf;
-        Self { masters, leading: None, client, framework, settings: Settings::default(), encoding }
+        Self {
+            masters,
+            leading: None,
+            agents: client.clone(),
+            client,
+            framework,
+            settings: Settings::default(),
+            encoding,
+        }
     }
 }
 
@@ -390,7 +402,8 @@ impl Engine {
             tokio::spawn(caller::run(scheduler.clone(), self.room.lead().clone(), orders_out, failed_in));
         let (room, events) = (self.room.clone(), self.events.clone());
         let (probes, probes_out) = mpsc::unbounded_channel();
-        let ways = Ways { events, orders, probes };
+        let (measures, measures_out) = mpsc::unbounded_channel();
+        let ways = Ways { events, orders, probes, measures };
         let carrier = tokio::spawn(carry(room, ways, effects_out, broken_in));
         let (hungry, hungry_out) = watch::channel(false);
         let (learnt_in, learnt) = mpsc::channel(64);
@@ -399,7 +412,7 @@ impl Engine {
             Some(leading) => operator.led_by(leading.clone()),
             None => operator,
         };
-        let asking = tokio::spawn(quotas::follow(operator, hungry_out, learnt_in.clone()));
+        let asking = tokio::spawn(quotas::follow(operator.clone(), hungry_out, learnt_in.clone()));
         let bursts = AfterBursts::default();
         // Ends with this life, however that ends.
         let mut resting = tokio::task::JoinSet::new();
@@ -407,7 +420,8 @@ impl Engine {
             let bursts = bursts.clone();
             async move { bursts.watch().await }
         });
-        resting.spawn(readiness::ask(probes_out, learnt_in));
+        resting.spawn(readiness::ask(probes_out, learnt_in.clone()));
+        resting.spawn(loads::measure(operator, self.setup.agents.clone(), measures_out, learnt_in));
         let life = Life {
             core,
             events: 0,
@@ -604,6 +618,7 @@ struct Ways {
     events: Streams,
     orders: mpsc::UnboundedSender<caller::Order>,
     probes: mpsc::UnboundedSender<Probe>,
+    measures: mpsc::UnboundedSender<Box<Measure>>,
 }
 
 /// Makes what must be durable durable, many parcels at once, then lets the rest go in order.
@@ -653,6 +668,10 @@ async fn carry(
                 Ok(Effect::Probe(probe)) => {
                     // Nobody asks any more: the life is over.
                     let _ = ways.probes.send(probe);
+                    continue;
+                }
+                Ok(Effect::Measure(measure)) => {
+                    let _ = ways.measures.send(measure);
                     continue;
                 }
                 Ok(effect) => caller::Order::Call(Box::new(effect)),

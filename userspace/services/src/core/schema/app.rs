@@ -1,5 +1,6 @@
 //! The v2 app.
 
+use super::autoscale::AUTOSCALE;
 use super::checks::{CHECK, HEALTH, READINESS};
 use super::container::CONTAINER;
 use super::network::{IP_ADDRESS, NETWORK, PORT_DEFINITION};
@@ -156,6 +157,8 @@ pub const APP: Table = Table {
         Field::may("tty", Shape::Flag),
         Field::new("role", SOME_TEXT, Default::Derived("the scheduler's default role"))
             .differs("any role is taken, also one within another, not only the default one and that of the top-level group"),
+        Field::may("autoscale", Shape::Object(&AUTOSCALE))
+            .differs("an addition: the number of instances follows what they use, what they are asked, or the time of day"),
         shown("tasksStaged", INSTANCES),
         shown("tasksRunning", INSTANCES),
         shown("tasksHealthy", INSTANCES),
@@ -165,5 +168,6 @@ pub const APP: Table = Table {
         shown("tasks", Shape::List(&Shape::Map(&TEXT), 0)),
         shown("lastTaskFailure", Shape::Map(&TEXT)),
         shown("taskStats", Shape::Map(&TEXT)),
+        shown("autoscaleStatus", Shape::Map(&TEXT)),
     ],
 };

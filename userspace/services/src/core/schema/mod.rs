@@ -4,6 +4,7 @@
 //! Source: Marathon's RAML types; errors and their paths are those of its JSON reader, which names fields `/a/b` and items `(0)`.
 
 mod app;
+mod autoscale;
 mod checks;
 mod container;
 mod group;

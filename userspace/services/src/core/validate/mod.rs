@@ -1,6 +1,7 @@
 //! Judges a definition that could be read. Each flaw carries Marathon's path and wording; what this release has no room for is said in
 //! [`gates`], so that it is in one place.
 
+mod autoscale;
 mod checks;
 mod container;
 mod gates;
@@ -45,6 +46,7 @@ fn rules(app: &App) -> Flaws {
     checks::readiness(app, &mut flaws);
     scheduling::scheduling(app, &mut flaws);
     resident::resident(app, &mut flaws);
+    autoscale::autoscale(app, &mut flaws);
     flaws
 }
 

@@ -134,6 +134,9 @@ fn entry_json(entry: &Entry, embed: Embed) -> Value {
     {
         out.insert("lastTaskFailure".to_owned(), failure.clone());
     }
+    if let Some(status) = entry.autoscale_status() {
+        out.insert("autoscaleStatus".to_owned(), status.clone());
+    }
     if embed.stats {
         out.insert("taskStats".to_owned(), stats(entry));
     }

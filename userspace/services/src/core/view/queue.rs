@@ -102,7 +102,7 @@ pub fn why(state: &Snapshot, id: &PathId, now: Now) -> Option<Value> {
             json!({"deployment": d.id, "turn": !d.holds(id), "others": blockers.collect::<Vec<_>>()})
         })
         .collect();
-    Some(json!({
+    let mut out = json!({
         "app": id,
         "blocker": blockers.first().map(|worst| &worst.text),
         "blockers": blockers,
@@ -110,5 +110,9 @@ pub fn why(state: &Snapshot, id: &PathId, now: Now) -> Option<Value> {
         "delayLeftSeconds": left.0.div_ceil(1000),
         "deployments": waits,
         "nodes": nodes,
-    }))
+    });
+    if let Some(status) = entry.autoscale_status() {
+        out["autoscale"] = status.clone();
+    }
+    Some(out)
 }

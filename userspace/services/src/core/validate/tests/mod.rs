@@ -1,6 +1,7 @@
 //! Every rule, with its path and its words. A case is an app's body and what is said about it; where a body has nothing to run, `cmd` is
 //! added.
 
+mod autoscale;
 mod odd;
 mod pods;
 mod reading;
