@@ -3,7 +3,7 @@
 LOOK = r"""
 find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log -o -path /var/tmp -o -path /var/cache -o -path /root/.ssh \) -prune -o -printf 'file %p %M %u:%g\n' 2>/dev/null
 find /var/lib /var/spool -xdev -printf 'file %p %M %u:%g\n' 2>/dev/null
-find /var/tmp /run/plenum /run/systemd/system /tmp -mindepth 1 -not -name 'systemd-private-*' -not -path '*/systemd-private-*' -printf 'file %p\n' 2>/dev/null
+find /var/tmp /run/plenum /run/systemd/system /tmp -mindepth 1 -not -name 'systemd-private-*' -not -path '*/systemd-private-*' -not -path '/tmp/namespace-dev-*' -printf 'file %p\n' 2>/dev/null
 cat /etc/passwd /etc/group | sed 's/^/account /'
 systemctl list-unit-files --no-legend --no-pager | awk '{print "unit", $1, $2}'
 systemctl list-units --all --no-legend --no-pager --plain 'plenum*' 'etcd*' | awk '{print "loaded", $1}'
