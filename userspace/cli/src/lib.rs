@@ -20,7 +20,7 @@ use plenum_base::places::Instance;
 use crate::context::Contexts;
 use crate::error::{CliError, Result};
 use crate::screen::{Output, Screen};
-use crate::verbs::{app, apply, cluster, deployment, group, import, login, node, package, pod, task};
+use crate::verbs::{app, apply, cluster, deployment, group, import, login, node, package, pod, quota, task};
 
 /// What all verbs take: which cluster, and how results are printed.
 #[derive(Args, Debug, Clone)]
@@ -123,6 +123,16 @@ pub enum Verb {
         #[command(subcommand)]
         verb: deployment::DeploymentVerb,
     },
+    /// Look at quotas of roles, and set them
+    #[command(alias = "quotas", after_help = quota::EXAMPLES)]
+    Quota {
+        /// Which cluster, and how results are printed.
+        #[command(flatten)]
+        global: Global,
+        /// What to do.
+        #[command(subcommand)]
+        verb: quota::QuotaVerb,
+    },
     /// Take over what runs elsewhere
     Import {
         /// Which cluster, and how results are printed.
@@ -222,6 +232,7 @@ pub async fn execute(
         Verb::Pod { global, verb } => pod::run(&session(global)?, global, verb, screen).await,
         Verb::Group { global, verb } => group::run(&session(global)?, global, verb, screen).await,
         Verb::Deployment { global, verb } => deployment::run(&session(global)?, global, verb, screen).await,
+        Verb::Quota { global, verb } => quota::run(&session(global)?, global, verb, screen).await,
         Verb::Import { global, verb } => import::run(&session(global)?, global, verb, screen).await,
         Verb::Task { global, verb } => task::run(&session(global)?, global, verb, screen).await,
         Verb::Node { global, verb } => node::run(&session(global)?, global, verb, screen).await,

@@ -385,6 +385,15 @@ impl Session {
         self.exchange(Method::POST, &at, &json!({})).await
     }
 
+    /// Ends these tasks; others take their place, unless their apps shrink with them (`scale`). `wipe` destroys their volumes.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn kill_tasks(&self, tasks: &[String], scale: bool, wipe: bool, force: bool) -> Result<()> {
+        let at = format!("{ROOT}/tasks/delete?scale={scale}&wipe={wipe}&force={force}");
+        self.exchange::<Value>(Method::POST, &at, &json!({"ids": tasks})).await.map(drop)
+    }
+
     /// Removes an app and its instances.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod ended;
 pub mod exec;
 pub mod nodes;
 pub mod packages;
+pub mod quotas;
 pub mod services;
 
 use std::net::IpAddr;

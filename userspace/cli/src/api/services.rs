@@ -9,7 +9,7 @@ use super::apps::{Change, Deployment, ROOT, path};
 use crate::error::Result;
 
 /// What the cluster adds when it shows an app or a pod, and does not take back.
-pub const SHOWN_ONLY: [&str; 13] = [
+pub const SHOWN_ONLY: [&str; 14] = [
     "version",
     "versionInfo",
     "tasks",
@@ -21,6 +21,7 @@ pub const SHOWN_ONLY: [&str; 13] = [
     "lastTaskFailure",
     "taskStats",
     "readinessCheckResults",
+    "autoscaleStatus",
     "ports",
     "fetchedAt",
 ];

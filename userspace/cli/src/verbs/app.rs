@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::wait::{Goal, Waiting, until};
-use super::{deploy, edit, ended, logs, now, versions, view, why};
+use super::{deploy, edit, ended, kill, logs, now, versions, view, why};
 use crate::Global;
 use crate::api::Session;
 use crate::api::apps::{App, Task};
@@ -77,6 +77,35 @@ pub enum AppVerb {
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// End all instances and keep the description
+    #[command(after_help = "Examples:\n  plenum app stop /web\n  plenum app start /web 3      run it again")]
+    Stop {
+        /// The app's id
+        id: String,
+        /// Supersede deployments of the same app that are under way
+        #[arg(long)]
+        force: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Run an app again that was stopped
+    #[command(after_help = "Examples:\n  plenum app start /web\n  plenum app start /web 3")]
+    Start {
+        /// The app's id
+        id: String,
+        /// How many instances; without it, as many as there were before it was stopped
+        instances: Option<u64>,
+        /// Supersede deployments of the same app that are under way
+        #[arg(long)]
+        force: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// End instances; others take their place
+    #[command(after_help = kill::EXAMPLES)]
+    Kill(kill::Killing),
     /// Replace all instances, a few at a time
     #[command(after_help = "Examples:\n  plenum app restart /web\n  plenum app restart /web --no-wait")]
     Restart {
@@ -204,6 +233,21 @@ pub(crate) async fn run(
             change.map_err(|error| error.or_else_try(409, LOCKED))?;
             settle(session, output, id, waiting, screen).await
         }
+        AppVerb::Stop { id, force, waiting } => {
+            let change = session.scale(id, 0, *force).await;
+            change.map_err(|error| error.or_else_try(409, LOCKED))?;
+            settle(session, output, id, waiting, screen).await
+        }
+        AppVerb::Start { id, instances, force, waiting } => {
+            let instances = match instances {
+                Some(instances) => *instances,
+                None => versions::instances_before(session, id).await?,
+            };
+            let change = session.scale(id, instances, *force).await;
+            change.map_err(|error| error.or_else_try(409, LOCKED))?;
+            settle(session, output, id, waiting, screen).await
+        }
+        AppVerb::Kill(what) => kill::run(session, output, what, screen).await,
         AppVerb::Restart { id, force, waiting } => {
             let change = session.restart(id, *force).await;
             change.map_err(|error| error.or_else_try(409, LOCKED))?;

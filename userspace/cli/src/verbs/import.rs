@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 use http::header::ACCEPT;
-use plenum_base::client::{Client, Credentials};
+use plenum_base::client::{Client, ClientError, Credentials};
 use serde_json::{Value, json};
 
 use super::apply::{What, carry_out};
@@ -152,7 +152,7 @@ async fn fetch(asked: &Marathon) -> Result<Vec<Document>> {
     };
     let get = async |path: &str| -> Result<Option<Value>> {
         let call = client.call(Method::GET, &format!("{base}{path}")).header(ACCEPT, "application/json");
-        let reply = call.deadline(CALL).send().await?;
+        let reply = call.deadline(CALL).send().await.map_err(|error| untrusted(base, error))?;
         let status = reply.status;
         match status.as_u16() {
             200 => {}
@@ -182,6 +182,16 @@ async fn fetch(asked: &Marathon) -> Result<Vec<Document>> {
         _ => Vec::new(),
     };
     apps.into_iter().chain(pods).map(|one| Document::new(base, modern(one))).collect()
+}
+
+/// A certificate that is not trusted is what most clusters have: the error says what to give.
+fn untrusted(base: &str, error: ClientError) -> CliError {
+    match &error {
+        ClientError::Transport { reason, .. } if reason.contains("certificate") => CliError::Usage(format!(
+            "the certificate of {base} is not trusted ({reason}): give the file of the CA that made it with --ca"
+        )),
+        _ => error.into(),
+    }
 }
 
 /// Apps, pods and groups of a file; groups in parts.

@@ -143,6 +143,20 @@ async fn other_version(session: &Session, id: &str, present: &Value) -> Result<(
     )))
 }
 
+/// How many instances an app has, or had before it was stopped; one where nobody remembers.
+pub(crate) async fn instances_before(session: &Session, id: &str) -> Result<u64> {
+    let count = |value: &Value| value.get("instances").and_then(Value::as_u64).filter(|count| *count > 0);
+    if let Some(count) = count(&session.app_value(id).await?) {
+        return Ok(count);
+    }
+    for version in session.app_versions(id).await? {
+        if let Some(count) = count(&session.app_version(id, &version).await?) {
+            return Ok(count);
+        }
+    }
+    Ok(1)
+}
+
 pub(crate) async fn rollback(
     session: &Session,
     output: Output,

@@ -1,12 +1,13 @@
 //! Waiting for a deployment, with progress: instances healthy of instances wanted, and what holds it up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
 use crate::api::Session;
-use crate::api::apps::App;
+use crate::api::apps::{App, Task};
 use crate::error::{CliError, Result};
 use crate::screen::Screen;
 use crate::text::clean;
@@ -71,6 +72,7 @@ pub(crate) async fn until(
     }
     let deadline = waiting.deadline();
     let (mut last, mut moved, mut blocker) = (String::new(), Instant::now(), None);
+    let mut instances = Instances::default();
     loop {
         let app = match session.app(&id).await {
             Ok(app) => Some(app),
@@ -83,6 +85,9 @@ pub(crate) async fn until(
             }
             Err(error) => return Err(error),
         };
+        for change in app.iter().flat_map(|app| instances.changes(app)) {
+            screen.note(&change)?;
+        }
         let line = match look(&id, app.as_ref(), goal)? {
             Seen::Done(text) => return Ok(text),
             Seen::Busy(line) => line,
@@ -106,6 +111,52 @@ pub(crate) async fn until(
         screen.progress(&shown)?;
         sleep(PERIOD).await;
     }
+}
+
+/// Of so many instances each is followed; of more only the count.
+const FOLLOWED: usize = 50;
+
+/// The instances of an app as they were seen last.
+#[derive(Debug, Default)]
+struct Instances {
+    known: Option<BTreeMap<String, String>>,
+}
+
+impl Instances {
+    /// What became of each since the last look, a line for each. At the first look only what is on its way is told.
+    fn changes(&mut self, app: &App) -> Vec<String> {
+        if app.tasks.len() > FOLLOWED {
+            return Vec::new();
+        }
+        let state = |task: &Task| {
+            let word = task.state.strip_prefix("TASK_").unwrap_or(&task.state).to_lowercase();
+            match task.health_check_results.iter().map(|check| check.alive).reduce(|a, b| a && b) {
+                Some(true) if word == "running" => "healthy".to_owned(),
+                Some(false) if word == "running" => "not healthy".to_owned(),
+                _ => word,
+            }
+        };
+        let now: BTreeMap<String, String> =
+            app.tasks.iter().map(|task| (task.id.clone(), state(task))).collect();
+        let first = self.known.is_none();
+        let before = self.known.replace(now.clone()).unwrap_or_default();
+        let mut lines = Vec::new();
+        for task in &app.tasks {
+            let (was, is) = (before.get(&task.id), &now[&task.id]);
+            let news = if first { task.version == app.version } else { was != Some(is) };
+            if news {
+                lines.push(format!("  {} on {}: {}", short(&task.id), clean(&task.host), clean(is)));
+            }
+        }
+        let gone = before.keys().filter(|id| !now.contains_key(*id));
+        lines.extend(gone.map(|id| format!("  {}: ended", short(id))));
+        lines
+    }
+}
+
+/// An instance as people speak of it.
+fn short(task: &str) -> String {
+    clean(task.split("._app").next().unwrap_or(task))
 }
 
 /// Waits until a pod is as wanted.
@@ -193,6 +244,40 @@ mod tests {
 
     fn app(value: serde_json::Value) -> App {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn each_instance_is_followed() {
+        let task = |id: &str, state: &str, version: &str, alive: Option<bool>| {
+            let checks: Vec<_> = alive.iter().map(|alive| json!({"alive": alive})).collect();
+            json!({"id": format!("web.instance-{id}._app.1"), "host": "n1", "state": state, "version": version, "healthCheckResults": checks})
+        };
+        let look = |tasks: Vec<serde_json::Value>| {
+            app(json!({"id": "/web", "instances": 2, "version": "v2", "tasks": tasks}))
+        };
+        let mut seen = Instances::default();
+        let old = || task("a", "TASK_RUNNING", "v1", Some(true));
+        assert_eq!(
+            seen.changes(&look(vec![old()])),
+            Vec::<String>::new(),
+            "what was there before is no news"
+        );
+        let new = |state, alive| task("b", state, "v2", alive);
+        assert_eq!(
+            seen.changes(&look(vec![old(), new("TASK_STAGING", None)])),
+            ["  web.instance-b on n1: staging"]
+        );
+        assert_eq!(seen.changes(&look(vec![old(), new("TASK_STAGING", None)])), Vec::<String>::new());
+        assert_eq!(
+            seen.changes(&look(vec![old(), new("TASK_RUNNING", None)])),
+            ["  web.instance-b on n1: running"]
+        );
+        assert_eq!(
+            seen.changes(&look(vec![new("TASK_RUNNING", Some(true))])),
+            ["  web.instance-b on n1: healthy", "  web.instance-a: ended"]
+        );
+        let mut late = Instances::default();
+        assert_eq!(late.changes(&look(vec![new("TASK_STAGING", None)])), ["  web.instance-b on n1: staging"]);
     }
 
     #[test]

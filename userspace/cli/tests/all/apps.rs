@@ -182,3 +182,76 @@ async fn a_watched_view_goes_on() {
         () = world.gateway.until("GET /mesos/slaves", 2) => {}
     }
 }
+
+#[tokio::test]
+async fn instances_are_ended_and_apps_stopped_and_started() {
+    let world = World::start().await;
+    let mut app = web(2, false);
+    let task =
+        |id: &str| json!({"id": format!("web.instance-{id}._app.1"), "host": "n1", "state": "TASK_RUNNING"});
+    app["app"]["tasks"] = json!([task("aa1"), task("bb2")]);
+    world.gateway.answer("GET /service/marathon/v2/apps/web", 200, &app);
+    let delete = "POST /service/marathon/v2/tasks/delete";
+    world.gateway.answer(delete, 200, &json!({"tasks": []}));
+    let sent = |world: &World, line: &str| {
+        world.gateway.seen().into_iter().rfind(|seen| seen.line.starts_with(line)).unwrap()
+    };
+    let one = world.run(&["app", "kill", "web", "aa", "--scale"]).await;
+    assert_eq!(one.out, "1 instances of /web are told to end; the app has 1 afterwards\n", "{one:?}");
+    let seen = sent(&world, delete);
+    assert!(seen.line.ends_with("?scale=true&wipe=false&force=false"), "{}", seen.line);
+    assert_eq!(seen.json(), json!({"ids": ["web.instance-aa1._app.1"]}));
+    // Ending all of them, or data, is asked for.
+    let no = world.typed(&["app", "kill", "web", "bb", "--wipe"], "no\n", true).await;
+    assert!(
+        no.code == 1 && no.err.contains("destroy the data") && no.err.contains("nothing was ended"),
+        "{no:?}"
+    );
+    let all = world.typed(&["app", "kill", "web"], "yes\n", true).await;
+    assert_eq!((all.code, sent(&world, delete).json()["ids"].as_array().unwrap().len()), (0, 2), "{all:?}");
+
+    let patch = "PATCH /service/marathon/v2/apps/web";
+    world.gateway.answer(patch, 200, &json!({"deploymentId": "D1", "version": "v"}));
+    assert_eq!(world.run(&["app", "stop", "web", "--no-wait"]).await.code, 0);
+    assert_eq!(sent(&world, patch).json(), json!({"instances": 0}));
+
+    // As many as before it was stopped.
+    let world = World::start().await;
+    world.gateway.answer(patch, 200, &json!({"deploymentId": "D1", "version": "v"}));
+    let mut stopped = web(0, false);
+    stopped["app"]["instances"] = json!(0);
+    world.gateway.answer("GET /service/marathon/v2/apps/web", 200, &stopped);
+    let versions = "GET /service/marathon/v2/apps/web/versions";
+    world.gateway.answer(versions, 200, &json!({"versions": ["v1", "v3", "v2"]}));
+    for (version, instances) in [("v1", 9), ("v2", 4), ("v3", 0)] {
+        let mut app = web(0, false)["app"].take();
+        app["instances"] = json!(instances);
+        world.gateway.answer(&format!("{versions}/{version}"), 200, &app);
+    }
+    assert_eq!(world.run(&["app", "start", "web", "--no-wait"]).await.code, 0);
+    assert_eq!(sent(&world, patch).json(), json!({"instances": 4}));
+    assert_eq!(world.run(&["app", "start", "web", "7", "--no-wait"]).await.code, 0);
+    assert_eq!(sent(&world, patch).json(), json!({"instances": 7}));
+}
+
+#[tokio::test]
+async fn quotas_are_set_limit_by_limit() {
+    let world = World::start().await;
+    let role = json!({"name": "shop", "quota": {"limit": {"cpus": 4.0}, "consumed": {"cpus": 1.0}}});
+    world.gateway.answer("GET /mesos/roles", 200, &json!({"roles": [role]}));
+    let operate = "POST /mesos/api/v1";
+    world.gateway.answer(operate, 200, &json!({}));
+    let set = world.run(&["quota", "set", "shop", "--mem", "512"]).await;
+    assert_eq!(set.out, "shop may have at most cpus 4, mem 512\n", "{set:?}");
+    let seen = || world.gateway.seen().into_iter().rfind(|seen| seen.line == operate).unwrap().json();
+    let limits = json!({"cpus": {"value": 4.0}, "mem": {"value": 512.0}});
+    assert_eq!(
+        seen(),
+        json!({"type": "UPDATE_QUOTA", "update_quota": {"force": false, "quota_configs": [{"role": "shop", "limits": limits}]}})
+    );
+    assert_eq!(world.run(&["quota", "remove", "shop"]).await.out, "shop has no quota any more\n");
+    assert_eq!(seen()["update_quota"]["quota_configs"], json!([{"role": "shop", "limits": {}}]));
+    let none = world.run(&["quota", "remove", "other"]).await;
+    assert!(none.code == 1 && none.err.contains("`plenum quota list`"), "{none:?}");
+    assert_eq!(world.run(&["quota", "set", "shop"]).await.code, 2);
+}

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use plenum_base::pki::{Authority, LIFETIME, PeerName, San};
 use plenum_base::places::Bases;
 use plenum_base::serve::Server;
@@ -236,7 +236,10 @@ impl World {
         let mut screen = Screen::new(Box::new(out.clone()), Box::new(err.clone()), Box::new(input));
         screen.asks = person;
         screen.live = person;
-        let typed = match Typed::try_parse_from(["plenum"].iter().chain(words)) {
+        let typed = without_environment(Typed::command())
+            .try_get_matches_from(["plenum"].iter().chain(words))
+            .and_then(|matches| Typed::from_arg_matches(&matches));
+        let typed = match typed {
             Ok(typed) => typed,
             Err(error) => {
                 let code = u8::try_from(error.exit_code()).unwrap();
@@ -250,6 +253,13 @@ impl World {
         };
         Outcome { code, out: out.text(), err: err.text() + &told }
     }
+}
+
+/// Whoever runs the tests may have a cluster of their own in the environment.
+fn without_environment(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| argument.env(clap::builder::Resettable::Reset))
+        .mut_subcommands(without_environment)
 }
 
 #[test]
