@@ -394,6 +394,22 @@ impl Session {
         self.exchange::<Value>(Method::POST, &at, &json!({"ids": tasks})).await.map(drop)
     }
 
+    /// What runs or lies on nodes and is wanted by nobody.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn unknown_tasks(&self) -> Result<Value> {
+        self.get(&format!("{ROOT}/tasks/unknown")).await
+    }
+
+    /// Makes such tasks instances of their apps.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn adopt(&self, tasks: &[String]) -> Result<Value> {
+        self.exchange(Method::POST, &format!("{ROOT}/tasks/adopt"), &json!({"ids": tasks})).await
+    }
+
     /// Removes an app and its instances.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::wait::{Goal, Waiting, until};
-use super::{deploy, edit, ended, kill, logs, now, versions, view, why};
+use super::{deploy, edit, ended, kill, logs, now, unknown, versions, view, why};
 use crate::Global;
 use crate::api::Session;
 use crate::api::apps::{App, Task};
@@ -106,6 +106,23 @@ pub enum AppVerb {
     /// End instances; others take their place
     #[command(after_help = kill::EXAMPLES)]
     Kill(kill::Killing),
+    /// Show what runs or lies on nodes and is wanted by nobody
+    #[command(after_help = unknown::EXAMPLES)]
+    Unknown {
+        /// End these tasks
+        #[arg(long, value_name = "TASK", num_args = 1..)]
+        end: Vec<String>,
+        /// Go on showing it
+        #[arg(long, short, conflicts_with = "end")]
+        watch: bool,
+    },
+    /// Make tasks that nobody knows instances of their apps
+    #[command(after_help = "Examples:\n  plenum app unknown\n  plenum app adopt web.instance-3f2a….1")]
+    Adopt {
+        /// The ids of the tasks
+        #[arg(required = true)]
+        tasks: Vec<String>,
+    },
     /// Replace all instances, a few at a time
     #[command(after_help = "Examples:\n  plenum app restart /web\n  plenum app restart /web --no-wait")]
     Restart {
@@ -247,6 +264,11 @@ pub(crate) async fn run(
             change.map_err(|error| error.or_else_try(409, LOCKED))?;
             settle(session, output, id, waiting, screen).await
         }
+        AppVerb::Unknown { end, watch } if end.is_empty() => {
+            unknown::list(session, output, *watch, screen).await
+        }
+        AppVerb::Unknown { end, .. } => unknown::end(session, output, end, screen).await,
+        AppVerb::Adopt { tasks } => unknown::adopt(session, output, tasks, screen).await,
         AppVerb::Kill(what) => kill::run(session, output, what, screen).await,
         AppVerb::Restart { id, force, waiting } => {
             let change = session.restart(id, *force).await;

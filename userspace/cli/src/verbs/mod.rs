@@ -24,6 +24,7 @@ mod task_exec;
 mod task_files;
 mod task_stats;
 pub(crate) mod token;
+mod unknown;
 pub(crate) mod versions;
 pub(crate) mod wait;
 pub(crate) mod why;

@@ -6,6 +6,7 @@
 //! Reading order: [`app`], [`instance`], [`matching`] (nouns), [`requests`] (what people want), [`deployment`],
 //! [`planner`] (what is done about it), [`status`] (what happened), [`view`] (what people read).
 
+pub mod adopt;
 pub mod app;
 mod batch;
 pub mod blocker;

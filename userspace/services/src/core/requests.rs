@@ -66,6 +66,8 @@ pub enum Kind {
     Restart(PathId),
     /// Instances end; they are replaced unless the app shrinks with them.
     Kill(Killing),
+    /// Tasks that nobody wrote down become instances of their apps.
+    Adopt(Vec<String>),
     /// A deployment is undone, or with force just forgotten.
     Cancel(String),
     /// An app's delay ends now.
@@ -196,6 +198,7 @@ impl Core {
                 self.submit([(id.clone(), Target::Be { wanted, restart: true })].into(), r.force, now, ids)
             }
             Kind::Kill(which) => self.kill(which, r.force, now, ids),
+            Kind::Adopt(tasks) => self.adopt_tasks(tasks, now),
             Kind::Group(change) => self.change_group(r, change, now, ids),
             Kind::Pod(change) => self.change_pod(r, change, now, ids),
             Kind::Cancel(id) => self.cancel(id, r.force, now, ids),

@@ -4,7 +4,7 @@
 //! Commands: `subscribe`, `disconnect`, `reload`, `wait SECONDS`, `offer ID AGENT key=value…` (`with=N`: and what is reserved for the instance of the n-th task; `offers` for several, with ` ; ` in between), `rescind ID`,
 //! `status N STATE [key=value…]` (N: the n-th task launched), `stranger ID STATE`, `create JSON`,
 //! `roles DEFAULT ACCEPTED…` (settings), `quota ROLE key=value…` (what the master has), `update ID JSON`, `force-update ID JSON`, `delete ID`, `restart ID`, `kill ID|N [scale] [wipe]`, `cancel N [force]`,
-//! `reset-delay ID`, `why ID`, `ended ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
+//! `adopt TASK…`, `reset-delay ID`, `why ID`, `ended ID`, `queue`, `apps`, `deployments`; of pods: `pod JSON`, `update-pod ID JSON`, `delete-pod ID`, `kill-pod N`, `pod-status ID`,
 //! and `status N.CONTAINER STATE …` for one of its containers.
 //! `answer N STATUS BODY` or `answer N WORDS` is what the n-th task said when it was asked whether it is ready.
 //! `measured ID N:cpu=SECONDS@AT,mem=MIB,requests=COUNT@AT …` is what instances were found to use.
@@ -172,6 +172,7 @@ impl Script {
             "put-group" | "force-put-group" => Kind::Group(GroupChange::Update(id(), tail())),
             "delete-group" | "force-delete-group" => Kind::Group(GroupChange::Remove(id())),
             "reset-delay" => Kind::ResetDelay(id()),
+            "adopt" => Kind::Adopt(words.iter().map(ToString::to_string).collect()),
             "kill" => {
                 let (scale, wipe) = (flag("scale"), flag("wipe"));
                 let (app, tasks) = match words[0].parse::<usize>() {

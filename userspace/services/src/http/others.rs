@@ -33,15 +33,12 @@ pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
             let body = api.handle.read(|state, _| view::strangers(state)).await?;
             Ok(json_answer(StatusCode::OK, &body))
         }
+        ("POST", ["adopt"]) => {
+            let tasks = ids(ask)?;
+            ask.change(api, Kind::Adopt(tasks), false).await
+        }
         ("POST", ["delete"]) => {
-            let body = ask.object()?;
-            let wrong = || ApiError::BadFields(vec![Flaw::new("/ids", "error.expected.jsarray")]);
-            let ids = body.get("ids").and_then(Value::as_array).ok_or_else(wrong)?;
-            let tasks = ids
-                .iter()
-                .map(|v| v.as_str().map(str::to_owned))
-                .collect::<Option<Vec<_>>>()
-                .ok_or_else(wrong)?;
+            let tasks = ids(ask)?;
             let scale = ask.query.flag("scale", false)?;
             let wipe = ask.query.flag("wipe", false)?;
             if scale && wipe {
@@ -54,6 +51,14 @@ pub(super) async fn tasks(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Respons
         }
         _ => Err(no_such()),
     }
+}
+
+/// The tasks that a body names.
+fn ids(ask: &Ask) -> Result<Vec<String>, ApiError> {
+    let body = ask.object()?;
+    let wrong = || ApiError::BadFields(vec![Flaw::new("/ids", "error.expected.jsarray")]);
+    let ids = body.get("ids").and_then(Value::as_array).ok_or_else(wrong)?;
+    ids.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>().ok_or_else(wrong)
 }
 
 pub(super) async fn deployments(api: &Api, ask: &Ask, rest: &[&str]) -> Result<Response, ApiError> {

@@ -95,6 +95,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     at(READ, "/v2/tasks", &[("status", Works), ("status[]", Works)]),
     at(&["POST"], "/v2/tasks/delete", &[("scale", Works), WIPE, FORCE]),
     but(READ, "/v2/tasks/unknown", Differs(OURS), &[]),
+    but(&["POST"], "/v2/tasks/adopt", Differs(OURS), &[]),
     at(READ, "/v2/deployments", &[]),
     at(&["DELETE"], "/v2/deployments/{id}", &[FORCE, DRY]),
     but(

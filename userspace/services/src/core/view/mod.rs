@@ -308,7 +308,10 @@ pub fn strangers(state: &Snapshot) -> Value {
     let strangers: Vec<Value> = state
         .strangers
         .iter()
-        .map(|(task, s)| json!({"id": task, "slaveId": s.agent, "state": s.state.name(), "since": time::text(s.since)}))
+        .map(|(task, s)| {
+            let app = state.app_of_stranger(task).map(|entry| entry.wanted.id());
+            json!({"id": task, "appId": app, "slaveId": s.agent, "state": s.state.name(), "since": time::text(s.since)})
+        })
         .collect();
     let ghosts: Vec<Value> = state
         .ghosts
