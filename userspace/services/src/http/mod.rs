@@ -160,6 +160,7 @@ async fn dispatch(api: &Api, ask: Ask) -> Result<Response, ApiError> {
         ["v2", "events"] => events::stream(api, &ask),
         ["v2", "info"] => others::info(api).await,
         ["metrics"] => others::metrics(api).await,
+        ["metrics", "prometheus"] => others::prometheus(api).await,
         [] => Ok(text_answer("")),
         _ => Err(no_such()),
     }

@@ -113,6 +113,24 @@ pub(super) async fn info(api: &Api) -> Result<Response, ApiError> {
     Ok(json_answer(StatusCode::OK, &body))
 }
 
+/// The same in the text format of Prometheus, with names as Marathon's reporter makes them.
+pub(super) async fn prometheus(api: &Api) -> Result<Response, ApiError> {
+    let counts = api.handle.read(|state, _| view::counts(state)).await?;
+    let events = api.handle.events().counts();
+    let mut text = String::new();
+    let mut say = |name: &str, kind: &str, value: &Value| {
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        text.push_str(&format!("# TYPE {name} {kind}\n{name} {value}\n"));
+    };
+    for (name, value) in &counts {
+        say(name, "gauge", value);
+    }
+    say("service.mesosphere.marathon.http.event-streams.active", "gauge", &json!(events.listening));
+    say("plenum.services.events.ring.bytes", "gauge", &json!(events.bytes));
+    say("plenum.services.events.encoded.total", "counter", &json!(events.encoded));
+    Ok(text_answer(text))
+}
+
 pub(super) async fn metrics(api: &Api) -> Result<Response, ApiError> {
     let counts = api.handle.read(|state, _| view::counts(state)).await?;
     let mut gauges: Map<String, Value> =

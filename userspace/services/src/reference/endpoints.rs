@@ -120,7 +120,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     but(READ, "/v2/eventSubscriptions", Missing(GONE), &[]),
     at(READ, "/ping", &[]),
     but(READ, "/metrics", Differs("gauges of what there is; no timers"), &[]),
-    but(READ, "/metrics/prometheus", Missing(NOT_YET), &[]),
+    but(READ, "/metrics/prometheus", Differs("gauges of what there is; no timers"), &[]),
     but(READ, "/config", Missing("`/v2/info` has what there is of it"), &[]),
     but(
         &["GET", "POST"],
