@@ -4,7 +4,8 @@
 //! acknowledged. A commit that fails ends the machine; its owner starts another one from the store.
 //!
 //! Reading order: [`app`], [`instance`], [`matching`] (nouns), [`requests`] (what people want), [`deployment`],
-//! [`planner`] (what is done about it), [`status`] (what happened), [`view`] (what people read).
+//! [`planner`] (what is done about it), [`status`] (what happened), [`view`] (what people read); then [`kept`] and [`wipe`] (volumes),
+//! [`scaling`] (how many instances there should be), [`ended`] and [`adopt`] (what is no more, and what nobody knew of).
 
 pub mod adopt;
 pub mod app;
