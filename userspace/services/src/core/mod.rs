@@ -465,6 +465,8 @@ pub struct Core {
     hungry: BTreeSet<PathId>,
     wake: BTreeSet<(Millis, PathId)>,
     reconcile_at: Option<Millis>,
+    /// When those are asked about again of which nothing is known since subscribing, and how long after that once more.
+    early: Option<(Millis, Millis)>,
     last_version: Millis,
     out: Vec<Effect>,
 }
@@ -472,6 +474,8 @@ pub struct Core {
 /// How often the master's view is compared with ours while connected; the first time soon after subscribing.
 const RECONCILE_SOON: Millis = Millis::from_secs(15);
 const RECONCILE_EVERY: Millis = Millis::from_secs(600);
+/// A master that has just begun says nothing of nodes that are not back yet: those of which it said nothing are asked about again, at first after so long.
+const RECONCILE_EARLY: Millis = Millis::from_secs(1);
 
 impl Core {
     /// An empty machine.
@@ -492,6 +496,7 @@ impl Core {
             hungry: BTreeSet::new(),
             wake: BTreeSet::new(),
             reconcile_at: None,
+            early: None,
             last_version: Millis(0),
             out: Vec::new(),
         }
@@ -525,7 +530,8 @@ impl Core {
     /// When [`Event::Tick`] is wanted next (monotonic).
     pub fn next_tick(&self) -> Option<Millis> {
         let wake = self.wake.first().map(|(at, _)| *at);
-        [wake, self.offers.next(), self.reconcile_at].into_iter().flatten().min()
+        let early = self.early.map(|(at, _)| at);
+        [wake, self.offers.next(), self.reconcile_at, early].into_iter().flatten().min()
     }
 
     /// Whether something waits to be launched.
@@ -557,6 +563,7 @@ impl Core {
         self.offers.reset();
         self.reconcile(true, now);
         self.reconcile_at = Some(now.mono + RECONCILE_SOON);
+        self.early = Some((now.mono + RECONCILE_EARLY, RECONCILE_EARLY));
         self.dirty.extend(self.state.apps.keys().cloned());
     }
 
@@ -565,7 +572,7 @@ impl Core {
             self.publish(notices::plain("scheduler_disconnected_event", now));
         }
         self.offers.reset();
-        self.reconcile_at = None;
+        (self.reconcile_at, self.early) = (None, None);
     }
 
     /// Asks about every instance we know, then about everything the master knows.
@@ -581,6 +588,21 @@ impl Core {
             self.out.push(Effect::Reconcile(chunk.to_vec()));
         }
         self.out.push(Effect::Reconcile(Vec::new()));
+    }
+
+    /// Asks again about what nothing is known of since subscribing, until the regular comparison comes.
+    fn ask_early(&mut self, now: Now) {
+        let Some((_, pause)) = self.early.filter(|(at, _)| *at <= now.mono) else { return };
+        let silent = self.state.apps.values().flat_map(|e| e.instances.values());
+        let silent = silent.filter(|i| i.state().is_none()).map(|i| &i.record);
+        let of = |r: &Record| r.tasks().map(|(_, task)| (task, Some(r.agent.clone()))).collect::<Vec<_>>();
+        let tasks: Vec<_> = silent.flat_map(of).collect();
+        let next = Millis(pause.0.saturating_mul(2));
+        let over = tasks.is_empty() || next >= RECONCILE_SOON;
+        self.early = (!over).then_some((now.mono + next, next));
+        for chunk in tasks.chunks(1000) {
+            self.out.push(Effect::Reconcile(chunk.to_vec()));
+        }
     }
 
     /// Compares views once what was on its way must have shown itself.
@@ -599,6 +621,7 @@ impl Core {
                 self.dirty.insert(id);
             }
         }
+        self.ask_early(now);
         if self.reconcile_at.is_some_and(|at| at <= now.mono) {
             self.reconcile(false, now);
             // The master says nothing about nodes it waits for itself: ask again soon.
