@@ -24,9 +24,9 @@ const FRESH: Duration = Duration::from_millis(900);
 /// How soon the master is asked again where nodes are.
 const PLACES: Duration = Duration::from_secs(5);
 /// The longest list of what a node's containers use, in bytes.
-const LONGEST_LIST: usize = 64 * 1024 * 1024;
+const LONGEST_LIST: usize = 16 * 1024 * 1024;
 /// The longest page of counters.
-const LONGEST_PAGE: usize = 4 * 1024 * 1024;
+const LONGEST_PAGE: usize = 1024 * 1024;
 
 /// Until nobody listens, or nobody asks.
 pub(super) async fn measure(
