@@ -257,6 +257,9 @@ const TAKEN_AWAY: [&str; 18] = [
 /// Maps whose names are the user's own.
 const FREE: [&str; 5] = ["env", "environment", "labels", "options", "secrets"];
 
+/// Ports that the cluster gives where 0 is given.
+const LEFT_OPEN: [&str; 2] = ["port", "servicePort"];
+
 /// What runs, without what `given` leaves to defaults.
 pub(crate) fn as_far_as_given(present: &Value, given: &Value) -> Value {
     narrow(present, given, true)
@@ -267,6 +270,10 @@ fn narrow(present: &Value, given: &Value, top: bool) -> Value {
         (Value::Object(present), Value::Object(given)) => {
             let kept = present.iter().filter_map(|(name, value)| match given.get(name) {
                 Some(_) if FREE.contains(&name.as_str()) => Some((name.clone(), value.clone())),
+                // Who leaves a port open gets one once, and keeps it.
+                Some(open) if LEFT_OPEN.contains(&name.as_str()) && open.as_u64() == Some(0) => {
+                    Some((name.clone(), open.clone()))
+                }
                 Some(wanted) => Some((name.clone(), narrow(value, wanted, false))),
                 None if top && TAKEN_AWAY.contains(&name.as_str()) && !is_empty(value) => {
                     Some((name.clone(), value.clone()))
@@ -324,6 +331,14 @@ mod tests {
         let paths: Vec<&str> = found.iter().map(|one| one.path.as_str()).collect();
         assert_eq!(paths, ["constraints", "container.docker.image", "env.B"]);
         assert!(differences(&as_far_as_given(&present, &present), &present).is_empty());
+    }
+
+    #[test]
+    fn ports_that_are_left_open_are_no_difference() {
+        let present = json!({"id": "/a", "portDefinitions": [{"port": 10000, "name": "http", "protocol": "tcp"}, {"port": 10001}]});
+        let changes = |given: &Value| differences(&as_far_as_given(&present, given), given).len();
+        assert_eq!(changes(&json!({"id": "/a", "portDefinitions": [{"port": 0, "name": "http"}, {"port": 0}]})), 0);
+        assert_eq!(changes(&json!({"id": "/a", "portDefinitions": [{"port": 80, "name": "http"}, {"port": 0}]})), 1);
     }
 
     #[test]
