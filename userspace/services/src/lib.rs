@@ -166,6 +166,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), ServicesError
                 tracing::error!(code = DEPOSED, "the leadership is lost");
                 std::process::exit(i32::from(DEPOSED));
             }
+            if matches!(decided, Err(EngineError::Abdicated)) {
+                tracing::info!(code = DEPOSED, "the leadership was given up");
+                std::process::exit(i32::from(DEPOSED));
+            }
             shutdown.trigger();
             Ok(decided?)
         }

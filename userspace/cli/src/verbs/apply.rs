@@ -337,8 +337,14 @@ mod tests {
     fn ports_that_are_left_open_are_no_difference() {
         let present = json!({"id": "/a", "portDefinitions": [{"port": 10000, "name": "http", "protocol": "tcp"}, {"port": 10001}]});
         let changes = |given: &Value| differences(&as_far_as_given(&present, given), given).len();
-        assert_eq!(changes(&json!({"id": "/a", "portDefinitions": [{"port": 0, "name": "http"}, {"port": 0}]})), 0);
-        assert_eq!(changes(&json!({"id": "/a", "portDefinitions": [{"port": 80, "name": "http"}, {"port": 0}]})), 1);
+        assert_eq!(
+            changes(&json!({"id": "/a", "portDefinitions": [{"port": 0, "name": "http"}, {"port": 0}]})),
+            0
+        );
+        assert_eq!(
+            changes(&json!({"id": "/a", "portDefinitions": [{"port": 80, "name": "http"}, {"port": 0}]})),
+            1
+        );
     }
 
     #[test]

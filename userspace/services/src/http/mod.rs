@@ -159,6 +159,10 @@ async fn dispatch(api: &Api, ask: Ask) -> Result<Response, ApiError> {
         ["v2", "plugins"] => Ok(json_answer(StatusCode::OK, &json!({"plugins": []}))),
         ["v2", "events"] => events::stream(api, &ask),
         ["v2", "info"] => others::info(api).await,
+        ["v2", "leader"] if ask.method == http::Method::DELETE => {
+            api.handle.abdicate();
+            Ok(json_answer(StatusCode::OK, &json!({"message": "Leadership abdicated"})))
+        }
         ["metrics"] => others::metrics(api).await,
         ["metrics", "prometheus"] => others::prometheus(api).await,
         [] => Ok(text_answer("")),

@@ -33,6 +33,7 @@ const fn but(
 const READ: &[&str] = &["GET", "HEAD"];
 const OURS: &str = "Marathon has none";
 const NOT_YET: &str = "not built yet";
+const BACKUP: &str = "the cluster's store is backed up, by `plenum store backup`";
 const GONE: &str = "Marathon 1.8 removed it";
 const NO_VOLUMES: &str = "pods have no volumes to wipe yet";
 const FORCE: (&str, Standing) = ("force", Works);
@@ -109,8 +110,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     but(
         &["DELETE"],
         "/v2/leader",
-        Missing(NOT_YET),
-        &[("backup", Missing(NOT_YET)), ("restore", Missing(NOT_YET))],
+        Differs("the process ends and is started again at once"),
+        &[("backup", Missing(BACKUP)), ("restore", Missing(BACKUP))],
     ),
     at(READ, "/v2/queue", &[("embed", Works)]),
     at(&["DELETE"], "/v2/queue/{id}/delay", &[]),

@@ -51,6 +51,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 /// Between looks whether they did.
 const SOON: Duration = Duration::from_millis(50);
+/// An answer is with its client after so long.
+const ANSWERED: Duration = Duration::from_millis(100);
 /// A life of the core that lasted so long was no failure to start.
 const LONG_LIFE: Duration = Duration::from_secs(10);
 
@@ -124,6 +126,9 @@ pub enum EngineError {
     /// Somebody else leads.
     #[error("the leadership is lost: this process has to be started again")]
     Deposed,
+    /// Somebody asked this process to give the leadership up.
+    #[error("the leadership was given up: this process has to be started again")]
+    Abdicated,
     /// A record cannot be understood.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -135,6 +140,7 @@ const MANY: usize = 500;
 enum Message {
     Write { request: Box<Request>, answer: oneshot::Sender<Reply> },
     Look(oneshot::Sender<Snapshot>),
+    Abdicate,
 }
 
 /// Asks the scheduler. Clones are cheap.
@@ -165,6 +171,7 @@ impl std::fmt::Debug for Message {
         f.write_str(match self {
             Self::Write { .. } => "Write",
             Self::Look(_) => "Look",
+            Self::Abdicate => "Abdicate",
         })
     }
 }
@@ -264,6 +271,16 @@ impl Handle {
         tokio::time::timeout(DEADLINE, ask).await.map_err(|_| gone())?
     }
 
+    /// Has this process give the leadership up, once whoever asked for that has had an answer. What was decided before is carried out.
+    pub fn abdicate(&self) {
+        let to = self.to.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERED).await;
+            // It may be over already.
+            let _ = to.send(Message::Abdicate).await;
+        });
+    }
+
     /// The events and those who listen.
     #[must_use]
     pub fn events(&self) -> &Streams {
@@ -313,6 +330,8 @@ enum End {
     Refused(String),
     /// The right to decide is over.
     Deposed,
+    /// It was given up.
+    Abdicated,
 }
 
 impl Engine {
@@ -356,6 +375,7 @@ impl Engine {
             match self.live(core, &shutdown).await {
                 End::Shutdown => return Ok(()),
                 End::Deposed => return Err(EngineError::Deposed),
+                End::Abdicated => return Err(EngineError::Abdicated),
                 End::Store(error) if self.room.lead().is_over(&error) => return Err(EngineError::Deposed),
                 End::Store(error) => tracing::error!(%error, "the store failed; reading it anew"),
                 End::Refused(reason) => {
@@ -528,6 +548,7 @@ impl Life {
             What::Happened(Some(happening)) => self.happened(happening),
             What::CallFailed => self.feed(Event::CallFailed, None),
             What::Asked(None) => return Some(End::Shutdown),
+            What::Asked(Some(Message::Abdicate)) => return Some(End::Abdicated),
             What::Asked(Some(Message::Look(answer))) => {
                 // The asker may have gone away.
                 let _ = answer.send(self.core.state().clone());

@@ -270,3 +270,11 @@ async fn requests_of_all_kinds_get_the_answers_of_marathon() {
     assert_eq!((status, &answer["message"]), (400, &json!("Invalid JSON")));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn who_leads_gives_it_up() {
+    let world = World::start().await;
+    let (status, _, answer) = world.send("DELETE", "/v2/leader", None).await;
+    assert_eq!((status, &answer["message"]), (200, &json!("Leadership abdicated")));
+    assert!(world.ended().await.contains("Abdicated"));
+}

@@ -43,6 +43,10 @@ async fn what_is_said_to_be_there_is_and_nothing_else() {
                 _ => app.clone(),
             };
             let body = (!["GET", "HEAD", "DELETE"].contains(method)).then_some(body);
+            if (*method, path.as_str()) == ("DELETE", "/v2/leader") {
+                // It would be the end of this; `flow::who_leads_gives_it_up` does it.
+                continue;
+            }
             let (status, _, answer) = world.send(method, &path, body.as_ref()).await;
             let routed = !(status == 404 && answer["message"] == "URI not found");
             match endpoint.standing {

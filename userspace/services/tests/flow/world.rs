@@ -63,6 +63,12 @@ impl World {
         self.running.remove(0).abort();
     }
 
+    /// Waits until the scheduler ends by itself, and says why.
+    pub async fn ended(mut self) -> String {
+        let why = self.running.remove(0).await.expect_err("it ends with an error").into_panic();
+        why.downcast_ref::<String>().cloned().unwrap_or_default()
+    }
+
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, HeaderMap, Value) {
         self.raw(method, path, body.map_or(Vec::new(), |b| b.to_string().into_bytes())).await
     }
