@@ -179,6 +179,15 @@ fn app(id: &str, wanted: &Wanted, random: &mut Random) -> Map<String, Value> {
     body
 }
 
+/// Rules by which the number follows what instances use.
+fn autoscale(random: &mut Random) -> Value {
+    let (min, window) = (random.between(1, 3), random.between(0, 40));
+    json!({
+        "min": min, "max": min + random.between(0, 5), "intervalSeconds": random.between(2, 15),
+        "metrics": [{"type": "cpu", "target": 0.5}], "scaleDown": {"windowSeconds": window},
+    })
+}
+
 fn pod(id: &str, wanted: &Wanted, random: &mut Random) -> Map<String, Value> {
     let container = |name: &str| json!({"name": name, "resources": {"cpus": 0.1, "mem": 32}, "exec": {"command": {"shell": "run"}}});
     let over = [0.0, 0.25, 1.0][random.between(0, 3) as usize];
@@ -245,7 +254,16 @@ impl World {
         let target = PODS[random.between(0, PODS.len() as u64) as usize];
         let wanted = Wanted { cmd: self.operator.some_command(random), instances: random.between(0, 6) };
         match random.between(0, 23) {
-            0..=3 => Kind::Update { id: path(id), body: app(id, &wanted, random), partial: false },
+            0..=3 => {
+                let mut body = app(id, &wanted, random);
+                if random.chance(250) {
+                    body.insert("autoscale".to_owned(), autoscale(random));
+                    if random.chance(500) {
+                        body.remove("instances");
+                    }
+                }
+                Kind::Update { id: path(id), body, partial: false }
+            }
             4..=6 => Kind::Update { id: path(id), body: map(json!({"cmd": wanted.cmd})), partial: true },
             7..=8 => Kind::Update {
                 id: path(id),

@@ -6,6 +6,7 @@ use plenum_api::{Millis, Now};
 use plenum_services::core::pod_requests::PodChange;
 use plenum_services::core::readiness::{Answer, Probed};
 use plenum_services::core::requests::{Kind, Request};
+use plenum_services::core::scaling::{Measure, Measured, Reading};
 use plenum_services::core::{Core, Effect, Event, Settings, Snapshot, Write};
 
 use super::{Happens, World};
@@ -202,10 +203,29 @@ impl World {
                     let after = self.random.delay();
                     self.later(after, Happens::Told { life: self.scheduler.life, stream: None, event });
                 }
+                Effect::Measure(measure) => self.measure(*measure),
                 call => self.call(call)?,
             }
         }
         Ok(())
+    }
+
+    /// What instances use: each has its own appetite, and some say nothing.
+    fn measure(&mut self, measure: Measure) {
+        let mut readings = Vec::new();
+        for part in measure.parts {
+            if self.random.chance(150) {
+                continue;
+            }
+            let last = part.instance.as_str().bytes().last().unwrap_or_default();
+            let appetite = [0.02, 0.12, 0.6][usize::from(last) % 3];
+            let at = self.now as f64 / 1000.0;
+            let reading = Reading { cpu: Some((at * appetite, at)), ..Reading::default() };
+            readings.push((part.instance, reading));
+        }
+        let event = Box::new(Event::Measured(Box::new(Measured { app: measure.app, readings })));
+        let after = self.random.delay();
+        self.later(after, Happens::Told { life: self.scheduler.life, stream: None, event });
     }
 
     /// A call to the master. Some get lost on the way.
