@@ -128,8 +128,8 @@ impl Ended {
     fn termination(&self) -> Value {
         let container = |task: &EndedTask| {
             let mut out = json!({"containerId": task.id, "lastKnownState": task.state});
-            if !task.message.is_empty() {
-                out["termination"] = json!({"message": task.message});
+            if let Some(termination) = termination(&task.state, &task.message) {
+                out["termination"] = termination;
             }
             out
         };
@@ -144,6 +144,20 @@ impl Ended {
         }
         out
     }
+}
+
+/// How a container ended, as pods show it: with its exit code where that is known. Nothing where nothing is.
+pub(super) fn termination(state: &str, message: &str) -> Option<Value> {
+    let said = message.strip_prefix("Command exited with status ");
+    let digits = said.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+    let code = match digits.and_then(|digits| digits.parse::<u32>().ok()) {
+        None if state == State::Finished.name() => Some(0),
+        code => code,
+    };
+    let mut out = serde_json::Map::new();
+    out.extend(code.map(|code| ("exitCode".to_owned(), Value::from(code))));
+    out.extend((!message.is_empty()).then(|| ("message".to_owned(), Value::from(message))));
+    (!out.is_empty()).then_some(Value::Object(out))
 }
 
 impl Snapshot {
@@ -201,5 +215,21 @@ impl Core {
         }
         self.ended_order.remove(&(one.ended, one.name(), one.app.clone()));
         Some(one)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_told_where_they_are_known() {
+        let of = termination;
+        assert_eq!(of("TASK_FINISHED", ""), Some(json!({"exitCode": 0})));
+        let said = "Command exited with status 3; the log has more";
+        assert_eq!(of("TASK_FAILED", said), Some(json!({"exitCode": 3, "message": said})));
+        let killed = "Command terminated with signal Killed";
+        assert_eq!(of("TASK_KILLED", killed), Some(json!({"message": killed})));
+        assert_eq!(of("TASK_LOST", ""), None);
     }
 }

@@ -4,8 +4,6 @@ use crate::core::schema::Standing::{self, Differs, Kept, Missing, Shown};
 
 type Fields = &'static [(&'static str, Standing)];
 
-const NOT_YET: Standing = Missing("not built yet");
-
 /// Answers by their names.
 pub const ANSWERS: &[(&str, Fields)] = &[
     ("Task", TASK),
@@ -110,8 +108,11 @@ pub const POD_STATUS: Fields = &[
     ("instances[].containers[].endpoints[].name", Shown),
     ("instances[].containers[].endpoints[].allocatedHostPort", Shown),
     ("instances[].containers[].endpoints[].healthy", Shown),
-    ("instances[].containers[].termination.exitCode", NOT_YET),
-    ("instances[].containers[].termination.message", NOT_YET),
+    (
+        "instances[].containers[].termination.exitCode",
+        Differs("where the node tells it: of a command that ended by itself"),
+    ),
+    ("instances[].containers[].termination.message", Shown),
     ("instances[].containers[].conditions", Shown),
     ("instances[].localVolumes", Kept("always empty: pods have no persistent volumes yet")),
     ("instances[].specReference", Shown),

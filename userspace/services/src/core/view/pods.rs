@@ -6,7 +6,7 @@ use super::super::definition::Definition;
 use super::super::id::PathId;
 use super::super::instance::{Instance, State, Task};
 use super::super::pod::{Pod, PodContainer, Resources};
-use super::super::{Entry, Snapshot, time};
+use super::super::{Entry, Snapshot, ended, time};
 
 /// Every pod's definition.
 pub fn pods(state: &Snapshot) -> Value {
@@ -164,6 +164,10 @@ fn container(pod: &Pod, instance: &Instance, task: &Task) -> Value {
         "lastUpdated": at,
         "lastChanged": at,
     });
+    let ended = state.is_terminal().then(|| ended::termination(state.name(), &task.message)).flatten();
+    if let Some(termination) = ended {
+        out["termination"] = termination;
+    }
     let Some(spec) = spec else { return out };
     if !state.is_terminal() {
         out["resources"] = amounts(&spec.resources);
