@@ -109,6 +109,11 @@ start = time.strftime("%H:%M", time.gmtime(time.time() - 120))
 evening = [{"start": start, "minutes": 60, "min": 2, "max": 2}]
 deploy("clock", cmd="exec sleep 1000", autoscale={"min": 1, "max": 2, "schedules": evening, **PACE})
 becomes("clock", 2, "by the clock")
+off = [{"start": start, "minutes": 60, "min": 0, "max": 0}]
+deploy("clock", cmd="exec sleep 1000", autoscale={"min": 1, "max": 2, "schedules": off, **PACE})
+becomes("clock", 0, "off by the clock")
+deploy("clock", cmd="exec sleep 1000", autoscale={"min": 1, "max": 2, "schedules": evening, **PACE})
+becomes("clock", 2, "on again by the clock")
 status, answer = instance.api("PUT", f"{MARATHON}/apps/clock?force=true", {"instances": 0})
 becomes("clock", 0, "nothing wanted")
 time.sleep(3 * PATIENCE)

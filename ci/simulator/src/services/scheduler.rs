@@ -213,7 +213,7 @@ impl World {
     /// What instances use: each has its own appetite, and some say nothing.
     fn measure(&mut self, measure: Measure) {
         let mut readings = Vec::new();
-        for part in measure.parts {
+        for part in &measure.parts {
             if self.random.chance(150) {
                 continue;
             }
@@ -221,9 +221,10 @@ impl World {
             let appetite = [0.02, 0.12, 0.6][usize::from(last) % 3];
             let at = self.now as f64 / 1000.0;
             let reading = Reading { cpu: Some((at * appetite, at)), ..Reading::default() };
-            readings.push((part.instance, reading));
+            readings.push((part.instance.clone(), reading));
         }
-        let event = Box::new(Event::Measured(Box::new(Measured { app: measure.app, readings })));
+        let Measure { app, asked, .. } = measure;
+        let event = Box::new(Event::Measured(Box::new(Measured { app, asked, readings })));
         let after = self.random.delay();
         self.later(after, Happens::Told { life: self.scheduler.life, stream: None, event });
     }

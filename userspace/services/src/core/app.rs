@@ -79,6 +79,9 @@ pub struct App {
     /// How many instances there are to be, where that is left to the scheduler.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub autoscale: Option<Box<Value>>,
+    /// There are no instances because the scheduler found so, not because people want none. Not part of the API.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub resting: bool,
     /// Apps that must be up before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub dependencies: Vec<PathId>,
@@ -409,6 +412,7 @@ impl App {
             check: None,
             readiness_checks: Vec::new(),
             autoscale: None,
+            resting: false,
             dependencies: Vec::new(),
             upgrade_strategy: UpgradeStrategy::default(),
             labels: BTreeMap::new(),
@@ -466,6 +470,7 @@ impl App {
             App {
                 instances: 0,
                 autoscale: None,
+                resting: false,
                 version: versions.0,
                 version_info: versions.1,
                 ..app.clone()
@@ -499,6 +504,8 @@ impl App {
 
     /// What is shown depends on the network, and on volumes: lists of ports are there even when they are empty.
     fn show(&self, map: &mut Map<String, Value>) {
+        // Ours: who sends back what was read does not say it.
+        map.remove("resting");
         if self.host_networking() {
             map.entry("portDefinitions").or_insert_with(|| Value::Array(Vec::new()));
         } else if let Some(Value::Object(container)) = map.get_mut("container") {

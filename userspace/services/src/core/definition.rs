@@ -99,9 +99,21 @@ impl Definition {
     /// Wants another number of them.
     pub fn scale_to(&mut self, instances: u32) {
         match self {
-            Self::App(app) => app.instances = instances,
+            Self::App(app) => (app.instances, app.resting) = (instances, false),
             Self::Pod(pod) => pod.scaling.instances = instances,
         }
+    }
+
+    /// That there are none, if there are none, is the scheduler's own finding.
+    pub fn rest(&mut self) {
+        if let Self::App(app) = self {
+            app.resting = app.instances == 0;
+        }
+    }
+
+    /// Whether there are none by the scheduler's own finding.
+    pub fn is_resting(&self) -> bool {
+        self.app().is_some_and(|app| app.resting)
     }
 
     /// The role whose offers are used.

@@ -312,6 +312,12 @@ impl Instance {
         runs && self.said_ready() && self.tasks.iter().all(passes)
     }
 
+    /// Runs, and nothing that is to say whether it serves has said anything yet.
+    pub fn is_starting(&self, definition: &Definition) -> bool {
+        let silent = |task: &Task| task.healthy.is_none() && definition.has_health_check(&task.name);
+        !self.said_ready() || self.tasks.iter().any(silent)
+    }
+
     /// Health of the whole: false if a check says so, true if all that there are pass.
     pub fn healthy(&self) -> Option<bool> {
         let known = self.tasks.iter().filter_map(|task| task.healthy);

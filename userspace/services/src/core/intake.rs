@@ -69,9 +69,7 @@ impl Core {
             _ => App::new(id.clone(), role),
         };
         update::apply(&mut app, body, role)?;
-        if body.get("instances").is_none_or(Value::is_null) {
-            left_to_us(&mut app, before);
-        }
+        left_to_us(&mut app, body, before);
         let accepted = &self.state.settings.default_accepted_roles;
         if app.accepted_resource_roles.is_none() && !accepted.is_empty() {
             let own = |role: &&String| *role == "*" || **role == app.role;
@@ -144,13 +142,17 @@ impl Core {
     }
 }
 
-/// Who leaves the number of instances to the scheduler, and does not name one, means what it found.
-fn left_to_us(app: &mut App, before: Option<&App>) {
-    if let Some(spec) = Spec::of(app) {
-        app.instances = match before {
-            Some(before) => before.instances,
-            None => spec.min,
-        };
+/// Who leaves the number of instances to the scheduler, and does not name one, means what it found. So does who sends back the whole of
+/// what was read; who names 0 and nothing else about it wants none.
+fn left_to_us(app: &mut App, body: &Map<String, Value>, before: Option<&App>) {
+    let given = |key: &str| body.get(key).is_some_and(|value| !value.is_null());
+    let spec = Spec::of(app);
+    if let Some(spec) = spec.as_ref().filter(|_| !given("instances")) {
+        app.instances = before.map_or(spec.min, |before| before.instances);
+        app.resting = app.instances == 0 && before.is_none_or(|before| before.resting);
+    } else {
+        let same = before.is_some_and(|before| before.resting) && given("autoscale");
+        app.resting = spec.is_some() && app.instances == 0 && same;
     }
 }
 

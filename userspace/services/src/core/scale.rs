@@ -134,6 +134,11 @@ impl Spec {
         Millis::from_secs(self.interval_seconds.max(1).into())
     }
 
+    /// For so long what was found must be known.
+    pub fn longest_window(&self) -> Millis {
+        Millis::from_secs(self.scale_up.window_seconds.max(self.scale_down.window_seconds).into())
+    }
+
     /// The fewest and the most at a time of day, and the schedule that says so, if one does: the first one that is on.
     pub fn limits(&self, wall: Millis) -> (u32, u32, Option<&Schedule>) {
         match self.schedules.iter().find(|schedule| schedule.is_on(wall)) {
@@ -164,8 +169,8 @@ impl Spec {
         }
     }
 
-    /// The number after everything that holds it off: the windows, the steps, and at last the limits. `past` is what was found before with
-    /// its times, `now` and `since`, since when it was looked, are monotonic.
+    /// The number after everything that holds it off: the windows, the steps, and at last the limits. `past` is what was found before, each
+    /// number with its last time; `now` and `since`, since when it was looked, are monotonic.
     pub fn settle(
         &self,
         current: u32,
@@ -237,6 +242,11 @@ fn within(past: &[(Millis, u32)], now: Millis, window: Millis) -> impl Iterator<
 }
 
 impl Metric {
+    /// Where its counter is.
+    pub fn place(&self) -> (Option<String>, String, usize) {
+        (self.counter.clone(), self.path.clone(), self.port_index)
+    }
+
     /// How many bring its mean to the target; none while it is not known of any.
     fn wish(&self, current: u32, load: &Load, tolerance: f64) -> Option<Found> {
         let known = load.known.len();

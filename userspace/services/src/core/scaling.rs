@@ -2,7 +2,7 @@
 //! intent like anybody's: a version, a deployment, durable before it is carried out. What was measured is not stored: a new leader looks
 //! for a while before it takes anything away.
 //!
-//! An app of which no instance is wanted is left alone; so is one that is being deployed.
+//! An app of which people want no instance is left alone; so is one that is being deployed.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +18,16 @@ use super::requests::Target;
 use super::scale::{Found, Kind, Load, Metric, Spec};
 use super::{Core, Effect, Entry, notices, time};
 
-/// What is remembered of the numbers that were found.
-const MOST_PAST: usize = 4096;
+/// A question that has no answer after so long will get none.
+const FORGOTTEN: Millis = Millis::from_secs(120);
 
 /// Instances to be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measure {
     /// Whose.
     pub app: PathId,
+    /// When that was wanted (monotonic); the answer says it again.
+    pub asked: Millis,
     /// Them.
     pub parts: Vec<Part>,
     /// The counter that each of them is asked for, if one is.
@@ -50,6 +52,8 @@ pub struct Part {
 pub struct Measured {
     /// Whose.
     pub app: PathId,
+    /// When that was wanted, as the question said it.
+    pub asked: Millis,
     /// Of those of which anything is known.
     pub readings: Vec<(InstanceId, Reading)>,
 }
@@ -68,17 +72,22 @@ pub struct Reading {
 /// What is known of an app that leaves its number to us.
 #[derive(Clone, Debug, Default)]
 pub struct Scaling {
-    /// When it is measured next (monotonic).
-    due: Millis,
-    /// Since when it is, without a gap (monotonic).
+    /// When it was measured last (monotonic).
+    looked: Option<Millis>,
+    /// Whether the answer to that is under way, and of which counter.
+    asked: Option<Option<Counter>>,
+    /// Since when there are metrics and instances to measure (monotonic).
     since: Option<Millis>,
-    /// The last readings.
-    last: BTreeMap<InstanceId, Reading>,
-    /// Numbers that were found, with their times (monotonic).
+    /// The last readings, and the counter that they are of.
+    last: (Option<Counter>, BTreeMap<InstanceId, Reading>),
+    /// Numbers that were found, each with the last time (monotonic): whether one was within a window needs no more.
     past: Vec<(Millis, u32)>,
     /// What people are told.
     status: Option<Value>,
 }
+
+/// Where a counter is: its name, its page, the index of its port.
+type Counter = (Option<String>, String, usize);
 
 impl Core {
     /// Has an app measured whose turn it is, and wakes up for the next time.
@@ -92,8 +101,9 @@ impl Core {
             }
             return;
         };
-        let due = entry.scaling.as_ref().map_or(Millis(0), |scaling| scaling.due);
-        if due > now.mono {
+        if let Some(due) =
+            entry.scaling.as_ref().and_then(|scaling| scaling.due(&spec)).filter(|due| *due > now.mono)
+        {
             self.wake.insert((due, id.clone()));
             return;
         }
@@ -103,24 +113,36 @@ impl Core {
             false => entry.running().filter_map(|i| entry.part(i, counted)).collect(),
         };
         let counter = counted.and_then(|metric| metric.counter.clone());
-        let next = now.mono + spec.interval();
+        let of = counted.map(Metric::place);
         if let Some(entry) = self.state.apps.get_mut(id) {
-            entry.scaling.get_or_insert_default().due = next;
+            let scaling = entry.scaling.get_or_insert_default();
+            (scaling.looked, scaling.asked) = (Some(now.mono), Some(of));
+            self.wake.extend(scaling.due(&spec).map(|due| (due, id.clone())));
         }
-        self.wake.insert((next, id.clone()));
-        self.out.push(Effect::Measure(Box::new(Measure { app: id.clone(), parts, counter })));
+        self.out.push(Effect::Measure(Box::new(Measure {
+            app: id.clone(),
+            asked: now.mono,
+            parts,
+            counter,
+        })));
     }
 
     /// An app was measured: its number may change.
     pub(super) fn measured(&mut self, measured: Measured, now: Now, ids: &mut dyn IdSource) {
-        let Measured { app: id, readings } = measured;
+        let Measured { app: id, asked, readings } = measured;
         let Some(entry) = self.state.apps.get_mut(&id).filter(|entry| !entry.removing) else { return };
         let Some(spec) = entry.wanted.app().and_then(Spec::of) else { return };
+        let scaling = entry.scaling.get_or_insert_default();
+        let Some(of) = scaling.asked.take_if(|_| scaling.looked == Some(asked)) else { return };
+        self.wake.extend(scaling.due(&spec).map(|due| (due, id.clone())));
         let current = entry.wanted.instances();
-        let loads = entry.loads(&spec, readings);
+        let loads = entry.loads(&spec, (of, readings));
         let (min, max, schedule) = spec.limits(now.wall);
-        let mut found = match (current, spec.metrics.is_empty()) {
-            (0, _) => Found { count: 0, why: "no instances are wanted: that is left so".to_owned() },
+        let by_schedule = spec.metrics.is_empty() || current == 0;
+        let mut found = match (current, by_schedule) {
+            (0, _) if !entry.wanted.is_resting() => {
+                Found { count: 0, why: "no instances are wanted: that is left so".to_owned() }
+            }
             (_, true) => Found { count: min, why: "as many as the schedule says".to_owned() },
             (_, false) => spec.wish(current, &loads).unwrap_or_else(|| Found {
                 count: current,
@@ -128,7 +150,9 @@ impl Core {
             }),
         };
         let wish = found.count;
-        if current > 0 && !spec.metrics.is_empty() {
+        if by_schedule {
+            entry.scaling.get_or_insert_default().forget();
+        } else {
             found = entry.settle(&spec, found, now, (min, max));
         }
         let theirs = entry.deployments.iter().filter_map(|name| self.state.deployments.get(name));
@@ -157,6 +181,7 @@ impl Core {
         let Some(entry) = self.state.apps.get_mut(id) else { return };
         let mut wanted = Definition::clone(&entry.wanted);
         wanted.scale_to(count);
+        wanted.rest();
         match self.submit([(id.clone(), Target::be(wanted))].into(), true, now, ids) {
             Ok(_) => {
                 let mut fields = status;
@@ -180,14 +205,19 @@ impl Core {
 }
 
 impl Entry {
-    /// Instances that run and are not told to end.
+    /// Instances that run and are not told to end. What one uses while it starts says nothing about its load.
     fn running(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.values().filter(|i| i.is_wanted() && i.state() == Some(State::Running))
+        let runs = |i: &&Instance| i.is_wanted() && i.state() == Some(State::Running);
+        self.instances.values().filter(runs).filter(|i| !i.is_starting(self.version_of(i)))
+    }
+
+    fn version_of(&self, instance: &Instance) -> &Definition {
+        self.versions.get(&instance.record.version).unwrap_or(&self.wanted)
     }
 
     fn part(&self, instance: &Instance, counted: Option<&Metric>) -> Option<Part> {
         let record = &instance.record;
-        let definition = self.versions.get(&record.version).unwrap_or(&self.wanted);
+        let definition = self.version_of(instance);
         let url = counted.and_then(|metric| {
             let slash = if metric.path.starts_with('/') { "" } else { "/" };
             let place = reach(definition, instance, metric.port_index)?;
@@ -198,28 +228,29 @@ impl Entry {
         Some(Part { instance: record.id.clone(), agent: record.agent.clone(), executor, url })
     }
 
-    /// The loads of all metrics by these readings and the last ones.
-    fn loads(&mut self, spec: &Spec, readings: Vec<(InstanceId, Reading)>) -> Vec<Load> {
+    /// The loads of all metrics by these readings, of that counter, and the last ones.
+    fn loads(
+        &mut self,
+        spec: &Spec,
+        (of, readings): (Option<Counter>, Vec<(InstanceId, Reading)>),
+    ) -> Vec<Load> {
         let needs = self.wanted.needs();
+        let running: Vec<InstanceId> = self.running().map(|i| i.record.id.clone()).collect();
         let readings: BTreeMap<InstanceId, Reading> = readings.into_iter().collect();
         let scaling = self.scaling.get_or_insert_default();
-        let before = std::mem::replace(&mut scaling.last, readings);
-        let after = &scaling.last;
+        let (counted, before) = std::mem::replace(&mut scaling.last, (of, readings));
+        let (of, after) = &scaling.last;
+        // What another counter says is no growth of this one.
+        let same = counted == *of;
         let value = |kind: Kind, id: &InstanceId| {
             let (now, then) = (after.get(id)?, before.get(id));
             match kind {
                 Kind::Cpu => Some(rate(now.cpu?, then?.cpu?)? / needs.cpus),
                 Kind::Memory => Some(now.memory? / (needs.mem * 1_048_576.0)),
-                Kind::Requests => rate(now.requests?, then?.requests?),
+                Kind::Requests => rate(now.requests?, then.filter(|_| same)?.requests?),
             }
         };
         let wanted = self.wanted.instances();
-        let running: Vec<&InstanceId> = self
-            .instances
-            .values()
-            .filter(|i| i.is_wanted() && i.state() == Some(State::Running))
-            .map(|i| &i.record.id)
-            .collect();
         let load = |metric: &Metric| {
             let known: Vec<f64> = running.iter().filter_map(|id| value(metric.kind, id)).collect();
             let unknown = wanted.saturating_sub(u32::try_from(known.len()).unwrap_or(u32::MAX));
@@ -232,19 +263,35 @@ impl Entry {
     fn settle(&mut self, spec: &Spec, found: Found, now: Now, limits: (u32, u32)) -> Found {
         let current = self.wanted.instances();
         let scaling = self.scaling.get_or_insert_default();
+        scaling.note(found.count, now.mono, spec.longest_window());
         let since = *scaling.since.get_or_insert(now.mono);
-        let longest = spec.scale_up.window_seconds.max(spec.scale_down.window_seconds);
-        let longest = Millis::from_secs(longest.into());
-        scaling.past.retain(|(at, _)| now.mono.since(*at) <= longest);
-        scaling.past.push((now.mono, found.count));
-        let surplus = scaling.past.len().saturating_sub(MOST_PAST);
-        scaling.past.drain(..surplus);
         spec.settle(current, found, &scaling.past, (now.mono, since), limits)
     }
 
     /// What is found about the number of its instances, where that is left to us.
     pub fn autoscale_status(&self) -> Option<&Value> {
         self.scaling.as_ref()?.status.as_ref()
+    }
+}
+
+impl Scaling {
+    /// When it is measured next (monotonic); none: at once. While an answer is under way nothing else is asked.
+    fn due(&self, spec: &Spec) -> Option<Millis> {
+        let after = if self.asked.is_some() { FORGOTTEN.max(spec.interval()) } else { spec.interval() };
+        self.looked.map(|at| at + after)
+    }
+
+    /// Begins anew: nothing is measured, so nothing holds.
+    fn forget(&mut self) {
+        self.since = None;
+        self.past.clear();
+        self.last.1.clear();
+    }
+
+    /// Remembers that a number was found.
+    fn note(&mut self, count: u32, now: Millis, longest: Millis) {
+        self.past.retain(|(at, other)| *other != count && now.since(*at) <= longest);
+        self.past.push((now, count));
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Script {
     launched: BTreeSet<String>,
     definitions: BTreeMap<InstanceId, Arc<Definition>>,
     pub(super) deployments: Vec<String>,
+    measures: BTreeMap<PathId, Millis>,
 }
 
 impl Script {
@@ -48,6 +49,7 @@ impl Script {
             launched: BTreeSet::new(),
             definitions: BTreeMap::new(),
             deployments: Vec::new(),
+            measures: BTreeMap::new(),
         }
     }
 
@@ -138,7 +140,8 @@ impl Script {
         };
         let app = PathId::parse(words[0]).unwrap();
         let readings = words[1..].iter().map(reading).collect();
-        Event::Measured(Box::new(scaling::Measured { app, readings }))
+        let asked = self.measures.get(&app).copied().unwrap_or_default();
+        Event::Measured(Box::new(scaling::Measured { app, asked, readings }))
     }
 
     /// Whether there is a record of the instance of the n-th task.
@@ -388,6 +391,7 @@ impl Script {
                     Some(url) => format!("{} {url}", part.instance),
                     None => part.instance.to_string(),
                 };
+                self.measures.insert(measure.app.clone(), measure.asked);
                 let parts: Vec<String> = measure.parts.iter().map(part).collect();
                 Some(format!("measure {}: {}", measure.app, parts.join(", ")))
             }

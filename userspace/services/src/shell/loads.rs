@@ -19,8 +19,12 @@ use crate::core::scaling::{Measure, Measured, Part, Reading};
 const MOST: usize = 64;
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// How long all answers of an app may take: those that are not there by then do not count.
+const WHOLE: Duration = Duration::from_secs(30);
 /// What a node said counts so long for all apps that want to know.
 const FRESH: Duration = Duration::from_millis(900);
+/// What a node said is dropped once it is so old.
+const DROPPED: Duration = Duration::from_secs(60);
 /// How soon the master is asked again where nodes are.
 const PLACES: Duration = Duration::from_secs(5);
 /// The longest list of what a node's containers use, in bytes.
@@ -86,7 +90,7 @@ struct Nodes {
 impl Nodes {
     /// What is used on a node; nothing where it does not say.
     async fn list(&self, agent: &str) -> List {
-        let place = Arc::clone(self.lists.lock().await.entry(agent.to_owned()).or_default());
+        let place = self.said(agent).await;
         let mut known = place.lock().await;
         if let Some((at, list)) = &*known
             && at.elapsed() < FRESH
@@ -103,6 +107,18 @@ impl Nodes {
         };
         *known = Some((Instant::now(), Arc::clone(&list)));
         list
+    }
+
+    async fn said(&self, agent: &str) -> Said {
+        let mut lists = self.lists.lock().await;
+        if let Some(place) = lists.get(agent) {
+            return Arc::clone(place);
+        }
+        // Nodes come and go: what those said that are no longer asked goes when another one comes.
+        let old =
+            |said: &Option<(Instant, List)>| said.as_ref().is_some_and(|(at, _)| at.elapsed() >= DROPPED);
+        lists.retain(|_, place| !place.try_lock().is_ok_and(|said| old(&said)));
+        Arc::clone(lists.entry(agent.to_owned()).or_default())
     }
 
     async fn ask(&self, agent: &str) -> Result<HashMap<String, Used>, ClientError> {
@@ -145,7 +161,7 @@ struct Asker {
 
 impl Asker {
     async fn all(self, measure: Measure) -> Measured {
-        let Measure { app, parts, counter } = measure;
+        let Measure { app, asked, parts, counter } = measure;
         let agents: BTreeSet<String> = parts.iter().map(|part| part.agent.clone()).collect();
         let mut lists = JoinSet::new();
         for agent in agents {
@@ -156,22 +172,28 @@ impl Asker {
                 Some((agent, list))
             });
         }
+        let end = tokio::time::Instant::now() + WHOLE;
         let counts = match counter {
-            Some(counter) => self.counts(&parts, counter).await,
+            Some(counter) => self.counts(&parts, counter, end).await,
             None => BTreeMap::new(),
         };
-        let lists: HashMap<String, List> = lists.join_all().await.into_iter().flatten().collect();
+        let lists: HashMap<String, List> = until(end, lists).await.into_iter().collect();
         let reading = |part: &Part| {
             let used = lists.get(&part.agent).and_then(|list| list.get(&part.executor));
             let mut reading = used.map_or_else(Reading::default, Used::reading);
             reading.requests = counts.get(&part.instance).copied();
             (part.instance.clone(), reading)
         };
-        Measured { app, readings: parts.iter().map(reading).collect() }
+        Measured { app, asked, readings: parts.iter().map(reading).collect() }
     }
 
     /// The counters of those that show them, and when.
-    async fn counts(&self, parts: &[Part], counter: String) -> BTreeMap<InstanceId, (f64, f64)> {
+    async fn counts(
+        &self,
+        parts: &[Part],
+        counter: String,
+        end: tokio::time::Instant,
+    ) -> BTreeMap<InstanceId, (f64, f64)> {
         let counter: Arc<str> = counter.into();
         let mut asked = JoinSet::new();
         for part in parts {
@@ -189,8 +211,17 @@ impl Asker {
                 Some((id, (sum(&String::from_utf8_lossy(&page), &counter)?, at)))
             });
         }
-        asked.join_all().await.into_iter().flatten().collect()
+        until(end, asked).await.into_iter().collect()
     }
+}
+
+/// What there is of these answers at that time; the others are given up.
+async fn until<T: 'static>(end: tokio::time::Instant, mut asked: JoinSet<Option<T>>) -> Vec<T> {
+    let mut all = Vec::with_capacity(asked.len());
+    while let Ok(Some(answer)) = tokio::time::timeout_at(end, asked.join_next()).await {
+        all.extend(answer.ok().flatten());
+    }
+    all
 }
 
 impl Used {
@@ -211,13 +242,29 @@ fn sum(page: &str, counter: &str) -> Option<f64> {
     let value = |line: &str| {
         let rest = line.strip_prefix(counter)?;
         let rest = match rest.as_bytes().first()? {
-            b'{' => &rest[rest.rfind('}')?.saturating_add(1)..],
+            b'{' => &rest[labels(rest)?..],
             b' ' | b'\t' => rest,
             _ => return None,
         };
         rest.split_ascii_whitespace().next()?.parse::<f64>().ok().filter(|value| value.is_finite())
     };
     page.lines().filter_map(value).reduce(|sum, value| sum + value)
+}
+
+/// Where the labels of a series end that begin here: behind the first brace that is not within quotes. What follows may have labels of its
+/// own (an exemplar of `OpenMetrics`).
+fn labels(text: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'}' if !quoted => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -228,10 +275,23 @@ mod tests {
     fn a_counter_is_the_sum_of_its_series() {
         let page = "# TYPE http_requests_total counter\nhttp_requests_total{code=\"200\",path=\"/a}b\"} 10\n\
             http_requests_total{code=\"500\"} 2.5 1700000000000\nhttp_requests_total_created 7\nother 3\nplain 4\n\
-            broken{x=\"1\"\nnothing NaN\n";
+            broken{x=\"1\"\nnothing NaN\nseen_total{a=\"\\\"}\"} 6 # {trace_id=\"4}\"} 0.5 1700\n";
         assert_eq!(sum(page, "http_requests_total"), Some(12.5));
         assert_eq!(sum(page, "plain"), Some(4.0));
+        assert_eq!(sum(page, "seen_total"), Some(6.0), "what follows is an example of one request");
         assert_eq!((sum(page, "broken"), sum(page, "nothing"), sum(page, "absent")), (None, None, None));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_in_time_does_not_count() {
+        let mut asked = JoinSet::new();
+        asked.spawn(async { Some(1) });
+        asked.spawn(async { None });
+        asked.spawn(async {
+            tokio::time::sleep(WHOLE).await;
+            Some(2)
+        });
+        assert_eq!(until(tokio::time::Instant::now() + DEADLINE / 10, asked).await, [1]);
     }
 
     #[test]

@@ -21,9 +21,14 @@ pub(super) fn autoscale(app: &App, flaws: &mut Flaws) {
     for (i, one) in spec.schedules.iter().enumerate() {
         schedule(one, &format!("{at}/schedules({i})"), flaws);
     }
-    let fewest = spec.schedules.iter().map(|one| one.min).chain([spec.min]).min();
-    let blind = !spec.metrics.is_empty() && fewest == Some(0);
-    flaws.unless(!blind, &format!("{at}/min"), "must be at least 1: of no instance nothing is measured");
+    if !spec.metrics.is_empty() {
+        let blind = "must be at least 1: of no instance nothing is measured";
+        flaws.unless(spec.min > 0, &format!("{at}/min"), blind);
+        for (i, one) in spec.schedules.iter().enumerate() {
+            // None at all while it lasts need not be measured.
+            flaws.unless(one.min > 0 || one.max == 0, &format!("{at}/schedules({i})/min"), blind);
+        }
+    }
     let most = spec.schedules.iter().map(|one| one.max).chain([spec.max]).max();
     let single = app.labels.get("MARATHON_SINGLE_INSTANCE_APP").is_some_and(|value| value == "true");
     flaws.unless(!single || most <= Some(1), at, "Single instance app may only have one instance");

@@ -1,5 +1,7 @@
 //! Apps that leave the number of their instances to the scheduler.
 
+use super::super::super::app::App;
+use super::super::super::id::PathId;
 use super::rules_of;
 
 #[test]
@@ -14,11 +16,17 @@ fn rules_of_autoscaling() {
             r#""min":0,"max":5,"schedules":[{{"start":"{start}","minutes":60,"min":{min},"max":3}}]"#
         ))
     };
+    let night = |max: u32| {
+        let hours = format!(r#""schedules":[{{"start":"22:00","minutes":60,"min":0,"max":{max}}}]"#);
+        asked(&format!(r#""min":1,"max":5,{cpu},{hours}"#))
+    };
     let single = r#"{"labels":{"MARATHON_SINGLE_INSTANCE_APP":"true"},"upgradeStrategy":{"minimumHealthCapacity":0,"maximumOverCapacity":0},
         "autoscale":{"min":1,"max":2,"metrics":[{"type":"cpu","target":0.5}]}}"#;
     let cases = [
         (asked(&format!(r#""min":1,"max":5,{cpu}"#)), None),
         (at("08:00", 0), None),
+        (night(0), None),
+        (night(3), Some(("/autoscale/schedules(0)/min", blind))),
         (
             asked(&format!(r#""min":6,"max":5,{cpu}"#)),
             Some(("/autoscale/min", "(6) must be less or equal to max, which is 5")),
@@ -46,4 +54,12 @@ fn rules_of_autoscaling() {
         let wrong: Vec<(&str, &str)> = wrong.iter().copied().collect();
         rules_of(serde_json::from_str(body).unwrap(), &wrong);
     }
+}
+
+#[test]
+fn why_there_are_none_is_stored_and_not_shown() {
+    let mut app = App::new(PathId::parse("/a").unwrap(), "*");
+    app.resting = true;
+    assert!(app.to_json().get("resting").is_none());
+    assert_eq!(serde_json::to_value(&app).unwrap()["resting"], true);
 }
