@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::deployment::Deployment;
 use super::id::InstanceId;
-use super::instance::{Instance, Record, State, Task};
+use super::instance::{Instance, Record, State};
 use super::matching::Rejection;
 use super::{Core, Entry, NodeVerdict, Snapshot, time};
 
@@ -180,9 +180,7 @@ impl Core {
 impl Entry {
     /// Whether one of its health checks has not passed.
     fn lacks_health(&self, instance: &Instance) -> bool {
-        let definition = self.versions.get(&instance.record.version).unwrap_or(&self.wanted);
-        let lacks = |task: &Task| task.healthy.is_none() && definition.has_health_check(&task.name);
-        instance.tasks.iter().any(lacks)
+        instance.lacks_health(self.definition_of(&instance.record))
     }
 
     /// Whether nothing is left to do.

@@ -129,7 +129,7 @@ impl Play {
             entry.backoff = None;
             for instance in entry.instances.values() {
                 let record = &instance.record;
-                let definition = entry.versions.get(&record.version).unwrap_or(&entry.wanted);
+                let definition = entry.definition_of(record);
                 self.runs.insert(record.id.clone(), (record.clone(), takes(definition, record)));
                 self.core.index.insert(record.id.clone(), id.clone());
             }

@@ -314,8 +314,13 @@ impl Instance {
 
     /// Runs, and nothing that is to say whether it serves has said anything yet.
     pub fn is_starting(&self, definition: &Definition) -> bool {
+        !self.said_ready() || self.lacks_health(definition)
+    }
+
+    /// Whether one of its health checks has not said anything yet.
+    pub fn lacks_health(&self, definition: &Definition) -> bool {
         let silent = |task: &Task| task.healthy.is_none() && definition.has_health_check(&task.name);
-        !self.said_ready() || self.tasks.iter().any(silent)
+        self.tasks.iter().any(silent)
     }
 
     /// Health of the whole: false if a check says so, true if all that there are pass.

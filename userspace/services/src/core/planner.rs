@@ -208,7 +208,7 @@ impl Entry {
 
     /// Readiness by the definition an instance was launched from.
     fn is_ready(&self, instance: &Instance) -> bool {
-        instance.is_ready(self.versions.get(&instance.record.version).unwrap_or(&self.wanted))
+        instance.is_ready(self.definition_of(&instance.record))
     }
 
     fn surplus(&self, of: &[&Instance], count: usize) -> Vec<InstanceId> {

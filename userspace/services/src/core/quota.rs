@@ -60,7 +60,7 @@ impl Snapshot {
             if role != holder && !role.strip_prefix(holder).is_some_and(|rest| rest.starts_with('/')) {
                 continue;
             }
-            let definition = entry.versions.get(&record.version).unwrap_or(&entry.wanted);
+            let definition = entry.definition_of(record);
             for ((_, sum), (_, part)) in sum.iter_mut().zip(amounts(&definition.needs_with_volumes())) {
                 *sum += part;
             }

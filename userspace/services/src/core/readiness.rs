@@ -139,8 +139,7 @@ impl Core {
         let Probed { app, instance, answer } = probed;
         let Some(entry) = self.state.apps.get_mut(&app) else { return };
         let Some(asked) = entry.instances.get(&instance).filter(|i| i.is_asked()) else { return };
-        let version = &asked.record.version;
-        let Some(check) = Check::of(entry.versions.get(version).unwrap_or(&entry.wanted)) else { return };
+        let Some(check) = Check::of(entry.definition_of(&asked.record)) else { return };
         let Some(known) = entry.instances.get_mut(&instance).and_then(|i| i.readiness.as_mut()) else {
             return;
         };
@@ -194,7 +193,7 @@ impl Readiness {
 impl Entry {
     /// The question to an instance and how long until the next; none while it has no address.
     fn probe(&self, instance: &Instance) -> Option<(Probe, Millis)> {
-        let definition = self.versions.get(&instance.record.version).unwrap_or(&self.wanted);
+        let definition = self.definition_of(&instance.record);
         let check = Check::of(definition)?;
         let (host, port) = address(definition, instance, &check.port_name)?;
         let host = if host.contains(':') { format!("[{host}]") } else { host };
@@ -217,7 +216,7 @@ impl Entry {
         }
         let one = |instance: &Instance| {
             let known = instance.readiness.as_ref()?;
-            let check = Check::of(self.versions.get(&instance.record.version).unwrap_or(&self.wanted))?;
+            let check = Check::of(self.definition_of(&instance.record))?;
             let task = instance.record.id.task_id(ONLY, instance.record.launches);
             let mut out = json!({"name": check.name, "taskId": task, "ready": known.ready});
             if let Some(last) = &known.last {

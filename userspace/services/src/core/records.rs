@@ -245,6 +245,11 @@ impl Entry {
         self.wanted = wanted;
     }
 
+    /// What an instance was launched from.
+    pub fn definition_of(&self, record: &Record) -> &Definition {
+        self.versions.get(&record.version).unwrap_or(&self.wanted)
+    }
+
     /// An app of which nothing runs.
     pub(super) fn new(wanted: Arc<Definition>, versions: BTreeMap<String, Arc<Definition>>) -> Self {
         Self {

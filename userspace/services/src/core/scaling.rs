@@ -208,16 +208,12 @@ impl Entry {
     /// Instances that run and are not told to end. What one uses while it starts says nothing about its load.
     fn running(&self) -> impl Iterator<Item = &Instance> {
         let runs = |i: &&Instance| i.is_wanted() && i.state() == Some(State::Running);
-        self.instances.values().filter(runs).filter(|i| !i.is_starting(self.version_of(i)))
-    }
-
-    fn version_of(&self, instance: &Instance) -> &Definition {
-        self.versions.get(&instance.record.version).unwrap_or(&self.wanted)
+        self.instances.values().filter(runs).filter(|i| !i.is_starting(self.definition_of(&i.record)))
     }
 
     fn part(&self, instance: &Instance, counted: Option<&Metric>) -> Option<Part> {
         let record = &instance.record;
-        let definition = self.version_of(instance);
+        let definition = self.definition_of(record);
         let url = counted.and_then(|metric| {
             let slash = if metric.path.starts_with('/') { "" } else { "/" };
             let place = reach(definition, instance, metric.port_index)?;

@@ -171,7 +171,7 @@ fn all_tasks(entry: &Entry) -> impl Iterator<Item = Value> {
 
 /// The tasks of an instance.
 pub fn tasks_of(entry: &Entry, instance: &Instance) -> Vec<Value> {
-    let definition = entry.versions.get(&instance.record.version).unwrap_or(&entry.wanted);
+    let definition = entry.definition_of(&instance.record);
     let ids = instance.record.tasks();
     let pairs = ids.filter_map(|(name, id)| Some((instance.tasks.iter().find(|t| t.name == name)?, id)));
     pairs.map(|(task, id)| one_task(definition, instance, task, &id)).collect()

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::super::definition::Definition;
 use super::super::id::PathId;
 use super::super::instance::{Instance, State, Task};
 use super::super::pod::{Pod, PodContainer, Resources};
@@ -78,7 +77,7 @@ pub fn killed(instance: &Instance) -> Value {
 
 fn instance_status(entry: &Entry, instance: &Instance) -> Value {
     let record = &instance.record;
-    let definition: &Definition = entry.versions.get(&record.version).unwrap_or(&entry.wanted);
+    let definition = entry.definition_of(record);
     let Some(pod) = definition.pod() else { return Value::Null };
     let containers: Vec<Value> = instance.tasks.iter().map(|task| container(pod, instance, task)).collect();
     let ailing = containers.iter().any(|one| {
