@@ -288,12 +288,12 @@ impl Definition {
             let mut copy = definition.clone();
             copy.scale_to(0);
             copy.stamp("", VersionInfo::default());
-            if let Self::App(app) = &mut copy {
-                app.autoscale = None;
-            }
             copy
         };
-        plain(self) != plain(other)
+        match (self, other) {
+            (Self::App(one), Self::App(other)) => one.differs_in_config(other),
+            _ => plain(self) != plain(other),
+        }
     }
 
     /// The definition as JSON, in Marathon's shape.

@@ -146,14 +146,14 @@ impl Core {
 /// what was read; who names 0 and nothing else about it wants none.
 fn left_to_us(app: &mut App, body: &Map<String, Value>, before: Option<&App>) {
     let given = |key: &str| body.get(key).is_some_and(|value| !value.is_null());
-    let spec = Spec::of(app);
-    if let Some(spec) = spec.as_ref().filter(|_| !given("instances")) {
+    let named = given("instances");
+    app.resting = false;
+    let Some(spec) = Spec::of(app) else { return };
+    if !named {
         app.instances = before.map_or(spec.min, |before| before.instances);
-        app.resting = app.instances == 0 && before.is_none_or(|before| before.resting);
-    } else {
-        let same = before.is_some_and(|before| before.resting) && given("autoscale");
-        app.resting = spec.is_some() && app.instances == 0 && same;
     }
+    let ours = before.map_or(!named, |before| before.resting && (!named || given("autoscale")));
+    app.resting = ours && app.instances == 0;
 }
 
 /// The id in a body, if there is one.
